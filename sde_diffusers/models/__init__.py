@@ -1,0 +1,5 @@
+"""Networks."""
+
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
+
+__all__ = ["NCSNppUNet2DModel"]
