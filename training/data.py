@@ -1,0 +1,607 @@
+"""Training images: found, decoded to uint8, and served in batches that depend on nothing but (seed, step).
+
+`load_images` reads a data set of the Hugging Face Hub, a local folder in the Hub's layout, or a folder of image files.
+What fits into memory is decoded once (`ImageData`), the rest is decoded on the way (`StreamedImages`). Both have
+`batches(batch_size, seed, start_step, rank, world_size, flip)`, an endless iterator whose k-th global batch is a pure
+function of (seed, k): a resumed run sees what an uninterrupted one would have seen, and N processes see, each its
+slice, what a single one would.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from unittest import mock
+
+import datasets
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+HUB_IDS = {
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "cassava": "dpdl-benchmark/cassava",
+}
+EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist"
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded uint8 images; more than that is streamed
+SHUFFLE_BUFFER = 4096  # encoded images held to shuffle a stream that has no random access
+MAX_BROKEN = 0.01  # share of images that may be unreadable
+HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+Batch = tuple[torch.Tensor, "torch.Tensor | None"]
+
+
+# ---- the two kinds of image collections ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images decoded once into memory. `data[indices]` gives the (images, labels) of a LongTensor of indices.
+
+    Attributes:
+        images: uint8, shape (N, C, H, W).
+        labels: int64 class indices, shape (N,); None without a label column or where any image lacks its label.
+        class_names: the name of each class, None where unknown.
+        skipped: names of the images that could not be read and are not part of `images`.
+        name: what was loaded, for messages and model cards.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor | None
+    class_names: list[str] | None
+    skipped: list[str]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: torch.Tensor) -> Batch:
+        return self.images[indices], None if self.labels is None else self.labels[indices]
+
+    @property
+    def num_images(self) -> int:
+        return len(self)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        flip: bool = False,
+    ) -> Iterator[Batch]:
+        """Endless batches in a random order, each epoch a new permutation; batches run over epoch boundaries.
+
+        Args:
+            batch_size: images of the global batch; a multiple of `world_size`, and possibly more than `len(self)`.
+            seed: at least 0; with the step number it determines the batch.
+            start_step: number of the first batch (a run resumed after k steps gives k).
+            rank, world_size: this process and their number; each gets its slice of the global batch.
+            flip: mirror each image horizontally with probability 1/2.
+
+        Returns:
+            Iterator of (uint8 images of shape (batch_size / world_size, C, H, W), int64 labels or None).
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        own = _slice_of_rank(batch_size, seed, start_step, rank, world_size)
+
+        def serve() -> Iterator[Batch]:
+            for step in itertools.count(start_step):
+                images, labels = self[_batch_indices(len(self), batch_size, seed, step)[own]]
+                yield (_flipped(images, batch_size, seed, step, own) if flip else images), labels
+
+        return serve()
+
+
+@dataclass(frozen=True)
+class StreamedImages:
+    """Images decoded while they are served, for data sets that do not fit into memory or on the disk.
+
+    Local and downloaded data sets are shuffled as `ImageData` is, so that both serve equal batches. A remote data set
+    that is streamed has no random access: each epoch shuffles the order of its files, and then its images through a
+    buffer of `SHUFFLE_BUFFER`; `start_step` reads past the earlier images without decoding them.
+
+    An unreadable image is replaced by the next readable one of its global batch and added to `skipped`.
+
+    Attributes:
+        image_shape: (C, H, W) of every image served.
+        num_images: images in the data set, unreadable ones included; None where a stream does not tell.
+        class_names, skipped, name: as in `ImageData`; `skipped` grows while images are read.
+    """
+
+    rows: datasets.Dataset | datasets.IterableDataset = field(repr=False)
+    image_column: str
+    label_column: str | None
+    decode: Callable[[dict], torch.Tensor] = field(repr=False)
+    image_shape: tuple[int, int, int]
+    num_images: int | None
+    class_names: list[str] | None
+    skipped: list[str]
+    name: str
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        flip: bool = False,
+    ) -> Iterator[Batch]:
+        """Endless batches; arguments, values and errors of `ImageData.batches`.
+
+        The iterator raises ValueError where images differ in size and no `image_size` was given, where a label is
+        missing, and where more than 1 % of the images (and more than 10) cannot be read.
+        """
+        own = _slice_of_rank(batch_size, seed, start_step, rank, world_size)
+        slots = range(batch_size)[own]
+
+        def serve() -> Iterator[Batch]:
+            seen, current = 0, None
+            with ThreadPoolExecutor(THREADS) as pool:
+                for step, rows in enumerate(self._row_batches(batch_size, seed, start_step), start=start_step - 1):
+                    # `step` is decoded already while the rows of the step after it are read
+                    ahead = [pool.submit(self._decode_slot, rows, slot) for slot in slots]
+                    if current is not None:
+                        images, labels = zip(*(future.result() for future in current), strict=True)
+                        seen += len(images)
+                        _check_broken(self.skipped, max(seen, 1000), self.name)
+                        images = torch.stack(images)
+                        images = _flipped(images, batch_size, seed, step, own) if flip else images
+                        yield images, None if self.label_column is None else torch.tensor(labels)
+                    current = ahead
+
+        return serve()
+
+    def _row_batches(self, batch_size: int, seed: int, start_step: int) -> Iterator[list[dict]]:
+        """The undecoded rows of each global batch, endlessly."""
+        if isinstance(self.rows, datasets.Dataset):
+            for step in itertools.count(start_step):
+                columns = self.rows[_batch_indices(len(self.rows), batch_size, seed, step).tolist()]
+                yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        position = start_step * batch_size
+        first_epoch, position = divmod(position, self.num_images) if self.num_images else (0, position)
+        epochs = (self._shuffled_stream(seed, epoch) for epoch in itertools.count(first_epoch))
+        stream = itertools.islice(itertools.chain.from_iterable(epochs), position, None)
+        while True:
+            yield list(itertools.islice(stream, batch_size))
+
+    def _shuffled_stream(self, seed: int, epoch: int) -> Iterator[dict]:
+        order = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        count = 0
+        for row in self.rows.shuffle(seed=order, buffer_size=SHUFFLE_BUFFER):
+            count += 1
+            yield row
+        if count == 0 or self.num_images not in (None, count):
+            raise ValueError(
+                f"{self.name} streams {count} images but announces {self.num_images}: load it with streaming=False"
+            )
+
+    def _decode_slot(self, rows: list[dict], slot: int) -> tuple[torch.Tensor, int | None]:
+        for row in rows[slot:] + rows[:slot]:
+            value = row[self.image_column]
+            name = value and value["path"] or "an image without a name"
+            try:
+                image = self.decode(value)
+            except UnreadableImage as error:
+                if name not in self.skipped:
+                    logger.warning("%s: skipped %s: %s", self.name, name, error)
+                    self.skipped.append(name)
+                continue
+            label = None if self.label_column is None else row[self.label_column]
+            if self.label_column is not None and _is_missing(label):
+                raise ValueError(f"{self.name}: {name} has no label where the first image has one")
+            return _conform(image, self.image_shape, name), label
+        raise ValueError(f"{self.name}: none of the {len(rows)} images of a batch can be read")
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------
+
+
+def load_images(
+    dataset: str,
+    split: str = "train",
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    streaming: bool | None = None,
+    max_images: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    data_dir: str | None = None,
+) -> ImageData | StreamedImages:
+    """Loads one split of an image data set.
+
+    Args:
+        dataset: "fashion_mnist", "cifar10", "cassava", another data set id "org/name" of the Hub, a local folder in
+            the Hub's layout (parquet files), or a folder of image files (sub-folders are classes). Without a
+            connection, "fashion_mnist" is the sample in this repository (10,000 training and 1,000 test images).
+        split: "train", or another of `split_names(dataset)`.
+        image_size: side of the square that each image is resized (short side, antialiased) and centre-cropped to;
+            None keeps images of one common size as they are.
+        channels: 1 (gray) or 3 (RGB); None follows the data, with RGB if any image is coloured.
+        streaming: True decodes on the way and downloads only what is read, False decodes into memory, None does the
+            latter up to 4 GiB of decoded images. An endless stream's labels follow its first image.
+        max_images: use this many images, evenly spaced over the split (of a remote stream, the first ones).
+        image_column, label_column: column names, needed only where the features' types leave a choice.
+        data_dir: sub-folder of the data set to read.
+
+    Returns:
+        `ImageData`, or `StreamedImages`.
+
+    Raises:
+        ValueError: an argument is out of range; no such split or column; images differ in size and no `image_size`
+            is given; more than 1 % of the images are unreadable.
+        FileNotFoundError: there is no such folder or data set.
+        ConnectionError: the Hub cannot be reached and the data set is not in the local cache.
+    """
+    for name, value in (("image_size", image_size), ("max_images", max_images)):
+        if value is not None:
+            _check_integer(name, value, minimum=1)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1, 3 or None (as the data is), got {channels!r}")
+
+    splits, name = _open(dataset, data_dir, bool(streaming))
+    if split not in splits:
+        raise ValueError(f"split {split!r} does not exist in {name}; it has {', '.join(map(repr, splits))}")
+    rows = splits[split]
+    if rows.features is None:  # a stream of a format without a schema
+        rows = rows._resolve_features()
+    image_column = _find_column(rows.features, "image_column", image_column, datasets.Image)
+    label_column = _find_column(rows.features, "label_column", label_column, datasets.ClassLabel)
+    class_names = getattr(rows.features.get(label_column), "names", None)
+    rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
+    rows = rows.cast_column(image_column, datasets.Image(decode=False))
+
+    if isinstance(rows, datasets.Dataset):
+        numbers = range(len(rows))
+        if max_images is not None and max_images < len(rows):
+            numbers = [i * len(rows) // max_images for i in range(max_images)]
+            rows = rows.select(numbers)
+        num_images = len(rows)
+        if label_column and any(map(_is_missing, rows[label_column][:])):
+            logger.warning("%s: images without a label: its labels are left out", name)
+            label_column = class_names = None
+    else:
+        num_images = rows.info.splits[split].num_examples if rows.info.splits and not data_dir else None
+        if max_images is not None:
+            rows, num_images = rows.take(max_images), num_images and min(max_images, num_images)
+        if label_column and _is_missing(next(iter(rows), {}).get(label_column)):
+            label_column = class_names = None
+
+    decode = partial(decode_image, image_size=image_size, channels=channels)
+    shape = _first_shape(rows, image_column, decode, name)
+    if streaming is None and num_images * np.prod(shape) > MEMORY_LIMIT:
+        logger.info("%s: more than %d GiB when decoded, so its images are streamed", name, MEMORY_LIMIT // 2**30)
+        streaming = True
+    if streaming:
+        return StreamedImages(rows, image_column, label_column, decode, shape, num_images, class_names, [], name)
+    images, kept, skipped = _decode_all(rows, numbers, image_column, decode, shape, name)
+    labels = torch.tensor(rows[label_column][:])[kept] if label_column else None
+    return ImageData(images, labels, class_names, skipped, name)
+
+
+def split_names(dataset: str, data_dir: str | None = None, streaming: bool = False) -> list[str]:
+    """Names of the splits of a data set; arguments and errors of `load_images`."""
+    return list(_open(dataset, data_dir, streaming)[0])
+
+
+def validation_split(names: Iterable[str]) -> str | None:
+    """The split to evaluate on, out of the names of those there are: "validation", else "test", else None."""
+    return next((name for name in ("validation", "test") if name in set(names)), None)
+
+
+def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageData, ImageData]:
+    """Splits data without a validation split into (train, validation), at random and without overlap.
+
+    Args:
+        data: images in memory.
+        size: validation images: a fraction in (0, 1), or a number from 1 to len(data) - 1.
+        seed: determines which.
+
+    Raises:
+        ValueError: `data` is streamed, or one of the parts would be empty.
+    """
+    if not isinstance(data, ImageData):
+        raise ValueError(f"data must be in memory to hold out a part of it, but {data.name} is streamed")
+    count = round(size * len(data)) if isinstance(size, float) else size
+    if not 0 < count < len(data) or (isinstance(size, float) and size >= 1):
+        raise ValueError(
+            f"size must be a fraction in (0, 1) or a number, and leave images in both parts: "
+            f"got {size!r} for the {len(data)} images of {data.name}"
+        )
+    order = _epoch_order(len(data), seed, 0)
+    parts = (order[count:].sort().values, order[:count].sort().values)
+    return tuple(ImageData(*data[part], data.class_names, data.skipped, data.name) for part in parts)
+
+
+def _open(dataset: str, data_dir: str | None, streaming: bool) -> tuple[dict, str]:
+    """The splits of a data set, and its name for messages."""
+    folder = Path(dataset).expanduser()
+    if dataset not in HUB_IDS and folder.is_dir():
+        if data_dir is not None and not (folder / data_dir).is_dir():
+            raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
+        try:
+            return datasets.load_dataset(str(folder), data_dir=data_dir, streaming=streaming), dataset
+        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
+            raise ValueError(
+                f"{dataset} is neither a folder of images nor a data set of parquet files: {error}"
+            ) from error
+    repo_id = HUB_IDS.get(dataset, dataset)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise FileNotFoundError(
+            f"dataset {dataset!r} is not a folder; also allowed: {', '.join(HUB_IDS)}, an id org/name of the Hub"
+        )
+
+    if (failure := _why_unreachable(repo_id)) is None:
+        return datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming), repo_id
+    with mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True):  # spares its minute of retries
+        try:
+            return datasets.load_dataset(repo_id, data_dir=data_dir), repo_id  # downloaded before
+        except OSError:
+            pass
+    if dataset == "fashion_mnist":
+        logger.warning(
+            "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
+            "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.",
+            failure,
+            EMBEDDED_FASHION_MNIST,
+        )
+        return datasets.load_dataset(
+            str(EMBEDDED_FASHION_MNIST), streaming=streaming
+        ), "fashion_mnist (embedded sample)"
+    raise ConnectionError(
+        f"dataset {dataset!r}: no such folder, no copy of {repo_id} in the local cache, and the Hub cannot be reached "
+        f"({failure}). Give a local folder with the data, or connect and try again."
+    )
+
+
+def _why_unreachable(repo_id: str) -> str | None:
+    """None if the Hub has the data set, else what keeps us from asking."""
+    try:
+        HfApi().dataset_info(repo_id, timeout=HUB_TIMEOUT)
+    except GatedRepoError as error:
+        raise FileNotFoundError(f"dataset {repo_id!r} asks for permission: accept its terms and log in") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"dataset {repo_id!r} is neither a folder nor a data set of the Hub") from error
+    except Exception as error:  # the HTTP library's own errors, which differ between releases
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _find_column(features: datasets.Features, option: str, column: str | None, kind: type) -> str | None:
+    """The column of the given type, or the one asked for; labels may also be plain integers, or absent."""
+    choices = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if column is not None:
+        is_integer = getattr(features.get(column), "dtype", "").startswith(("int", "uint"))
+        if column not in choices and not (kind is datasets.ClassLabel and is_integer):
+            raise ValueError(f"{option} {column!r} is not a column of type {kind.__name__}; columns: {dict(features)}")
+        return column
+    if len(choices) > 1:
+        raise ValueError(f"columns {', '.join(choices)} are all of type {kind.__name__}: choose with {option}")
+    if not choices and kind is datasets.Image:
+        raise ValueError(f"no column of type Image; columns: {dict(features)}")
+    return choices[0] if choices else None
+
+
+# ---- decoding ------------------------------------------------------------------------------------------------------
+
+
+class UnreadableImage(ValueError):
+    """Bytes that are no image, or not a whole one."""
+
+
+def decode_image(value: dict | None, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:
+    """Decodes an image, upright: the first frame of an animation, on white if transparent, 16 bits scaled to 8.
+
+    Args:
+        value: {"bytes": the file's content or None, "path": where to read it if it is None}, as `datasets` stores it.
+        image_size, channels: as in `load_images`.
+
+    Returns:
+        uint8 tensor of shape (C, H, W).
+
+    Raises:
+        UnreadableImage: broken, empty or missing files, floating-point images, decompression bombs.
+    """
+    try:
+        image = _to_eight_bits(datasets.Image().decode_example(value))
+    except Exception as error:  # decoders meet broken bytes with nearly any error
+        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+    image = image.convert({1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels])
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("a floating-point image has no known range")
+    if image.mode.startswith("I"):  # 16-bit gray
+        samples = np.asarray(image).clip(0, 65535) / 257
+        return Image.fromarray(samples.round().astype(np.uint8))
+    if image.has_transparency_data:
+        opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return opaque.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+    return image
+
+
+def _first_shape(rows: Iterable[dict], image_column: str, decode: Callable, name: str) -> tuple[int, int, int]:
+    for row in itertools.islice(rows, 100):
+        try:
+            return tuple(decode(row[image_column]).shape)
+        except UnreadableImage:
+            continue
+    raise ValueError(f"{name}: no readable image, or none among the first 100")
+
+
+def _decode_all(
+    rows: datasets.Dataset, numbers: Sequence[int], image_column: str, decode: Callable, shape: tuple, name: str
+) -> tuple[torch.Tensor, list[int], list[str]]:
+    """All readable images as one tensor, their row indices, and the names of the others."""
+    images, kept, skipped = torch.empty(len(rows), *shape, dtype=torch.uint8), [], []
+
+    def attempt(value: dict) -> torch.Tensor | UnreadableImage:
+        try:
+            return decode(value)
+        except UnreadableImage as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(rows), desc=f"Decoding {name}", delay=2) as progress:
+        for batch in rows.iter(batch_size=256):
+            for value, image in zip(batch[image_column], pool.map(attempt, batch[image_column]), strict=True):
+                row = len(kept) + len(skipped)
+                label = value and value["path"] or f"row {numbers[row]}"
+                if isinstance(image, UnreadableImage):
+                    logger.warning("%s: skipped %s: %s", name, label, image)
+                    skipped.append(label)
+                    _check_broken(skipped, len(rows), name)
+                    continue
+                if len(image) > images.shape[1]:  # the first coloured image after gray ones
+                    images = images.repeat(1, len(image), 1, 1)
+                images[len(kept)] = _conform(image, images.shape[1:], label)
+                kept.append(row)
+            progress.update(len(batch[image_column]))
+    if skipped:
+        logger.warning("%s: skipped %d of %d images that cannot be read", name, len(skipped), len(rows))
+    return images[: len(kept)], kept, skipped
+
+
+def _conform(image: torch.Tensor, shape: Sequence[int], label: str) -> torch.Tensor:
+    if len(image) == 1 and shape[0] == 3 and image.shape[1:] == tuple(shape[1:]):
+        image = image.expand(3, -1, -1)
+    if image.shape != tuple(shape):
+        raise ValueError(
+            f"{label} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
+            + (" and channels" if len(image) != shape[0] else "")
+        )
+    return image
+
+
+def _check_broken(skipped: list[str], total: int, name: str) -> None:
+    if len(skipped) > MAX_BROKEN * total:
+        some = ", ".join(skipped[:10])
+        raise ValueError(f"{name}: more than 1 % of {total} images cannot be read, among them {some}")
+
+
+def _is_missing(label: int | None) -> bool:
+    return label is None or label < 0  # the Hub's mark for a withheld label is -1
+
+
+# ---- reproducible batches ------------------------------------------------------------------------------------------
+
+
+def _check_integer(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+
+
+def _slice_of_rank(batch_size: int, seed: int, start_step: int, rank: int, world_size: int) -> slice:
+    """This process's part of a global batch, after a check of all arguments of `batches`."""
+    _check_integer("batch_size", batch_size, 1)
+    _check_integer("seed", seed, 0)
+    _check_integer("start_step", start_step, 0)
+    _check_integer("world_size", world_size, 1)
+    _check_integer("rank", rank, 0)
+    if rank >= world_size:
+        raise ValueError(f"rank must be below world_size {world_size}, got {rank}")
+    if batch_size % world_size:
+        raise ValueError(f"batch_size must be a multiple of world_size {world_size}, got {batch_size}")
+    own = batch_size // world_size
+    return slice(rank * own, (rank + 1) * own)
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
+
+
+def _batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
+    """Indices of global batch `step`: positions step * batch_size and on in the permutations of successive epochs."""
+    start, stop = step * batch_size, (step + 1) * batch_size
+    return torch.cat(
+        [
+            _epoch_order(count, seed, epoch)[max(start - epoch * count, 0) : stop - epoch * count]
+            for epoch in range(start // count, (stop - 1) // count + 1)
+        ]
+    )
+
+
+def _flipped(images: torch.Tensor, batch_size: int, seed: int, step: int, own: slice) -> torch.Tensor:
+    """Mirrors half of the images at random, as drawn for the global batch."""
+    mirrored = torch.from_numpy(np.random.default_rng([seed, step, 1]).random(batch_size) < 0.5)[own]
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+# ---- values --------------------------------------------------------------------------------------------------------
+
+
+def to_range(
+    images: torch.Tensor, image_range: Sequence[float], dequantize_generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Maps uint8 images to float32 in `image_range`.
+
+    Args:
+        images: uint8, any shape.
+        image_range: (low, high) that 0 and 255 are mapped to, for example (0, 1) or (-1, 1).
+        dequantize_generator: if given, value x becomes (x + u) / 256 with u uniform in [0, 1) before the map, so that
+            each value stands for its bin (Theis et al., "A note on the evaluation of generative models", 2016).
+
+    Raises:
+        ValueError: `images` is not uint8, or `image_range` is not a pair with low < high.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
+    if len(image_range) != 2 or not image_range[0] < image_range[1]:
+        raise ValueError(f"image_range must be (low, high) with low < high, got {image_range!r}")
+    low, high = image_range
+    if dequantize_generator is None:
+        return images.float() * ((high - low) / 255) + low
+    generator = dequantize_generator
+    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images.device)
+    return (images + noise) * ((high - low) / 256) + low
+
+
+def suggest_sigma_max(images: torch.Tensor, max_images: int = 2000, seed: int = 0) -> float:
+    """Largest Euclidean distance between two images in [0, 1], the sigma_max that mixes all modes of the data.
+
+    Technique 1 of Song and Ermon, "Improved techniques for training score-based generative models", 2020
+    (arXiv:2006.09011). A network on [-1, 1] wants twice the value.
+
+    Args:
+        images: uint8, shape (N, C, H, W), N at least 2.
+        max_images: compare a random choice of this many; the result is then a lower bound.
+        seed: determines the choice.
+
+    Raises:
+        ValueError: `images` has another type or shape, or `max_images` is below 2.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
+        raise ValueError(f"images must be uint8 (N, C, H, W) with N >= 2, got {images.dtype} {tuple(images.shape)}")
+    _check_integer("max_images", max_images, 2)
+    chosen = images if len(images) <= max_images else images[_epoch_order(len(images), seed, 0)[:max_images]]
+    points = to_range(chosen, (0, 1)).flatten(1)
+    return max(torch.cdist(chunk, points).max().item() for chunk in points.split(500))
