@@ -1,0 +1,116 @@
+"""Denoising score matching (Vincent 2011; eq. 7 of arXiv 2011.13456), one objective for every SDE and network.
+
+With x_t = alpha x_0 + sigma noise, each image contributes
+
+    weight(t) |E_network[noise | x_t] - noise|^2,    t ~ p(t),
+
+and the objectives differ in the weight and the density of t alone:
+
+    sigma2      weight 1, t uniform in [eps, 1]: lambda(t) = sigma^2 of the paper (its default)
+    likelihood  weight g^2 / sigma^2 at uniform t (arXiv 2101.09258). Since g^2 / sigma^2 = -2 d half_log_snr / dt,
+                drawing t uniformly in half_log_snr leaves a constant weight: importance sampling without a table
+    edm         weight (s^2 + sigma_data^2) / sigma_data^2 with s = sigma / alpha, log s normal (arXiv 2206.00364,
+                table 1; their lambda(s) multiplies |x_0 error|^2 = s^2 |noise error|^2)
+    discrete    weight 1, t uniform on the table of a network with time input "index": the SMLD (VE) and DDPM (VP)
+                objectives (eq. 1 and 3 of arXiv 2011.13456)
+"""
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.parameterization import Parameterization, require_choice
+
+OBJECTIVES = ("sigma2", "likelihood", "edm", "discrete")
+
+
+class DenoisingScoreMatching:
+    """Training objective of a score network.
+
+    Args:
+        parameterization: how the network is asked and what it answers; holds the SDE.
+        objective: one of `OBJECTIVES`.
+        reduce_mean: average the squared error over the dimensions of an image (True) or take half its sum (False, as
+            the paper does for its VE models; the learning rate has to fit).
+        eps: smallest time drawn (1e-5 in the paper, for every SDE).
+        sigma_data, log_sigma_mean, log_sigma_std: of "edm": deviation of the images in the network's range, and mean
+            and deviation of the natural logarithm of sigma / alpha.
+
+    Raises:
+        ValueError: on an unknown objective, or "discrete" for a network that is not conditioned on an index.
+    """
+
+    def __init__(
+        self,
+        parameterization: Parameterization,
+        objective: str = "sigma2",
+        reduce_mean: bool = True,
+        eps: float = 1e-5,
+        sigma_data: float = 0.5,
+        log_sigma_mean: float = -1.2,
+        log_sigma_std: float = 1.2,
+    ):
+        require_choice("objective", objective, OBJECTIVES)
+        if objective == "discrete" and parameterization.time_input != "index":
+            raise ValueError(
+                '`objective`="discrete" draws entries of a noise table: the network must have `time_input`="index", '
+                f"but has {parameterization.time_input!r}."
+            )
+        if not 0 < eps < 1:
+            raise ValueError(f"`eps` must lie in (0, 1), but is {eps!r}.")
+        if not (sigma_data > 0 and log_sigma_std > 0):
+            raise ValueError(
+                f"`sigma_data` and `log_sigma_std` must be above 0, but are {sigma_data!r} and {log_sigma_std!r}."
+            )
+        self.parameterization = parameterization
+        self.sde = parameterization.sde
+        self.objective = objective
+        self.reduce_mean = reduce_mean
+        self.eps = max(eps, self.sde.smallest_time)
+        self.sigma_data, self.log_sigma_mean, self.log_sigma_std = sigma_data, log_sigma_mean, log_sigma_std
+
+    def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n times from the objective's density: (n,) float64 on the CPU."""
+        ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
+        if self.objective == "discrete":
+            table_length = self.parameterization.table_length
+            entries = torch.randint(table_length, (n,), generator=generator)
+            return self.sde.time_of_index(entries.double(), table_length)
+        if self.objective == "edm":
+            log_s = torch.randn(n, generator=generator, dtype=torch.float64) * self.log_sigma_std + self.log_sigma_mean
+            return self.sde.inverse_half_log_snr(-log_s).clamp(self.eps, 1)
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
+        if self.objective == "likelihood":
+            return self.sde.inverse_half_log_snr(torch.lerp(*self.sde.half_log_snr(ends), u)).clamp(self.eps, 1)
+        return torch.lerp(*ends, u)
+
+    def noise_weight(self, t: Tensor) -> Tensor:
+        """Factor of |noise error|^2 at times drawn by `draw_times`; float64, t's shape."""
+        if self.objective == "likelihood":
+            ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
+            cleanest, noisiest = self.sde.half_log_snr(ends)
+            return (2 * (cleanest - noisiest) / (1 - self.eps)).expand(t.shape)
+        if self.objective == "edm":
+            return torch.exp(-2 * self.sde.half_log_snr(t)) / self.sigma_data**2 + 1
+        return torch.ones_like(t)
+
+    def __call__(self, network, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Loss of each image.
+
+        Args:
+            network: a `UNet2DModel`-like module: `network(x_t, network_time, class_labels).sample`.
+            x_0: (N, C, H, W) images in `parameterization.image_range`.
+            noise: (N, C, H, W) standard normal.
+            t: (N,) float64 times from `draw_times`.
+            class_labels: (N,) or None.
+
+        Returns:
+            (N,) float32 losses.
+        """
+        alpha, sigma = self.parameterization.kernel(x_0, t)
+        network_time = self.parameterization.network_time(t).to(x_0.device, torch.float32)
+        output = network(alpha * x_0 + sigma * noise, network_time, class_labels).sample
+        # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
+        error = (output.float() - self.parameterization.target(x_0, noise, t)).square().flatten(1)
+        per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
+        weight = self.noise_weight(t) * self.parameterization.noise_error_scale(t) ** 2
+        return per_image * weight.to(per_image)

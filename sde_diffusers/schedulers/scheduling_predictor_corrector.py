@@ -1,0 +1,126 @@
+"""Predictor-corrector sampling (algorithms 1-5 of arXiv 2011.13456).
+
+At each time of the grid the corrector first moves the state along the score at that time (Langevin dynamics), then
+the predictor takes one step of the reverse-time SDE
+
+    dx = [f(t) x - g(t)^2 score(x, t)] dt + g(t) dw~.
+
+With x_t = a x_s + b z a step of the forward chain from s up to t, the predictors go from t down to s by
+
+    reverse_diffusion   x_s = (2 - a) x_t + b^2 score + b z                      (algorithms 2, 3; eq. 46)
+    ancestral           x_s = (x_t + b^2 score) / a + posterior_noise z          (eq. 4, eq. 47 and arXiv 2006.11239)
+    euler_maruyama      x_s = x_t - [f x_t - g^2 score] dt + g sqrt(dt) z
+    none                x_s = x_t
+"""
+
+import torch
+from diffusers.configuration_utils import register_to_config
+
+from sde_diffusers.parameterization import require_choice
+from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler, time_grid
+
+PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral", "none")
+CORRECTORS = ("langevin", "ald", "none")
+
+
+class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
+    """Predictor-corrector sampler; the shared arguments are those of `ScoreSdeScheduler`.
+
+    On the default grid ("uniform") the chains and step sizes are those of the paper's code; on other grids the exact
+    transitions of the SDE take their place. The last predictor step returns its mean (unless `final_denoise=False`).
+
+    Args:
+        predictor: "reverse_diffusion", "euler_maruyama", "ancestral" or "none" (then only the corrector acts). On the
+            sub-VP SDE, whose paper chain has no posterior, "ancestral" uses exact transitions.
+        corrector: "langevin" (step size from `snr`, the norms of score and noise averaged over the batch), "ald"
+            (annealed Langevin dynamics: step size from `snr` and sigma) or "none".
+        snr: signal-to-noise ratio of the corrector; it leaves a bias of about snr^2 in the variance.
+        corrector_steps: corrector steps at each time.
+
+    Raises:
+        ValueError: on unknown names, a negative `snr` or `corrector_steps`, or if nothing is left to do.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sde: str = "vp",
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sigma: float | None = None,
+        beta_min: float | None = None,
+        beta_max: float | None = None,
+        trained_betas: list[float] | None = None,
+        prediction_type: str | None = None,
+        time_input: str | None = None,
+        image_range: tuple[float, float] | None = None,
+        num_train_timesteps: int = 1000,
+        sampling_sde: str | None = None,
+        sampling_eps: float | None = None,
+        time_grid: str | None = None,
+        final_denoise: bool | None = None,
+        predictor: str = "reverse_diffusion",
+        corrector: str = "langevin",
+        snr: float = 0.16,
+        corrector_steps: int = 1,
+    ):
+        self._setup()
+        require_choice("predictor", predictor, PREDICTORS)
+        require_choice("corrector", corrector, CORRECTORS)
+        if not snr > 0:
+            raise ValueError(f"`snr` must be above 0, but is {snr!r}.")
+        if not isinstance(corrector_steps, int) or corrector_steps < 0:
+            raise ValueError(f"`corrector_steps` must be a non-negative integer, but is {corrector_steps!r}.")
+        self.corrections = 0 if corrector == "none" else corrector_steps
+        self.predictions = 0 if predictor == "none" else 1
+        if self.corrections + self.predictions == 0:
+            raise ValueError("`predictor` and `corrector` are both without effect: nothing would be sampled.")
+
+    def _plan(self, n):
+        times = time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps)
+        chain = self.sde.chain(times)
+        self._langevin_scale = chain.langevin_scale
+        if self.time_grid == "uniform" and self.start_time == 1:
+            paper_chain = self.sde.paper_chain(times)
+            self._langevin_scale = paper_chain.langevin_scale
+            if not (self.config.predictor == "ancestral" and paper_chain.posterior_noise is None):
+                chain = paper_chain
+            self._dt = torch.full_like(times, 1 / n)
+        else:
+            self._dt = times - torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
+        self._grid, self._chain = times, chain
+        calls = self.corrections + self.predictions
+        ends_step = ([False] * (calls - 1) + [True]) * n
+        return times.repeat_interleave(calls), ends_step
+
+    def _update(self, k, x, noise, draw):
+        i, call = divmod(k, self.corrections + self.predictions)
+        score = -noise / self.sde.sigma(self._grid[i]).item()
+        if call < self.corrections:
+            return self._correct(i, x, score, draw)
+        mean, deviation = self._predict(i, x, score)
+        if i == self.num_inference_steps - 1 and self.final_denoise:
+            return mean, mean
+        return mean, mean + deviation * draw()
+
+    def _correct(self, i, x, score, draw):
+        z = draw()
+        scale = 2 * self._langevin_scale[i].item()
+        if self.config.corrector == "ald":
+            step_size = scale * (self.config.snr * self.sde.sigma(self._grid[i]).item()) ** 2
+            return (mean := x + step_size * score), mean + (2 * step_size) ** 0.5 * z
+        noise_norm = z.flatten(1).norm(dim=1).mean()
+        score_norm = score.flatten(1).norm(dim=1).mean()
+        step_size = scale * (self.config.snr * noise_norm / score_norm) ** 2
+        return (mean := x + step_size * score), mean + (2 * step_size).sqrt() * z
+
+    def _predict(self, i, x, score):
+        """Mean and deviation of the state one grid point below."""
+        a, b, posterior_noise = self._chain.a[i].item(), self._chain.b[i].item(), self._chain.posterior_noise
+        if self.config.predictor == "reverse_diffusion":
+            return (2 - a) * x + b**2 * score, b
+        if self.config.predictor == "ancestral":
+            return (x + b**2 * score) / a, posterior_noise[i].item()
+        t, dt = self._grid[i], self._dt[i].item()
+        f, g = self.sde.drift(t).item(), self.sde.diffusion(t).item()
+        return x - (f * x - g**2 * score) * dt, g * dt**0.5
