@@ -1,0 +1,27 @@
+from setuptools import find_packages, setup
+
+TRAIN = ["accelerate>=1.10", "datasets>=4.4", "omegaconf>=2.3", "pillow>=11.0", "tensorboard>=2.18", "tqdm>=4.67"]
+
+setup(
+    name="sde-diffusers",
+    version="0.1.0",
+    description="Score-based generative models through stochastic differential equations, for diffusers",
+    license="Apache-2.0",
+    packages=find_packages(include=["sde_diffusers*"]),
+    python_requires=">=3.10",
+    install_requires=[  # lower bounds: the suite passes with exactly these
+        "diffusers>=0.36",
+        "huggingface_hub>=0.36",
+        "numpy>=1.26",
+        "pillow>=11.0",
+        "safetensors>=0.6",
+        "torch>=2.9",
+        "tqdm>=4.67",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "eval": ["clean-fid>=0.1.35", "scipy<1.18"],  # clean-fid uses what scipy 1.18 removed
+        "space": ["gradio>=6.0"],
+        "dev": [*TRAIN, "pytest>=8.4", "ruff>=0.15"],
+    },
+)
