@@ -1,8 +1,8 @@
 """Writes data/fashion_mnist: a class-balanced sample of Fashion-MNIST in the layout of its repository on the Hub.
 
-The source is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist), whose files are those that
-Zalando publishes. The sample is drawn at random with a fixed seed and keeps the source's order, so that running this
-again gives the same images.
+The source is Debian's package dataset-fashion-mnist (apt-get install dataset-fashion-mnist), whose files are those
+that Zalando publishes. The sample is drawn at random with a fixed seed and keeps the source's order, so that running
+this again gives the same images.
 
     python scripts/make_fashion_mnist_sample.py [folder of the *-ubyte.gz files]
 """
@@ -28,7 +28,7 @@ CLASS_NAMES = [
     "Bag",
     "Ankle boot",
 ]
-SPLITS = {"train": ("train", 1000), "test": ("t10k", 100)}  # split: (prefix of the source's files, images of each class)
+SPLITS = {"train": ("train", 1000), "test": ("t10k", 100)}  # (prefix of the files, images of a class)
 TARGET = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist"
 
 
