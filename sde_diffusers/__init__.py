@@ -1,10 +1,30 @@
 """Score-based generative modeling through stochastic differential equations, for Hugging Face diffusers."""
 
+# diffusers decides how to load a component by the base classes that it finds beside the component's class.
+from diffusers import ModelMixin, SchedulerMixin
+
 from sde_diffusers.losses import DenoisingScoreMatching
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import Parameterization
+from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.sdes import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, SubVPSDE
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DenoisingScoreMatching",
+    "DiscreteVPSDE",
+    "ExponentialVESDE",
+    "ModelMixin",
+    "NCSNppUNet2DModel",
+    "Parameterization",
+    "SchedulerMixin",
+    "ScoreSdePipeline",
+    "ScoreSdePredictorCorrectorScheduler",
+    "ScoreSdeProbabilityFlowScheduler",
+    "SubVPSDE",
+    "VESDE",
+    "VPSDE",
+]

@@ -287,7 +287,7 @@ class SubVPSDE(VPSDE):
         return self.time_of_log_alpha(-torch.asinh(0.5 * torch.exp(-half_log_snr)))
 
     def paper_chain(self, times):
-        """The Euler-Maruyama chain with dt = 1 / N, whose kernels only approximate the SDE's (few steps: see VPSDE)."""
+        """The Euler-Maruyama chain with dt = 1 / N, whose kernels approximate the SDE's (for few steps see VPSDE)."""
         n = len(times)
         if self.beta_max >= n:
             return self.chain(times)

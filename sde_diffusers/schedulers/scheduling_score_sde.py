@@ -97,6 +97,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
 
     order = 1
     default_time_grid = "uniform"
+    default_num_inference_steps = 1000
 
     def _setup(self) -> None:
         """Resolve the configuration; each constructor calls it."""

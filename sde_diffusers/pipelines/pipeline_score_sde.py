@@ -1,0 +1,264 @@
+"""Unconditional and class-conditional generation with a score network, and the score itself.
+
+The pipeline knows neither which SDE it samples nor which sampler does it: the scheduler says at which times the
+network is evaluated, and turns each answer into the next state.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import snapshot_download
+from PIL import Image
+from torch import Tensor
+
+from sde_diffusers.single_file import save_modules
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+LATENT_NAMES = ["latents"]
+
+
+@dataclass
+class ScoreSdePipelineOutput(BaseOutput):
+    """Output of `ScoreSdePipeline`.
+
+    Args:
+        images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1].
+        nfe: number of evaluations of the network that each image took (guidance evaluates it twice).
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    nfe: int
+
+
+class ScoreSdePipeline(DiffusionPipeline):
+    """Sampling from a score-based generative model (arXiv 2011.13456) with any of this package's schedulers.
+
+    Args:
+        unet: a `UNet2DModel` (`NCSNppUNet2DModel` or diffusers' own), asked and answering as the scheduler's
+            configuration says.
+        scheduler: a scheduler of this package. Swap samplers with
+            `pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)`.
+
+    Raises:
+        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+        super().__init__()
+        if not hasattr(scheduler, "parameterization"):
+            raise ValueError(
+                f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
+            )
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    # Sampling.
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int | None = None,
+        class_labels=None,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
+    ) -> ScoreSdePipelineOutput | tuple:
+        """Draw images.
+
+        Args:
+            batch_size: number of images N.
+            num_inference_steps: number of time steps (not of network evaluations); the default is the scheduler's.
+            class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
+            guidance_scale: w of classifier-free guidance (arXiv 2207.12598): the network's answer is
+                (1 - w) unconditional + w conditional. 1 is the conditional network itself.
+            generator: source of all noise, or a list of N, so that each image has its own seed.
+            latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
+            output_type: "pil", "np" or "pt".
+            return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
+            callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
+                the network; a dictionary that it returns may replace "latents".
+            callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
+
+        Raises:
+            ValueError: on arguments out of range, before anything is drawn.
+        """
+        shape = self._check(batch_size, guidance_scale, generator, latents, output_type)
+        labels = self._labels(class_labels, batch_size)
+        if guidance_scale != 1 and labels is None:
+            raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
+        unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
+            )
+        device = self._execution_device
+        steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
+        self.scheduler.set_timesteps(steps, device=device)
+
+        # The state stays in float32, whatever the network computes in.
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        x = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        nfe = 0
+        for k, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, guidance_scale)
+            nfe += 1 if guidance_scale == 1 else 2
+            x = self.scheduler.step(output, t, x, generator=generator).prev_sample
+            if callback_on_step_end is not None:
+                values = {name: x for name in callback_on_step_end_tensor_inputs}
+                x = (callback_on_step_end(self, k, t, values) or {}).get("latents", x)
+        images = self._images(x, output_type)
+        self.maybe_free_model_hooks()
+        return ScoreSdePipelineOutput(images, nfe) if return_dict else (images, nfe)
+
+    # The central objects.
+
+    def score(self, x: Tensor, t, class_labels=None) -> Tensor:
+        """The score grad log p_t(x) of the noisy images' density.
+
+        Args:
+            x: (N, C, H, W) noisy images at time t of the sampling SDE, in the scheduler's image range. Gradients
+                flow back to x if it requires them.
+            t: SDE time in (0, 1], a number or (N,).
+            class_labels: as in `__call__`.
+
+        Returns:
+            (N, C, H, W), in x's dtype, at least float32.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        noise, _ = self._noise_and_denoised(x, t, class_labels)
+        return -noise / self._shaped(self.scheduler.sde.sigma(t), noise)
+
+    def denoise(self, x: Tensor, t, class_labels=None) -> Tensor:
+        """The denoised images E[x_0 | x_t = x] (Tweedie's formula), in the scheduler's image range; see `score`."""
+        t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        return self._noise_and_denoised(x, t, class_labels)[1]
+
+    def _noise_and_denoised(self, x, t, class_labels):
+        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)) or not ((t > 0) & (t <= 1)).all():
+            raise ValueError(f"`t` must be a time in (0, 1] or {len(x)} of them, but is {t.tolist()}.")
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
+            network_time = self.scheduler.network_time(t).to(x.device, torch.float32)
+            scaled = x * self._shaped(self.scheduler.input_scale(t), x)
+            output = self._network(scaled, network_time, self._labels(class_labels, len(x)), 1.0)
+            return self.scheduler.noise_and_denoised(output.to(x.dtype), x, t)
+
+    @staticmethod
+    def _shaped(coefficient: Tensor, x: Tensor) -> Tensor:
+        coefficient = coefficient.to(x.device, x.dtype)
+        return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient
+
+    def _network(self, x, network_time, labels, guidance_scale):
+        """The network's answer, guided if `guidance_scale` is not 1."""
+        if not getattr(self.unet, "accepts_float32_input", False):
+            x = x.to(self.unet.dtype)
+        if labels is not None:
+            labels = labels.to(x.device)
+        if guidance_scale == 1:
+            return self.unet(x, network_time, class_labels=labels).sample
+        both = torch.cat([torch.full_like(labels, -1), labels])
+        without, given = self.unet(torch.cat([x, x]), network_time, class_labels=both).sample.chunk(2)
+        return without + guidance_scale * (given - without)
+
+    # Arguments and results.
+
+    def _check(self, batch_size, guidance_scale, generator, latents, output_type) -> tuple[int, ...]:
+        """Refuse what cannot be sampled; the shape of the images otherwise."""
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
+        if not isinstance(guidance_scale, (int, float)) or not np.isfinite(guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number, but is {guidance_scale!r}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
+        size = self.unet.config.sample_size
+        shape = (batch_size, self.unet.config.in_channels, *([size] * 2 if isinstance(size, int) else size))
+        if latents is not None and (len(latents) != batch_size or latents.shape[1] != shape[1]):
+            raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
+        return shape
+
+    def _labels(self, class_labels, batch_size) -> Tensor | None:
+        """Class labels as a (N,) tensor, checked."""
+        if class_labels is None:
+            return None
+        classes = self.unet.config.num_class_embeds
+        if not classes:
+            raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        labels = torch.as_tensor(class_labels, dtype=torch.long)
+        if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
+            raise ValueError(
+                f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
+            )
+        if ((labels < -1) | (labels >= classes)).any():
+            raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
+        return labels.expand(batch_size)
+
+    def _images(self, x: Tensor, output_type: str):
+        images = self.scheduler.parameterization.to_unit_range(x).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        images = images.cpu().permute(0, 2, 3, 1).numpy()
+        return images if output_type == "np" else self.numpy_to_pil(images)
+
+    # Saving and loading: a saved folder holds its own code, and loading it here executes none of it.
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        """Save weights, configurations and the code that loads them where this package is not installed.
+
+        The arguments are those of `DiffusionPipeline.save_pretrained`.
+        """
+        hub_keys = ("repo_id", "commit_message", "private", "token", "create_pr")
+        hub_kwargs = {key: kwargs.pop(key) for key in hub_keys if key in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        save_modules(self, save_directory)
+        if push_to_hub:
+            repo_id = hub_kwargs.pop("repo_id", str(save_directory).rstrip("/").split("/")[-1])
+            self.push_to_hub(repo_id, **hub_kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
+
+        No code of the repository is executed: its classes are looked up in this package.
+        """
+        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
+            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+            pretrained_model_name_or_path = snapshot_download(
+                pretrained_model_name_or_path,
+                allow_patterns=["*.json", "*.safetensors"],
+                **{key: kwargs.pop(key) for key in keys if key in kwargs},
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
+        config = super().load_config(*args, **kwargs)
+        package = cls._package()
+        if package is not None and isinstance(config, dict):
+            if isinstance(config.get("_class_name"), (list, tuple)):
+                config["_class_name"] = config["_class_name"][1]
+            for name, value in config.items():
+                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
+                    config[name] = [package.__name__, value[1]]
+        return config
+
+    @classmethod
+    def _package(cls):
+        """The installed package, or None where this class comes from a saved folder."""
+        name = cls.__module__.split(".")[0]
+        return sys.modules[name] if name != "diffusers_modules" else None

@@ -1,0 +1,97 @@
+"""Saved pipelines carry their own code: one self-contained module for the pipeline and for each of its components.
+
+diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
+modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
+source of x, recursively.
+"""
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+PACKAGE = "sde_diffusers"
+REMOTE_PACKAGE = "diffusers_modules"
+
+
+def source_of(cls: type) -> str:
+    """One self-contained module that defines `cls`.
+
+    For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
+    module defines all samplers that are compatible with it, so that they can be swapped without the package.
+
+    Raises:
+        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
+    """
+    root = cls.__module__.split(".")[0]
+    if root == REMOTE_PACKAGE:
+        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+    if root != PACKAGE:
+        raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
+    modules = [cls.__module__]
+    if hasattr(cls, "_get_compatibles"):
+        modules += sorted({other.__module__ for other in cls._get_compatibles()} - {cls.__module__})
+    externals, bodies = {}, {}
+    for module in modules:
+        collect(module, externals, bodies)
+    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
+    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
+
+
+def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
+    """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
+    if module in bodies:
+        return
+    path = importlib.util.find_spec(module).origin
+    source = Path(path).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    needed = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
+            needed.append(node.module)
+        else:
+            externals[ast.unparse(node)] = None
+        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    for other in needed:
+        collect(other, externals, bodies)
+    body = "\n".join(line for line in lines if line is not None).strip()
+    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
+
+
+def module_name(cls: type) -> str:
+    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
+    name = cls.__module__.split(".")[-1]
+    return "scheduling_score_sde" if name.startswith("scheduling_") else name
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class needs its code saved with it: it is this package's or came with a saved folder."""
+    return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
+
+
+def save_modules(pipeline, folder) -> None:
+    """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
+    folder = Path(folder)
+    index_path = folder / "model_index.json"
+    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index.pop("_name_or_path", None)  # a path of this machine
+    write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
+    index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    for name, component in pipeline.components.items():
+        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+        if is_ours(cls):
+            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
+            index[name] = [module_name(cls), cls.__name__]
+    write(index_path, json.dumps(index, indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
