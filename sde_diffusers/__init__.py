@@ -3,6 +3,7 @@
 # diffusers decides how to load a component by the base classes that it finds beside the component's class.
 from diffusers import ModelMixin, SchedulerMixin
 
+from sde_diffusers import convert
 from sde_diffusers.losses import DenoisingScoreMatching
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import Parameterization
@@ -14,6 +15,7 @@ from sde_diffusers.sdes import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, Su
 __version__ = "0.1.0"
 
 __all__ = [
+    "convert",
     "DenoisingScoreMatching",
     "DiscreteVPSDE",
     "ExponentialVESDE",

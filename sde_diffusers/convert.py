@@ -8,6 +8,68 @@ that order and states, layer by layer, which of our tensors the next entry of th
 import torch
 
 from sde_diffusers.models.unet_ncsnpp import FourierFeatures, InputSkip, NCSNppUNet2DModel, OutputSkip, ResidualBlock
+from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
+from sde_diffusers.sdes import VPSDE
+
+
+def from_score_sde(state_dict, config):
+    """A model of the paper's own code as a pipeline: network, SDE and the sampler of its configuration.
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`): See `unet_from_score_sde`.
+        config (`dict`): The reference's configuration, nested.
+
+    Returns:
+        `ScoreSdePipeline` with a `ScoreSdePredictorCorrectorScheduler`.
+
+    Raises:
+        ValueError: If the configuration can't be expressed, or the tensors do not fit it.
+    """
+    scheduler = ScoreSdePredictorCorrectorScheduler(**scheduler_config_from_score_sde(config))
+    return ScoreSdePipeline(unet=unet_from_score_sde(state_dict, config), scheduler=scheduler)
+
+
+def scheduler_config_from_score_sde(config):
+    """The configuration of `ScoreSdePredictorCorrectorScheduler` that equals one of the paper's code.
+
+    Args:
+        config (`dict`): The reference's configuration, nested; without a section "sampling" the sampler's defaults.
+
+    Returns:
+        `dict`: Arguments of `ScoreSdePredictorCorrectorScheduler`.
+
+    Raises:
+        ValueError: If a key is missing or the reference's choice can't be expressed.
+    """
+    model, data, training = (_Section(config, name) for name in ("model", "data", "training"))
+    sde = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}[training.choice("sde", ("vesde", "vpsde", "subvpsde"))]
+    continuous = training["continuous"] or sde == "sub_vp"  # sub-VP is conditioned on 999 t in either case
+    scheduler_config = {
+        "sde": sde,
+        "image_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0),
+        "num_train_timesteps": model["num_scales"],
+    }
+    if sde == "ve":
+        scheduler_config |= {"sigma_min": model["sigma_min"], "sigma_max": model["sigma_max"]}
+        scheduler_config |= {"time_input": "sigma" if continuous else "index", "prediction_type": "score"}
+    elif continuous:
+        scheduler_config |= {"beta_min": model["beta_min"], "beta_max": model["beta_max"]}
+        scheduler_config |= {"time_input": "999t", "prediction_type": "epsilon"}
+    else:  # trained on the DDPM chain: its beta table is the SDE
+        betas = VPSDE(model["beta_min"], model["beta_max"]).beta_table(model["num_scales"]).flip(0)
+        scheduler_config |= {"sde": "vp_discrete", "trained_betas": betas.tolist(), "prediction_type": "epsilon"}
+    if "sampling" in config:
+        sampling = _Section(config, "sampling")
+        predictors = ("reverse_diffusion", "euler_maruyama", "ancestral_sampling", "none")
+        scheduler_config |= {
+            "predictor": sampling.choice("predictor", predictors).removesuffix("_sampling"),
+            "corrector": sampling.choice("corrector", ("langevin", "ald", "none")),
+            "snr": sampling["snr"],
+            "corrector_steps": sampling["n_steps_each"],
+            "final_denoise": sampling["noise_removal"],
+        }
+    return scheduler_config
 
 
 def unet_config_from_score_sde(config):
