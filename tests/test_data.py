@@ -2,12 +2,14 @@
 
 import dataclasses
 import io
+import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -375,6 +377,14 @@ def test_a_stream_replaces_broken_images_for_every_rank_alike(tmp_path):
     assert streamed.skipped == ["3.png"] and set(whole) == {0, 1, 2, 4, 5, 6, 7} and halves[0] + halves[1] == whole
 
 
+def test_too_many_broken_images_in_a_stream_are_an_error(tmp_path):
+    whole = encoded(Image.fromarray(noise(2, 2)))
+    images = [{"bytes": whole if i % 5 else whole[:20], "path": None} for i in range(1, 101)]
+    batches = load_images(write_parquet(tmp_path, images), streaming=True).batches(50, seed=0)
+    with pytest.raises(ValueError, match="more than 1 % of 1000 images cannot be read, among them an unnamed image"):
+        take(batches, 10)
+
+
 # ---- batches -------------------------------------------------------------------------------------------------------
 
 
@@ -519,37 +529,95 @@ def test_to_range():
         to_range(images.float(), (0, 1))
 
 
-# ---- without a connection ------------------------------------------------------------------------------------------
+# ---- the Hub -------------------------------------------------------------------------------------------------------
 
-OFFLINE_SCRIPT = """
-import logging, time
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub as it takes to serve the files of `folder` as the data set org/name."""
+
+    protocol_version = "HTTP/1.1"
+    commit = "c" * 40
+    folder: Path
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        prefix, _, name = path.partition(f"/resolve/{self.commit}/")
+        files = list(self.folder.iterdir())
+        if re.fullmatch("/api/datasets/org/name(/revision/[^/]+)?", path):
+            siblings = [{"rfilename": file.name} for file in files]
+            self.answer(json.dumps({"id": "org/name", "sha": self.commit, "tags": [], "siblings": siblings}).encode())
+        elif path.startswith("/api/datasets/org/name/tree/"):
+            entries = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
+            self.answer(json.dumps(entries).encode())
+        elif prefix == "/datasets/org/name" and (self.folder / name).is_file():
+            content = (self.folder / name).read_bytes()
+            start, end = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "bytes=0-")).groups()
+            part = content[int(start) : int(end or len(content)) + 1]
+            status = 206 if "Range" in self.headers else 200
+            span = f"bytes {start}-{int(start) + len(part) - 1}/{len(content)}"
+            self.answer(part, status, {"Content-Range": span, "ETag": f'"{name}"'})
+        else:
+            missing = "EntryNotFound" if "/org/name/" in path else "RepoNotFound"
+            self.answer(b"{}", 404, {"X-Error-Code": missing})
+
+    do_HEAD = do_GET
+
+    def answer(self, body, status=200, headers=None):
+        self.send_response(status)
+        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": self.commit, **(headers or {})}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+HUB_SCRIPT = """
+import logging, sys, time
+import datasets
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 logging.basicConfig()
 from training.data import load_images
-print("cached", load_images("some_org/some_name", streaming=True).image_shape)
-print("embedded", load_images("fashion_mnist", max_images=5).name)
-start = time.monotonic()
-try:
-    load_images("cifar10")
-except ConnectionError as error:
-    print("after", round(time.monotonic() - start), "s:", error)
+for dataset, streaming in (("org/name", True), ("org/name", None), ("org/other", None), ("fashion_mnist", None)):
+    start = time.monotonic()
+    try:
+        loaded = load_images(dataset, streaming=streaming)
+        print(type(loaded).__name__, loaded.name, sorted(next(loaded.batches(6, seed=0))[1].tolist()))
+    except (FileNotFoundError, ConnectionError) as error:
+        print(type(error).__name__, round(time.monotonic() - start), "s:", error)
 """
 
 
-@pytest.mark.parametrize("offline_mode", ["0", "1"])
-def test_without_connection(tmp_path, offline_mode):
-    # a new process, since the libraries read the endpoint and the place of the cache when they are imported
-    cache = tmp_path / "datasets"
-    folder = write_parquet(tmp_path / "some_name", [noise(4, 4)] * 6)
-    datasets.load_dataset(folder, cache_dir=str(cache))
-    (config,) = (cache / "some_name").iterdir()
-    shutil.copytree(config, cache / "some_org___some_name" / "default")  # as `datasets` files what it downloads
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline_mode}
-    command = [sys.executable, "-c", OFFLINE_SCRIPT]
-    result = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
-    assert "cached (1, 4, 4)" in result.stdout, result.stderr
-    assert "embedded fashion_mnist (embedded sample)" in result.stdout, result.stderr
-    assert "10,000 training images rather than 60,000" in result.stderr
-    seconds, message = re.search(r"after (\d+) s: (.*)", result.stdout).groups()
-    assert int(seconds) < 5 and "cannot be reached" in message and "Give a local folder" in message
+def run_hub_script(endpoint, home, offline_mode="0"):
+    """In a new process, since the libraries read the endpoint and the place of the cache when they are imported."""
+    environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline_mode}
+    environment = os.environ | environment | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-c", HUB_SCRIPT]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines(), result.stderr
+
+
+def test_hub_with_and_without_connection(tmp_path):
+    labels = (datasets.ClassLabel(names=list("abcdef")), list(range(6)))
+    Hub.folder = Path(write_parquet(tmp_path / "hub", [noise(4, 4)] * 6, label=labels))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        (streamed, downloaded, absent, _), _ = run_hub_script(endpoint, tmp_path / "home")
+        server.shutdown()
+    assert streamed == "StreamedImages org/name [0, 1, 2, 3, 4, 5]"
+    assert downloaded == "ImageData org/name [0, 1, 2, 3, 4, 5]"
+    assert absent.startswith("FileNotFoundError") and "neither a folder nor a data set of the Hub" in absent
+
+    for offline_mode in ("0", "1"):  # nobody listens to the endpoint any more; then nobody asks
+        (streamed, cached, absent, embedded), log = run_hub_script(endpoint, tmp_path / "home", offline_mode)
+        assert streamed == "StreamedImages org/name [0, 1, 2, 3, 4, 5]"
+        assert cached == "ImageData org/name [0, 1, 2, 3, 4, 5]"
+        seconds = re.match(r"ConnectionError (\d+) s: .* cannot be reached .* Give a local folder", absent)[1]
+        assert int(seconds) < 5
+        assert embedded.startswith("ImageData fashion_mnist (embedded sample)")
+        assert "10,000 training images rather than 60,000" in log

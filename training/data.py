@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from unittest import mock
 
 import datasets
 import numpy as np
@@ -38,6 +37,7 @@ HUB_IDS = {
 EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist"
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded uint8 images; more than that is streamed
 SHUFFLE_BUFFER = 4096  # encoded images held to shuffle a stream that has no random access
+UNNAMED = "an unnamed image"
 MAX_BROKEN = 0.01  # share of images that may be unreadable
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -201,19 +201,19 @@ class StreamedImages:
 
     def _decode_slot(self, rows: list[dict], slot: int) -> tuple[torch.Tensor, int | None]:
         for row in rows[slot:] + rows[:slot]:
-            value = row[self.image_column]
-            name = value and value["path"] or "an image without a name"
+            name = _file_name(row[self.image_column]) or UNNAMED
             try:
-                image = self.decode(value)
+                image = self.decode(row[self.image_column])
             except UnreadableImage as error:
-                if name not in self.skipped:
+                if name == UNNAMED or name not in self.skipped:
                     logger.warning("%s: skipped %s: %s", self.name, name, error)
                     self.skipped.append(name)
                 continue
-            label = None if self.label_column is None else row[self.label_column]
-            if self.label_column is not None and _is_missing(label):
+            if self.label_column is None:
+                return _conform(image, self.image_shape, name), None
+            if _is_missing(row[self.label_column]):
                 raise ValueError(f"{self.name}: {name} has no label where the first image has one")
-            return _conform(image, self.image_shape, name), label
+            return _conform(image, self.image_shape, name), row[self.label_column]
         raise ValueError(f"{self.name}: none of the {len(rows)} images of a batch can be read")
 
 
@@ -243,7 +243,7 @@ def load_images(
             None keeps images of one common size as they are.
         channels: 1 (gray) or 3 (RGB); None follows the data, with RGB if any image is coloured.
         streaming: True decodes on the way and downloads only what is read, False decodes into memory, None does the
-            latter up to 4 GiB of decoded images. An endless stream's labels follow its first image.
+            latter up to 4 GiB of decoded images. A stream has labels if its first image has.
         max_images: use this many images, evenly spaced over the split (of a remote stream, the first ones).
         image_column, label_column: column names, needed only where the features' types leave a choice.
         data_dir: sub-folder of the data set to read.
@@ -285,7 +285,8 @@ def load_images(
             logger.warning("%s: images without a label: its labels are left out", name)
             label_column = class_names = None
     else:
-        num_images = rows.info.splits[split].num_examples if rows.info.splits and not data_dir else None
+        announced = (rows.info.splits or {}).get(split)
+        num_images = announced.num_examples if announced and not data_dir else None
         if max_images is not None:
             rows, num_images = rows.take(max_images), num_images and min(max_images, num_images)
         if label_column and _is_missing(next(iter(rows), {}).get(label_column)):
@@ -357,11 +358,13 @@ def _open(dataset: str, data_dir: str | None, streaming: bool) -> tuple[dict, st
 
     if (failure := _why_unreachable(repo_id)) is None:
         return datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming), repo_id
-    with mock.patch.object(datasets.config, "HF_HUB_OFFLINE", True):  # spares its minute of retries
-        try:
-            return datasets.load_dataset(repo_id, data_dir=data_dir), repo_id  # downloaded before
-        except OSError:
-            pass
+    offline_mode, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True  # spares long retries
+    try:
+        return datasets.load_dataset(repo_id, data_dir=data_dir), repo_id  # downloaded before
+    except OSError:
+        pass
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline_mode
     if dataset == "fashion_mnist":
         logger.warning(
             "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
@@ -474,15 +477,15 @@ def _decode_all(
         for batch in rows.iter(batch_size=256):
             for value, image in zip(batch[image_column], pool.map(attempt, batch[image_column]), strict=True):
                 row = len(kept) + len(skipped)
-                label = value and value["path"] or f"row {numbers[row]}"
+                image_name = _file_name(value) or f"row {numbers[row]}"
                 if isinstance(image, UnreadableImage):
-                    logger.warning("%s: skipped %s: %s", name, label, image)
-                    skipped.append(label)
+                    logger.warning("%s: skipped %s: %s", name, image_name, image)
+                    skipped.append(image_name)
                     _check_broken(skipped, len(rows), name)
                     continue
                 if len(image) > images.shape[1]:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
-                images[len(kept)] = _conform(image, images.shape[1:], label)
+                images[len(kept)] = _conform(image, images.shape[1:], image_name)
                 kept.append(row)
             progress.update(len(batch[image_column]))
     if skipped:
@@ -490,12 +493,16 @@ def _decode_all(
     return images[: len(kept)], kept, skipped
 
 
-def _conform(image: torch.Tensor, shape: Sequence[int], label: str) -> torch.Tensor:
+def _file_name(value: dict | None) -> str | None:
+    return value["path"] if value else None
+
+
+def _conform(image: torch.Tensor, shape: Sequence[int], name: str) -> torch.Tensor:
     if len(image) == 1 and shape[0] == 3 and image.shape[1:] == tuple(shape[1:]):
         image = image.expand(3, -1, -1)
     if image.shape != tuple(shape):
         raise ValueError(
-            f"{label} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
+            f"{name} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
             + (" and channels" if len(image) != shape[0] else "")
         )
     return image
