@@ -7,7 +7,8 @@ that order and states, layer by layer, which of our tensors the next entry of th
 
 import torch
 
-from sde_diffusers.models.unet_ncsnpp import FourierFeatures, InputSkip, NCSNppUNet2DModel, OutputSkip, ResidualBlock
+from sde_diffusers.models.layers import FourierFeatures, InputSkip, OutputSkip, ResidualBlock
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.sdes import VPSDE

@@ -1,0 +1,298 @@
+"""Layers of `NCSNppUNet2DModel`: resampling with FIR filters, noise-level features, residual blocks, image pyramids.
+
+Sources: Song et al., 2021 (arXiv 2011.13456), appendix H; DDPM (Ho et al., 2020) for initialisation and attention;
+BigGAN (Brock et al., 2019) for residual blocks that resample; StyleGAN2 (Karras et al., 2020) for FIR resampling and
+the two kinds of pyramids. Images whose side is odd are resampled as 7 -> 4 -> 7, so every size works.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def conv2d(in_channels, out_channels, kernel_size, stride=1, padding=None, init_scale=1.0):
+    """Convolution with DDPM's initialisation: uniform, variance `init_scale` / mean of fan-in and fan-out."""
+    padding = kernel_size // 2 if padding is None else padding
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+    nn.init.xavier_uniform_(conv.weight, gain=math.sqrt(init_scale or 1e-10))  # 0 means tiny: gradients still flow
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def linear(in_features, out_features):
+    """Fully connected layer with DDPM's initialisation."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def working_dtype(x):
+    """float32 for half precision on CPUs, else the dtype of x.
+
+    PyTorch's bfloat16 kernels for group norm's backward and for depthwise (transposed) convolutions are 3 to 60 times
+    slower on CPUs than a cast to float32, the float32 kernel and a cast back.
+    """
+    return torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation; by default with the paper's min(channels // 4, 32) groups, fewer where that is uneven."""
+
+    def __init__(self, channels, num_groups=None):
+        if num_groups is None:
+            num_groups = next(n for n in range(max(min(channels // 4, 32), 1), 0, -1) if channels % n == 0)
+        super().__init__(num_groups, channels, eps=1e-6)
+
+    def forward(self, x):
+        dtype = working_dtype(x)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout."""
+
+    def forward(self, x):
+        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        # On CPUs a Bernoulli draw per element costs more than the convolutions around it. Four 16-bit numbers from
+        # each 64-bit draw keep an element with a probability that is exact to 2^-16, and the scale is exact for it.
+        drop = round(self.p * 2**16)
+        mask = torch.empty_like(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        torch.ge(bits[: x.numel()].as_strided(mask.shape, mask.stride()), drop - 2**15, out=mask)
+        return x * mask.mul_(2**16 / (2**16 - drop))
+
+
+def fir_weight(x, kernel, gain):
+    """The separable filter `kernel`, normalised to the sum `gain`, as weights of a depthwise convolution of x."""
+    # Made here, not kept as a buffer: a non-persistent buffer would be lost where networks are built without memory.
+    k = torch.tensor(kernel, dtype=x.dtype, device=x.device)
+    k2d = torch.outer(k, k) * (gain / sum(kernel) ** 2)
+    return k2d.expand(x.shape[1], 1, -1, -1)
+
+
+def fir_filter(x, kernel, **options):
+    """Correlate every channel with the separable filter `kernel`, normalised to sum 1; see `F.conv2d`."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(working_dtype(x))
+        return F.conv2d(y, fir_weight(y, kernel, gain=1).flip(2, 3), groups=x.shape[1], **options).to(x.dtype)
+
+
+def pad_to_even(x):
+    """Append a zero row or column where the height or width is odd."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+
+
+def fir_downsample(x, kernel):
+    """Low-pass filter, then keep every second pixel (StyleGAN2's upfirdn): (N, C, H, W) -> (N, C, H/2, W/2)."""
+    return fir_filter(pad_to_even(x), kernel, stride=2, padding=(len(kernel) - 1) // 2)
+
+
+def fir_upsample(x, kernel, border=0):
+    """Put zeros between pixels, then filter: (N, C, H, W) -> (N, C, 2H, 2W), plus `border` more pixels all around."""
+    size = [2 * (side + border) for side in x.shape[-2:]]
+    crop = (len(kernel) - 2) // 2 - border
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(working_dtype(x))
+        weight = fir_weight(y, kernel, gain=4)
+        y = F.conv_transpose2d(y, weight, stride=2, padding=max(crop, 0), groups=x.shape[1]).to(x.dtype)
+    if crop < 0:
+        y = F.pad(y, (-crop,) * 4)
+    return y[..., : size[0], : size[1]]
+
+
+class Downsample(nn.Module):
+    """Halve height and width, rounding up: averages or FIR filter, then a strided convolution if it has channels."""
+
+    def __init__(self, fir_kernel=None, in_channels=None, out_channels=None):
+        super().__init__()
+        self.fir_kernel = fir_kernel
+        self.conv = conv2d(in_channels, out_channels, 3, stride=2, padding=0) if in_channels else None
+
+    def forward(self, x):
+        if self.conv is None:
+            return fir_downsample(x, self.fir_kernel) if self.fir_kernel else F.avg_pool2d(x, 2, ceil_mode=True)
+        x = pad_to_even(x)
+        if self.fir_kernel:
+            x = fir_filter(x, self.fir_kernel, padding=(len(self.fir_kernel) + 1) // 2)
+        else:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width, cropped to `size`: nearest or FIR filter, then a convolution if it has channels."""
+
+    def __init__(self, fir_kernel=None, in_channels=None, out_channels=None):
+        super().__init__()
+        self.fir_kernel = fir_kernel
+        # After a FIR filter the convolution sees the true filtered border instead of zeros.
+        padding = 0 if fir_kernel else 1
+        self.conv = conv2d(in_channels, out_channels, 3, padding=padding) if in_channels else None
+
+    def forward(self, x, size):
+        border = 1 if self.conv is not None and self.fir_kernel else 0
+        if self.fir_kernel:
+            x = fir_upsample(x, self.fir_kernel, border)
+        else:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = x[..., : size[0] + 2 * border, : size[1] + 2 * border]
+        return x if self.conv is None else self.conv(x)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features (Tancik et al., 2020): (N,) -> (N, 2 * `width`), sines, then cosines of 2 pi W x.
+
+    The frequencies W are fixed. They are kept as the bits of float32 numbers, since casting them together with the
+    network (to bfloat16, say) would turn phases of many radians into noise.
+    """
+
+    def __init__(self, width, scale):
+        super().__init__()
+        self.width = width
+        self.register_buffer("frequency_bits", (torch.randn(width) * scale).view(torch.int32))
+
+    def forward(self, x):
+        phase = x[:, None] * self.frequency_bits.view(torch.float32) * 2 * math.pi
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class SinusoidalFeatures(nn.Module):
+    """Transformer position embedding as in DDPM: (N,) -> (N, `width`), frequencies 1 to 1e-4, sines then cosines."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x):
+        half = self.width // 2
+        exponent = torch.arange(half, dtype=x.dtype, device=x.device) / max(half - 1, 1)
+        phase = x[:, None] * torch.exp(-math.log(10000) * exponent)
+        return F.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, self.width % 2))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all pixels with one head of all channels; residual."""
+
+    def __init__(self, channels, num_groups, init_scale, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.norm = GroupNorm(channels, num_groups)
+        self.qkv = conv2d(channels, 3 * channels, 1, init_scale=0.2)  # each of q, k, v: 0.1, in terms of its own fans
+        self.out = conv2d(channels, channels, 1, init_scale=init_scale)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        if x.device.type == "cpu":
+            # PyTorch's fused attention takes 2.5 times as long as this on CPUs in bfloat16, and as long in float32.
+            h = torch.softmax(q * x.shape[1] ** -0.5 @ k.transpose(-1, -2), dim=-1) @ v  # (N, 1, H W, C)
+        else:
+            h = F.scaled_dot_product_attention(q, k, v)
+        h = h.squeeze(1).transpose(1, 2).reshape(x.shape)
+        return (x + self.out(h)) * self.skip_scale
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, conv, twice, with the noise level added in between; may resample first and attend last.
+
+    BigGAN's block resamples inside (both branches); DDPM's never does.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        emb_channels,
+        *,
+        dropout,
+        num_groups,
+        init_scale,
+        shortcut_init_scale,
+        skip_scale,
+        resample=None,
+        attention=False,
+    ):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.resample = resample
+        self.norm1 = GroupNorm(in_channels, num_groups)
+        self.conv1 = conv2d(in_channels, out_channels, 3)
+        self.emb = linear(emb_channels, out_channels)
+        self.norm2 = GroupNorm(out_channels, num_groups)
+        self.dropout = Dropout(dropout)
+        self.conv2 = conv2d(out_channels, out_channels, 3, init_scale=init_scale)
+        self.shortcut = None
+        if in_channels != out_channels or resample is not None:
+            self.shortcut = conv2d(in_channels, out_channels, 1, init_scale=shortcut_init_scale)
+        self.attention = SelfAttention(out_channels, num_groups, init_scale, skip_scale) if attention else None
+
+    def forward(self, x, emb, *size):
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h, *size), self.resample(x, *size)
+        h = self.conv1(h) + self.emb(emb)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        x = (x + h) * self.skip_scale
+        return x if self.attention is None else self.attention(x)
+
+
+class InputSkip(nn.Module):
+    """Input pyramid of plain images: the downsampled image, through a 1x1 convolution, joins each level."""
+
+    def __init__(self, image_channels, channels, fir_kernel, combine):
+        super().__init__()
+        self.combine = combine
+        self.downsample = Downsample(fir_kernel)
+        self.conv = conv2d(image_channels, channels, 1)
+
+    def forward(self, h, pyramid):
+        pyramid = self.downsample(pyramid)
+        image = self.conv(pyramid)
+        return (torch.cat([image, h], dim=1) if self.combine == "cat" else image + h), pyramid
+
+
+class InputResidual(nn.Module):
+    """Input pyramid of features: a strided convolution of the pyramid is added and goes on from there."""
+
+    def __init__(self, in_channels, out_channels, fir_kernel, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.downsample = Downsample(fir_kernel, in_channels, out_channels)
+
+    def forward(self, h, pyramid):
+        h = (self.downsample(pyramid) + h) * self.skip_scale
+        return h, h
+
+
+class OutputSkip(nn.Module):
+    """Output pyramid of plain images: what this level has to say, added to the upsampled pyramid (None at first)."""
+
+    def __init__(self, channels, out_channels, num_groups, init_scale, fir_kernel):
+        super().__init__()
+        self.norm = GroupNorm(channels, num_groups)
+        self.conv = conv2d(channels, out_channels, 3, init_scale=init_scale)
+        self.upsample = Upsample(fir_kernel)
+
+    def forward(self, h, pyramid):
+        out = self.conv(F.silu(self.norm(h)))
+        return h, out if pyramid is None else self.upsample(pyramid, h.shape[-2:]) + out
+
+
+class OutputResidual(nn.Module):
+    """Output pyramid of features: an upsampling convolution of the pyramid is added and goes on from there."""
+
+    def __init__(self, in_channels, out_channels, fir_kernel, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.upsample = Upsample(fir_kernel, in_channels, out_channels)
+
+    def forward(self, h, pyramid):
+        h = (self.upsample(pyramid, h.shape[-2:]) + h) * self.skip_scale
+        return h, h
