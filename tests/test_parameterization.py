@@ -1,0 +1,208 @@
+"""Networks that answer the truth, in whatever form they answer and are asked, must give back the truth."""
+
+import pytest
+import torch
+
+from sde_diffusers import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, Parameterization, SubVPSDE
+from sde_diffusers.parameterization import NETWORK_DEFAULTS, PREDICTION_TYPES, SDE_NAMES, TIME_INPUTS, build_sde
+
+SDES = {
+    "ve": VESDE(),
+    "vp": VPSDE(),
+    "sub_vp": SubVPSDE(),
+    "ve_exponential": ExponentialVESDE(),
+    "vp_discrete": DiscreteVPSDE(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
+}
+TIMES = torch.tensor([1.0, 0.7, 0.3, 0.05, 0.002], dtype=torch.float64)
+
+
+@pytest.fixture(params=SDES)
+def sde(request):
+    return SDES[request.param]
+
+
+@pytest.fixture(params=PREDICTION_TYPES)
+def prediction_type(request):
+    return request.param
+
+
+def parameterization(sde, prediction_type="epsilon", time_input="t", image_range=(-1, 1), **others):
+    return Parameterization(sde, prediction_type, time_input, image_range, **others)
+
+
+def draw(sde, t):
+    """(x_0, noise, x_t, alpha, sigma) in float64, one image for each time."""
+    generator = torch.Generator().manual_seed(1)
+    x_0, noise = torch.randn(2, len(t), 3, 2, 2, generator=generator, dtype=torch.float64)
+    alpha, sigma = sde.alpha(t).reshape(-1, 1, 1, 1), sde.sigma(t).reshape(-1, 1, 1, 1)
+    return x_0, noise, alpha * x_0 + sigma * noise, alpha, sigma
+
+
+def true_output(prediction_type, x_0, noise, alpha, sigma):
+    """What a network that knows x_0 and the noise answers."""
+    return {
+        "epsilon": noise,
+        "sample": x_0,
+        "score": -noise / sigma,
+        "v_prediction": alpha * noise - sigma * x_0,
+    }[prediction_type]
+
+
+def test_truth_in_truth_out(sde, prediction_type):
+    """Also v off VP, where alpha^2 + sigma^2 is not 1."""
+    x_0, noise, x, alpha, sigma = draw(sde, TIMES)
+    network = parameterization(sde, prediction_type)
+    output = true_output(prediction_type, x_0, noise, alpha, sigma)
+    # what rounding of x_t leaves of x_0 and of the noise, where one drowns the other
+    near = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(network.noise(output, x, TIMES), noise, **near)
+    torch.testing.assert_close(network.denoised(output, x, TIMES), x_0, **near)
+    torch.testing.assert_close(network.score(output, x, TIMES), -noise / sigma, **near)
+
+
+def test_target_is_the_truth(sde, prediction_type):
+    x_0, noise, _, alpha, sigma = draw(sde, TIMES)
+    target = parameterization(sde, prediction_type).target(x_0, noise, TIMES)
+    torch.testing.assert_close(target, true_output(prediction_type, x_0, noise, alpha, sigma), rtol=1e-12, atol=1e-12)
+
+
+def test_one_answer_has_one_meaning(sde, prediction_type):
+    """For any answer, right or wrong: x = alpha denoised + sigma noise, and score = -noise / sigma."""
+    _, output, x, alpha, sigma = draw(sde, TIMES)
+    network = parameterization(sde, prediction_type)
+    noise, denoised = network.noise(output, x, TIMES), network.denoised(output, x, TIMES)
+    torch.testing.assert_close(alpha * denoised + sigma * noise, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network.score(output, x, TIMES) * sigma, -noise, rtol=1e-9, atol=1e-9)
+
+
+def test_scalar_time_is_every_images_time(sde, prediction_type):
+    _, output, x, _, _ = draw(sde, TIMES)
+    network = parameterization(sde, prediction_type)
+    for method in (network.noise, network.denoised, network.score, network.target):
+        for image in range(len(TIMES)):
+            alone = method(output[image : image + 1], x[image : image + 1], TIMES[image])
+            together = method(output, x, TIMES)[image : image + 1]
+            torch.testing.assert_close(alone, together, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_is_that_of_the_images(sde, prediction_type, dtype):
+    _, output, x, _, _ = draw(sde, TIMES)
+    network = parameterization(sde, prediction_type)
+    for method in (network.noise, network.denoised, network.score, network.target):
+        assert method(output.to(dtype), x.to(dtype), TIMES).dtype == dtype
+
+
+def test_noise_error_scale_is_the_derivative(sde, prediction_type):
+    """Finite difference of the noise with respect to the output; linear, so any step is exact."""
+    _, output, x, _, _ = draw(sde, TIMES)
+    network = parameterization(sde, prediction_type)
+    change = network.noise(output + 1.0, x, TIMES) - network.noise(output, x, TIMES)
+    expected = network.noise_error_scale(TIMES).reshape(-1, 1, 1, 1).expand_as(change)
+    torch.testing.assert_close(change.abs(), expected, rtol=1e-9, atol=1e-9)
+    assert network.noise_error_scale(TIMES).dtype == torch.float64
+
+
+# How the network is asked.
+
+
+@pytest.mark.parametrize("time_input", TIME_INPUTS)
+def test_network_time_is_inverted(sde, time_input):
+    if time_input == "index" and isinstance(sde, VESDE):
+        pytest.skip("VE tables are rounded to whole entries: see below")
+    network = parameterization(sde, time_input=time_input)
+    t = torch.cat([torch.logspace(-4, -1, 20, dtype=torch.float64), torch.linspace(0.1, 1, 30, dtype=torch.float64)])
+    asked = network.network_time(t)
+    assert asked.shape == t.shape and asked.dtype == torch.float64
+    torch.testing.assert_close(network.sde_time(asked), t, rtol=1e-9, atol=1e-10)
+    # what a network gets is in float32
+    torch.testing.assert_close(network.sde_time(asked.float()), t, rtol=1e-5, atol=1e-3)
+
+
+def test_network_time_is_what_networks_were_trained_on(sde):
+    t = torch.tensor([[1.0, 0.25]], dtype=torch.float64)
+    ask = {time_input: parameterization(sde, time_input=time_input).network_time(t) for time_input in TIME_INPUTS}
+    assert torch.equal(ask["t"], t)
+    assert torch.equal(ask["999t"], torch.tensor([[999.0, 249.75]], dtype=torch.float64))
+    assert torch.equal(ask["sigma"], sde.sigma(t))
+    assert ask["index"].tolist() == [[0.0, 749.0] if isinstance(sde, VESDE) else [999.0, 249.0]]
+
+
+@pytest.mark.parametrize("name", ["vp", "sub_vp", "ve_exponential", "vp_discrete"])
+def test_entry_k_of_a_vp_table_is_time_k_plus_1_over_n(name):
+    network = parameterization(SDES[name], time_input="index", num_train_timesteps=1000)
+    k = torch.arange(1000, dtype=torch.float64)
+    t = (k + 1) / 1000
+    torch.testing.assert_close(network.network_time(t), k, rtol=0, atol=1e-9)
+    torch.testing.assert_close(network.sde_time(k), t, rtol=0, atol=1e-12)
+
+
+def test_entry_k_of_a_ve_table_descends():
+    """The paper's discrete VE models: entry 0 is sigma_max, the last is sigma_min."""
+    n = 50
+    network = parameterization(VESDE(0.01, 50.0), time_input="index", num_train_timesteps=n)
+    k = torch.arange(n, dtype=torch.float64)
+    t = network.sde_time(k)
+    expected = torch.tensor([50 * (0.01 / 50) ** (i / (n - 1)) for i in range(n)], dtype=torch.float64)
+    torch.testing.assert_close(VESDE(0.01, 50.0).sigma(t), expected, rtol=1e-9, atol=0)
+    assert torch.equal(network.network_time(t), k)
+
+
+def test_table_length_is_that_of_the_betas():
+    sde = DiscreteVPSDE([0.1, 0.2, 0.3, 0.4])
+    assert parameterization(sde, time_input="index").network_time(0.5) == 1
+
+
+# The range of its images.
+
+
+@pytest.mark.parametrize("image_range", [(-1, 1), (0, 1), (-0.5, 2.5)])
+def test_ranges(image_range):
+    network = parameterization(VESDE(), image_range=image_range)
+    images = torch.tensor([0.0, 0.25, 1.0])
+    low, high = image_range
+    assert network.to_model_range(images).tolist() == [low, 0.75 * low + 0.25 * high, high]
+    torch.testing.assert_close(network.to_unit_range(network.to_model_range(images)), images)
+    assert network.to_unit_range(torch.tensor(high + (high - low))) == 2  # not clipped
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"prediction_type": "eps"}, "prediction_type"),
+        ({"time_input": "999"}, "time_input"),
+        ({"image_range": (1, 1)}, "image_range"),
+        ({"image_range": (1, -1)}, "image_range"),
+        ({"image_range": (0, 1, 2)}, "image_range"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=f"`{named}`"):
+        parameterization(VESDE(), **arguments)
+
+
+def build(name, **parameters):
+    keys = ("sigma_min", "sigma_max", "sigma", "beta_min", "beta_max", "trained_betas")
+    return build_sde(name, **{key: parameters.get(key) for key in keys})
+
+
+def test_sdes_are_built_by_name():
+    assert set(SDE_NAMES) == set(SDES) == set(NETWORK_DEFAULTS)
+    for name, sde in SDES.items():
+        built = build(name)  # with the defaults of the class
+        assert type(built) is type(sde)
+        torch.testing.assert_close(built.sigma(TIMES), sde.sigma(TIMES), rtol=1e-12, atol=0)
+    assert build("ve", sigma_min=0.5, sigma_max=7.0).sigma(1) == pytest.approx(7.0)
+    assert build("sub_vp", beta_min=1.0, beta_max=3.0).drift(0.5) == pytest.approx(-1.0)
+    assert build("ve_exponential", sigma=9.0).diffusion(0.5) == pytest.approx(3.0)
+    assert build("vp_discrete", trained_betas=[0.5, 0.5]).alpha(1) == pytest.approx(0.5)
+
+
+def test_unknown_sdes_are_named():
+    with pytest.raises(ValueError, match="`sde`"):
+        build("vpsde")
+    with pytest.raises(ValueError, match="`sigma_min`"):
+        build("ve", sigma_min=-1.0)
