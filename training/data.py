@@ -345,7 +345,7 @@ def _open(dataset: str, data_dir: str | None, streaming: bool) -> tuple[dict, st
         if data_dir is not None and not (folder / data_dir).is_dir():
             raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
         try:
-            return datasets.load_dataset(str(folder), data_dir=data_dir, streaming=streaming), dataset
+            return datasets.load_dataset(str(folder.absolute()), data_dir=data_dir, streaming=streaming), dataset
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(
                 f"{dataset} is neither a folder of images nor a data set of parquet files: {error}"
@@ -372,9 +372,8 @@ def _open(dataset: str, data_dir: str | None, streaming: bool) -> tuple[dict, st
             failure,
             EMBEDDED_FASHION_MNIST,
         )
-        return datasets.load_dataset(
-            str(EMBEDDED_FASHION_MNIST), streaming=streaming
-        ), "fashion_mnist (embedded sample)"
+        splits = datasets.load_dataset(str(EMBEDDED_FASHION_MNIST), streaming=streaming)
+        return splits, "fashion_mnist (embedded sample)"
     raise ConnectionError(
         f"dataset {dataset!r}: no such folder, no copy of {repo_id} in the local cache, and the Hub cannot be reached "
         f"({failure}). Give a local folder with the data, or connect and try again."
@@ -558,9 +557,10 @@ def _batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.T
 
 
 def _flipped(images: torch.Tensor, batch_size: int, seed: int, step: int, own: slice) -> torch.Tensor:
-    """Mirrors half of the images at random, as drawn for the global batch."""
+    """Mirrors half of the images in place, at random, as drawn for the global batch."""
     mirrored = torch.from_numpy(np.random.default_rng([seed, step, 1]).random(batch_size) < 0.5)[own]
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    images[mirrored] = images[mirrored].flip(-1)
+    return images
 
 
 # ---- values --------------------------------------------------------------------------------------------------------
