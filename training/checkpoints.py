@@ -1,0 +1,123 @@
+"""Folders that appear complete or not at all, and the checkpoints of a run.
+
+A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
+validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
+the step.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+STATE = "state.json"
+
+
+@contextlib.contextmanager
+def written_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
+
+    It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
+    one; the instant between the two renames is mended by `recover`.
+    """
+    temporary = target.with_name(f".{target.name}.incomplete")
+    replaced = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    for path in (*temporary.rglob("*"), temporary):
+        _sync(path)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    temporary.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Give a folder its name back if a crash struck while it was being replaced."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first; what an interrupted write left behind has another name."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / STATE).is_file())
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    ema_network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict,
+    limit: int | None,
+) -> None:
+    """Write a checkpoint, and then delete the oldest ones beyond `limit` (None keeps all)."""
+    with written_folder(path) as folder:
+        save_file(_contiguous(network.state_dict()), folder / "network.safetensors")
+        save_file(_contiguous(ema_network.state_dict()), folder / "ema.safetensors")
+        moments = {
+            f"{name}/{key}": value
+            for name, parameter in network.named_parameters()
+            for key, value in optimizer.state.get(parameter, {}).items()
+        }
+        save_file(_contiguous(moments), folder / "optimizer.safetensors")
+        (folder / STATE).write_text(json.dumps(state, indent=2))
+    others = [other for other in list_checkpoints(path.parent) if other != path]
+    for oldest in others[: len(others) + 1 - limit] if limit is not None else []:
+        shutil.rmtree(oldest)
+
+
+def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Read a checkpoint into the given objects.
+
+    Returns:
+        The `state` that it was saved with.
+
+    Raises:
+        ValueError: the weights are those of another network.
+    """
+    try:
+        network.load_state_dict(load_file(path / "network.safetensors"))
+        ema_network.load_state_dict(load_file(path / "ema.safetensors"))
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
+    moments = load_file(path / "optimizer.safetensors")
+    for name, parameter in network.named_parameters():
+        state = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+        for key, value in state.items():
+            # In the layout and on the device of the parameter: fused kernels walk through both in parallel.
+            like = (
+                parameter if value.shape == parameter.shape else value.new_empty(value.shape, device=parameter.device)
+            )
+            optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+    return json.loads((path / STATE).read_text())
+
+
+def _contiguous(tensors: dict) -> dict:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

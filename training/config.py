@@ -1,0 +1,238 @@
+"""The configuration of a training run: a YAML file, then key=value arguments, checked before any work is done.
+
+A file may name another one as its `base` (relative to its own folder) and then holds only what differs. The sections
+`model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those classes'
+docstrings document them; `score_model.py` builds and checks them.
+"""
+
+import difflib
+import inspect
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done; the message says why, and what could be."""
+
+
+@dataclass
+class DataConfig:
+    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, or a folder (of parquet files or images)
+    data_dir: str | None = None  # sub-folder of the data set to read
+    split: str = "train"  # the split to train on
+    validation: str = "auto"  # a split; "hold_out": part of the training split; "auto": "validation", else "hold_out"
+    validation_images: int = 1000  # images that the validation loss is computed on (at most a tenth if held out)
+    image_size: int | None = None  # side that images are resized and cropped to; null = as they are
+    channels: int | None = None  # 1 (gray), 3 (RGB); null = as the data is
+    max_images: int | None = None  # train on this many images; null = all
+    image_column: str | None = None  # needed only where a data set has several
+    label_column: str | None = None  # likewise
+    streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
+    horizontal_flip: bool = False  # mirror each image with probability 1/2
+    uniform_dequantization: bool = False  # add uniform noise of one grey level; for bits/dim
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (weight_decay 0 is Adam)."""
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0  # linear warm-up of the learning rate
+    decay_fraction: float = 0.0  # share of the run, at its end, over which lr falls linearly to 0; 0 = constant
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of the weights, which is what is validated, sampled and saved."""
+
+    decay: float = 0.9999
+    warmup: bool = (
+        True  # decay at step k: true: 1 - (1 + k / inv_gamma)^-power; false: (1 + k) / (10 + k), the paper's
+    )
+    inv_gamma: float = 1.0
+    power: float = 2 / 3
+
+
+@dataclass
+class SamplesConfig:
+    """Grids of samples, from the same noise every time."""
+
+    num_inference_steps: int = 18  # steps of the scheduler
+    rows: int = 4
+    columns: int = 10  # class-conditional networks: column c shows class c (modulo their number)
+    guidance_scale: float = 1.0  # 1 = none
+
+
+@dataclass
+class Config:
+    output_dir: str = MISSING
+    overwrite: bool = False  # delete the run that output_dir holds
+    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)  # `preset` and/or arguments of NCSNppUNet2DModel
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+
+    steps: int = MISSING
+    batch_size: int = 128  # of all processes and micro-batches together
+    gradient_accumulation_steps: int = 1  # micro-batches that a process splits its share of a batch into
+    gradient_clip: float | None = None  # largest norm of the gradient; null = any
+    label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    seed: int = 0
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; "auto" = bf16 where the processor or GPU has it
+    channels_last: bool = True
+    compile: bool = False  # torch.compile
+
+    log_every: int = 50  # steps
+    validate_every: int = 1000  # 0 = never: no images are set aside
+    sample_every: int = 1000  # 0 = never
+    checkpoint_every: int = 1000  # 0 = only at the end
+    checkpoints_limit: int | None = 2  # keep this many; null = all
+
+
+def _positive(value) -> bool:
+    return 0 < value < math.inf
+
+
+_POSITIVE = ("a finite number above 0", _positive)
+_FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
+_COUNT = ("at least 1", lambda value: value >= 1)
+_NATURAL = ("at least 0", lambda value: value >= 0)
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+RULES = {  # of values that are not null
+    "data.validation_images": _COUNT,
+    "data.image_size": _COUNT,
+    "data.max_images": _COUNT,
+    "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
+    "optimizer.lr": _POSITIVE,
+    "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+    "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": _NATURAL,
+    "optimizer.warmup_steps": _NATURAL,
+    "optimizer.decay_fraction": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "ema.decay": _FRACTION,
+    "ema.inv_gamma": _POSITIVE,
+    "ema.power": _POSITIVE,
+    "samples.num_inference_steps": _COUNT,
+    "samples.rows": _COUNT,
+    "samples.columns": _COUNT,
+    "samples.guidance_scale": ("a finite number", math.isfinite),
+    "steps": _COUNT,
+    "batch_size": _COUNT,
+    "gradient_accumulation_steps": _COUNT,
+    "gradient_clip": _POSITIVE,
+    "label_dropout": _FRACTION,
+    "seed": _NATURAL,
+    "mixed_precision": (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS),
+    "log_every": _COUNT,
+    "validate_every": _NATURAL,
+    "sample_every": _NATURAL,
+    "checkpoint_every": _NATURAL,
+    "checkpoints_limit": _COUNT,
+}
+
+
+def read_config(arguments: list[str]) -> Config:
+    """The configuration that command-line arguments describe: `FILE.yaml key=value section.key=value ...`.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(
+            "the first argument must be a YAML file, as in: train.py training/configs/demo.yaml steps=500"
+        )
+    path, *overrides = arguments
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise ConfigError(f"argument {override!r} must have the form key=value, as in optimizer.lr=1e-3")
+    schema = OmegaConf.structured(Config)
+    try:
+        config = OmegaConf.merge(schema, _read_yaml(Path(path)))
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides))
+        if missing := OmegaConf.missing_keys(config):
+            raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
+        config = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, schema)) from error
+    except YAMLError as error:
+        raise ConfigError(f"an argument is not YAML: {error}") from error
+    for key, (allowed, rule) in RULES.items():
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        if value is not None and not rule(value):
+            raise ConfigError(f"{key} must be {allowed}, but is {value!r}")
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the whole configuration, defaults included, as a YAML file that `read_config` accepts."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The configuration as {dotted key: value}, of types that JSON has."""
+
+    def flatten(node, prefix=""):
+        if not isinstance(node, dict):
+            return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
+        return {key: value for name in node for key, value in flatten(node[name], f"{prefix}{name}.").items()}
+
+    return flatten(OmegaConf.to_container(OmegaConf.structured(config)))
+
+
+def construct(section: str, cls, arguments: dict[str, Any]):
+    """`cls(**arguments)`, with errors that name the section and the nearest allowed keys.
+
+    Raises:
+        ConfigError: on an unknown key or a value that the class refuses.
+    """
+    allowed = [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
+    for key in arguments:
+        if key not in allowed:
+            raise ConfigError(f"{section}.{key} is not a key. {_near(key, allowed)}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section}: {error}") from error
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        content = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
+    base = content.pop("base", None)
+    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base), content)
+
+
+def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
+    reason = str(error).splitlines()[0]
+    *parents, name = str(error.full_key or "").split(".")
+    parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
+    if error.full_key and isinstance(parent, DictConfig) and name not in parent:
+        return f"{error.full_key} is not a key. {_near(name, list(parent))}"
+    return f"{error.full_key}: {reason}" if error.full_key else reason
+
+
+def _near(name: str, allowed: list[str]) -> str:
+    matches = difflib.get_close_matches(str(name), allowed)
+    return f"Did you mean {' or '.join(matches)}?" if matches else f"Allowed: {', '.join(allowed)}."
