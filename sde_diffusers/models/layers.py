@@ -155,7 +155,7 @@ class FourierFeatures(nn.Module):
     def __init__(self, width, scale):
         super().__init__()
         self.width = width
-        self.register_buffer("frequency_bits", (torch.randn(width) * scale).view(torch.int32))
+        self.register_buffer("frequency_bits", (torch.randn(width, dtype=torch.float32) * scale).view(torch.int32))
 
     def forward(self, x):
         phase = x[:, None] * self.frequency_bits.view(torch.float32) * 2 * math.pi

@@ -145,6 +145,8 @@ class NCSNppUNet2DModel(UNet2DModel):
     """
 
     _supports_gradient_checkpointing = True
+    # Without accelerate, diffusers would take the dtype of the first entry, integers here, as that of the network.
+    _supports_param_buffer_assignment = False
 
     @register_to_config
     def __init__(
@@ -286,6 +288,15 @@ class NCSNppUNet2DModel(UNet2DModel):
         if name not in NCSNPP_PRESETS:
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
+
+    def set_attention_backend(self, backend, *args, **kwargs):
+        """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
+        raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")
+
+    def set_use_memory_efficient_attention_xformers(self, valid, *args, **kwargs):
+        """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
+        if valid:
+            raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
 
     def _check_config(self):
         """Raise a ValueError that names the first argument with a value that is not allowed."""
