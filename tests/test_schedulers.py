@@ -1,0 +1,344 @@
+"""What every scheduler promises: counting, configuration, conversion, and the interface of diffusers."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
+from exact_scores import Gaussian, Mixture, as_images, sample
+
+from sde_diffusers import (
+    NCSNppUNet2DModel,
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+)
+
+SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
+PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction")
+SCHEDULERS = (ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler)
+DATA = Gaussian([0.4, -0.3], [[0.09, 0.03], [0.03, 0.05]])
+
+
+def start(scheduler, n, dtype=torch.float64):
+    noise = torch.randn(n, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return noise * scheduler.init_noise_sigma
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("sde", SDES)
+def test_constructors_work_with_the_sde_alone(cls, sde):
+    scheduler = cls(sde=sde)
+    scheduler.set_timesteps(12)
+    assert len(scheduler.timesteps) == len(scheduler.times)
+    assert scheduler.times[0] == 1
+    assert scheduler.times[-1].item() == pytest.approx(scheduler.sampling_eps)
+    assert torch.isfinite(sample(scheduler, DATA, start(scheduler, 3), 30)).all()
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("sde", SDES)
+def test_the_prediction_type_does_not_matter(cls, sde):
+    """The same perfect network, in four languages, draws the same samples."""
+    samples = []
+    for prediction_type in PREDICTION_TYPES:
+        scheduler = cls(sde=sde, prediction_type=prediction_type)
+        generator = torch.Generator().manual_seed(1)
+        samples.append(sample(scheduler, DATA, start(scheduler, 4), 40, generator))
+    for other in samples[1:]:
+        torch.testing.assert_close(other, samples[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "scheduler, calls, grid_points",
+    [
+        (ScoreSdePredictorCorrectorScheduler(), 10, "0101010101"),
+        (ScoreSdePredictorCorrectorScheduler(corrector_steps=2), 15, "001" * 5),
+        (ScoreSdePredictorCorrectorScheduler(corrector="none"), 5, "11111"),
+        (ScoreSdePredictorCorrectorScheduler(predictor="none"), 5, "11111"),
+        (ScoreSdeProbabilityFlowScheduler(method="euler"), 5, "11111"),
+        (ScoreSdeProbabilityFlowScheduler(method="euler", final_denoise=False), 5, "11111"),
+        (ScoreSdeProbabilityFlowScheduler(), 9, "010101011"),
+        (ScoreSdeProbabilityFlowScheduler(final_denoise=False), 10, "0101010101"),
+    ],
+)
+def test_counting(scheduler, calls, grid_points):
+    """One entry of `timesteps` for each evaluation; the flag is up where a call ends at a grid point."""
+    scheduler.set_timesteps(5)
+    assert len(scheduler.timesteps) == calls and scheduler.num_inference_steps == 5
+    assert not scheduler.at_grid_point
+    x, seen = torch.zeros(2, 1, 2, 2), ""
+    for k, t in enumerate(scheduler.timesteps):
+        assert scheduler.step_index == k
+        x = scheduler.step(x, t, x).prev_sample
+        seen += str(int(scheduler.at_grid_point))
+    assert seen == grid_points
+    with pytest.raises(ValueError, match="set_timesteps"):
+        scheduler.step(x, t, x)
+    scheduler.set_timesteps(5)
+    scheduler.step(x, scheduler.timesteps[0], x)
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("sde", SDES)
+def test_time_grids(sde, grid):
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, time_grid=grid, method="euler", final_denoise=False)
+    scheduler.set_timesteps(16)
+    times = torch.cat([scheduler.times, torch.tensor([scheduler.sampling_eps])])
+    assert (times.diff() < 0).all() and times[0] == 1
+    even = {
+        "uniform": times,
+        "quadratic": times.sqrt(),
+        "log_snr": scheduler.sde.half_log_snr(times),
+        "karras": (scheduler.sde.sigma(times) / scheduler.sde.alpha(times)) ** (1 / 7),
+    }[grid]
+    torch.testing.assert_close(even.diff(), even.diff().mean().expand(16), rtol=1e-6, atol=1e-9)
+
+
+def test_what_the_network_is_conditioned_on():
+    for sde, expected in [("vp", 999.0), ("ve", 50.0), ("ve_exponential", 1.0), ("vp_discrete", 999.0)]:
+        scheduler = ScoreSdePredictorCorrectorScheduler(sde=sde)
+        scheduler.set_timesteps(10)
+        assert scheduler.timesteps.dtype == torch.float32
+        assert scheduler.timesteps[0].item() == pytest.approx(expected)
+    descending = ScoreSdePredictorCorrectorScheduler(sde="ve", time_input="index", num_train_timesteps=500)
+    descending.set_timesteps(10)
+    assert descending.timesteps[0] == 0 and descending.timesteps[-1] == 499
+
+
+@pytest.mark.parametrize("source", SCHEDULERS)
+@pytest.mark.parametrize("target", SCHEDULERS)
+def test_swapping_samplers_keeps_sde_and_parameterization(source, target, tmp_path):
+    options = {
+        "sde": "ve",
+        "sigma_max": 12.0,
+        "prediction_type": "sample",
+        "image_range": (-1, 1),
+        "sampling_sde": "sub_vp",
+        "beta_max": 15.0,
+        "sampling_eps": 2e-3,
+        "final_denoise": False,
+    }
+    scheduler = source(**options)
+    scheduler.save_pretrained(tmp_path)
+    for swapped in (target.from_config(scheduler.config), target.from_pretrained(tmp_path)):
+        assert type(swapped) is target
+        assert {key: swapped.config[key] for key in options} == {**options, "image_range": swapped.config.image_range}
+        assert swapped.parameterization.image_range == (-1.0, 1.0)
+        assert swapped.init_noise_sigma == scheduler.init_noise_sigma
+        assert swapped.sampling_eps == scheduler.sampling_eps
+    assert set(scheduler.compatibles) == set(SCHEDULERS)
+
+
+def test_swapping_back_remembers_the_sampler():
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde="vp", predictor="ancestral", snr=0.05)
+    flow = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config)
+    back = ScoreSdePredictorCorrectorScheduler.from_config(flow.config)
+    assert back.config.predictor == "ancestral" and back.config.snr == 0.05
+
+
+def test_a_beta_table_survives_a_reload(tmp_path):
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp_discrete", trained_betas=torch.linspace(1e-3, 0.1, 50))
+    scheduler.save_pretrained(tmp_path)
+    again = ScoreSdePredictorCorrectorScheduler.from_pretrained(tmp_path)
+    t = torch.linspace(0.02, 1, 20, dtype=torch.float64)
+    assert torch.equal(again.sde.alpha(t), scheduler.sde.alpha(t))
+    assert again.sampling_eps == 0.02
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"sde": "vpx"}, "sde"),
+        ({"sde": "vp", "sampling_sde": "x"}, "sampling_sde"),
+        ({"prediction_type": "noise"}, "prediction_type"),
+        ({"time_input": "x"}, "time_input"),
+        ({"time_grid": "linear"}, "time_grid"),
+        ({"image_range": (1, 1)}, "image_range"),
+        ({"sampling_eps": 0.0}, "sampling_eps"),
+        ({"sampling_eps": 1.5}, "sampling_eps"),
+        ({"sde": "vp_discrete", "sampling_eps": 1e-5}, "sampling_eps"),
+        ({"sde": "ve", "sigma_min": 2.0, "sigma_max": 1.0}, "sigma_min"),
+        ({"beta_min": -1.0}, "beta_min"),
+        ({"sde": "vp_discrete", "trained_betas": [0.1, 1.0]}, "betas"),
+    ],
+)
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_bad_configurations_are_refused_by_name(cls, options, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        cls(**options)
+
+
+@pytest.mark.parametrize(
+    "cls, options, name",
+    [
+        (SCHEDULERS[0], {"predictor": "euler"}, "predictor"),
+        (SCHEDULERS[0], {"corrector": "hmc"}, "corrector"),
+        (SCHEDULERS[0], {"snr": 0.0}, "snr"),
+        (SCHEDULERS[0], {"corrector_steps": -1}, "corrector_steps"),
+        (SCHEDULERS[0], {"predictor": "none", "corrector": "none"}, "predictor"),
+        (SCHEDULERS[1], {"method": "rk4"}, "method"),
+    ],
+)
+def test_bad_sampler_options_are_refused_by_name(cls, options, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        cls(**options)
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_misuse_is_refused(cls):
+    scheduler, x = cls(), torch.zeros(2, 1, 2, 2)
+    with pytest.raises(ValueError, match="set_timesteps"):
+        scheduler.step(x, 1.0, x)
+    for n in (0, -3, 2.5, None):
+        with pytest.raises(ValueError, match="num_inference_steps"):
+            scheduler.set_timesteps(n)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="model_output"):
+        scheduler.step(torch.zeros(2, 2, 2, 2), scheduler.timesteps[0], x)
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_state_is_float32_or_better(cls):
+    scheduler = cls()
+    scheduler.set_timesteps(4)
+    x = torch.randn(2, 1, 4, 4)
+    half = scheduler.step(x.half(), scheduler.timesteps[0], x).prev_sample
+    assert half.dtype == torch.float32
+    scheduler.set_timesteps(4)
+    assert scheduler.step(x, scheduler.timesteps[0], x.double()).prev_sample.dtype == torch.float64
+    scheduler.set_timesteps(4)
+    as_tuple = scheduler.step(x, scheduler.timesteps[0], x, return_dict=False)
+    assert isinstance(as_tuple, tuple) and as_tuple[0].shape == x.shape
+
+
+@pytest.mark.parametrize("corrector", ["none", "ald"])
+def test_one_generator_for_each_image(corrector):
+    """Image i depends on its own seed alone (except under Langevin, whose step size is averaged over the batch)."""
+
+    def draw(seeds):
+        scheduler = ScoreSdePredictorCorrectorScheduler(sde="vp", corrector=corrector)
+        return sample(scheduler, DATA, torch.ones(len(seeds), 2, 1, 1), 20, [*map(seeded, seeds)])
+
+    def seeded(seed):
+        return torch.Generator().manual_seed(seed)
+
+    together = draw([3, 4, 5])
+    torch.testing.assert_close(together[1:2], draw([4]))
+    assert not torch.allclose(together[0], together[1])
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_add_noise_is_the_perturbation_kernel(sde):
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde=sde)
+    scheduler.set_timesteps(9)
+    x_0, noise = torch.randn(9, 1, 4, 4), torch.randn(9, 1, 4, 4)
+    noisy = scheduler.add_noise(x_0, noise, scheduler.timesteps[:: len(scheduler.timesteps) // 9])
+    t = scheduler.times[:: len(scheduler.times) // 9]
+    alpha, sigma = (v.float().reshape(-1, 1, 1, 1) for v in (scheduler.sde.alpha(t), scheduler.sde.sigma(t)))
+    torch.testing.assert_close(noisy, alpha * x_0 + sigma * noise, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("trained", SDES)
+@pytest.mark.parametrize("sampled", SDES)
+def test_the_ode_is_the_same_under_any_sde(trained, sampled):
+    """At equal signal-to-noise ratios x / alpha follows the same path whatever SDE it is solved under."""
+    noise_levels = torch.tensor([9.0, 0.05], dtype=torch.float64)  # sigma / alpha, within the range of all of them
+    results = []
+    for sampling_sde in (None, sampled):
+        scheduler = ScoreSdeProbabilityFlowScheduler(sde=trained, sampling_sde=sampling_sde, time_grid="log_snr")
+        ends = scheduler.sde.inverse_half_log_snr(-noise_levels.log())
+        scheduler.start_time, scheduler.sampling_eps = ends.tolist()
+        y = 9 * torch.randn(5, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        results.append(sample(scheduler, DATA, y * scheduler.sde.alpha(ends[0]), 12))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("sampled", SDES)
+def test_sampling_with_another_sde_draws_the_data(cls, sampled):
+    """A network trained with VP, sampled under each SDE, with each sampler's defaults from the prior."""
+    scheduler = cls(sde="vp", sampling_sde=sampled)
+    generator = torch.Generator().manual_seed(0)
+    x = sample(scheduler, DATA, start(scheduler, 8000), 300, generator)[:, :, 0, 0]
+    assert (x.mean(0) - DATA.mean).abs().max() < 0.02
+    assert (x.T.cov() - DATA.covariance).abs().max() < 0.1 * 0.09
+
+
+# Under and beside diffusers.
+
+
+def tiny_unet(**options):
+    torch.manual_seed(0)
+    return NCSNppUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        attention_resolutions=(),
+        time_embedding_type="positional",
+        scale_by_sigma=False,
+        image_range=(-1, 1),
+        **options,
+    ).eval()
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("sde", ["vp", "sub_vp", "vp_discrete"])
+def test_ddpm_pipeline_runs_schedulers_with_a_unit_prior(cls, sde):
+    diffusers_unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    for unet in (tiny_unet(), diffusers_unet):
+        pipe = DDPMPipeline(unet=unet, scheduler=cls(sde=sde))
+        pipe.set_progress_bar_config(disable=True)
+        images = pipe(batch_size=2, num_inference_steps=30, output_type="pt").images
+        assert images.shape == (2, 1, 8, 8) and torch.isfinite(images).all()
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler(), DPMSolverMultistepScheduler()])
+def test_our_network_runs_under_diffusers_schedulers(scheduler):
+    pipe = DDPMPipeline(unet=tiny_unet(), scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    x = torch.randn(2, 1, 8, 8)
+    scheduler.set_timesteps(10)
+    for t in scheduler.timesteps:
+        x = scheduler.step(pipe.unet(x, t).sample, t, x).prev_sample
+    assert x.shape == (2, 1, 8, 8) and torch.isfinite(x).all()
+
+
+def test_euler_is_ddim():
+    """On a DDPM table our Euler steps are diffusers' DDIM steps, network labels included."""
+    ddim = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)
+    ddim.set_timesteps(10)
+    ours = ScoreSdeProbabilityFlowScheduler(
+        sde="vp_discrete",
+        trained_betas=ddim.betas.double().tolist(),
+        method="euler",
+        time_grid="uniform",
+        sampling_eps=0.1,
+    )
+    ours.set_timesteps(10)
+    torch.testing.assert_close(ours.timesteps, ddim.timesteps.float())
+    unet = tiny_unet(init_scale=1.0)
+    x = y = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        for t_ours, t_ddim in zip(ours.timesteps, ddim.timesteps, strict=True):
+            x = ours.step(unet(x, t_ours).sample, t_ours, x).prev_sample
+            y = ddim.step(unet(y, t_ddim).sample, t_ddim, y).prev_sample
+    torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+
+def test_mixture_score_is_the_gradient_of_its_density():
+    """The yardstick itself, checked against autograd."""
+    data = Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], 0.2)
+    sde = ScoreSdePredictorCorrectorScheduler(sde="sub_vp").sde
+    points = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    variance = sde.alpha(0.4) ** 2 * 0.04 + sde.sigma(0.4) ** 2
+    distance = torch.cdist(points, sde.alpha(0.4) * data.means) ** 2
+    density = (data.weights.log() - distance / (2 * variance)).logsumexp(1)
+    (gradient,) = torch.autograd.grad(density.sum(), points)
+    torch.testing.assert_close(data.score(sde, as_images(points.detach()), 0.4)[:, :, 0, 0], gradient)
