@@ -62,6 +62,8 @@ def scheduler_config_from_score_sde(config):
         scheduler_config |= {"sde": "vp_discrete", "trained_betas": betas.tolist(), "prediction_type": "epsilon"}
     if "sampling" in config:
         sampling = _Section(config, "sampling")
+        if "probability_flow" in sampling.values:  # the deterministic sampler is another scheduler
+            sampling.choice("probability_flow", (False,))
         predictors = ("reverse_diffusion", "euler_maruyama", "ancestral_sampling", "none")
         scheduler_config |= {
             "predictor": sampling.choice("predictor", predictors).removesuffix("_sampling"),
