@@ -228,7 +228,7 @@ def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
     reason = str(error).splitlines()[0]
     *parents, name = str(error.full_key or "").split(".")
     parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
-    if error.full_key and isinstance(parent, DictConfig) and name not in parent:
+    if error.full_key and isinstance(parent, DictConfig) and name not in list(parent):  # `in` denies ???
         return f"{error.full_key} is not a key. {_near(name, list(parent))}"
     return f"{error.full_key}: {reason}" if error.full_key else reason
 

@@ -151,7 +151,6 @@ class Training:
             Diverged: on all processes alike.
         """
         config, main = self.config, self.accelerator.is_main_process
-        interruption = Interruption()
         batches = self.data.batches(
             config.batch_size, config.seed, self.step, self.rank, self.world_size, config.data.horizontal_flip
         )
@@ -163,7 +162,7 @@ class Training:
             dynamic_ncols=True,
         )
         loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
-        with progress:
+        with progress, Interruption() as interruption:
             while self.step < config.steps:
                 began = time.perf_counter()
                 loss, gradient_norm = self.train_step(*next(batches))
