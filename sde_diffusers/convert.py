@@ -1,16 +1,20 @@
-"""Checkpoints of other code bases, converted.
+"""Checkpoints of other code bases, converted to pipelines: `from_score_sde`, `from_diffusers`.
 
-Networks of the paper's own code (github.com/yang-song/score_sde_pytorch, `model.name` "ncsnpp" and "ddpm") keep their
+Pipelines of diffusers keep their network; only the scheduler is translated. Networks of the paper's own code (github.com/yang-song/score_sde_pytorch, `model.name` "ncsnpp" and "ddpm") keep their
 layers in one flat list, `all_modules.<i>`, in the order in which they are used. The conversion walks our network in
 that order and states, layer by layer, which of our tensors the next entry of the list holds.
 """
 
+from pathlib import Path
+
 import torch
+from diffusers import DiffusionPipeline
 
 from sde_diffusers.models.layers import FourierFeatures, InputSkip, OutputSkip, ResidualBlock
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
+from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.sdes import VPSDE
 
 
@@ -73,6 +77,62 @@ def scheduler_config_from_score_sde(config):
             "final_denoise": sampling["noise_removal"],
         }
     return scheduler_config
+
+
+def from_diffusers(pipe_or_path):
+    """A pipeline of diffusers with a DDPM-like scheduler or its `ScoreSdeVeScheduler` as a `ScoreSdePipeline`.
+
+    The network stays as it is; its beta or sigma table becomes the SDE, so that every sampler, the likelihood and
+    latent codes work with it.
+
+    Args:
+        pipe_or_path: a pipeline with the components `unet` and `scheduler`, or a path or Hub id to load it from.
+
+    Returns:
+        `ScoreSdePipeline`, with a `ScoreSdeProbabilityFlowScheduler` for DDPM-like schedulers (DDPM, DDIM and all
+        others that hold `betas`) and a `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
+
+    Raises:
+        ValueError: if the pipeline has other components, its terminal signal-to-noise ratio is zero (no finite noise
+            level then stands for t = 1), its network also predicts variances, or its scheduler is of another kind.
+    """
+    pipe = pipe_or_path
+    if isinstance(pipe, (str, Path)):
+        pipe = DiffusionPipeline.from_pretrained(pipe)
+    components = set(pipe.components)
+    if components != {"unet", "scheduler"}:
+        raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")
+    unet, scheduler = pipe.unet, pipe.scheduler
+    if unet.config.out_channels != unet.config.in_channels:
+        raise ValueError(
+            f"The network turns {unet.config.in_channels} channels into {unet.config.out_channels}: learned variances "
+            "(and other inputs than the noisy image) can't be converted."
+        )
+    config = scheduler.config
+    if type(scheduler).__name__ == "ScoreSdeVeScheduler":
+        keys = ("sigma_min", "sigma_max", "snr", "sampling_eps", "num_train_timesteps")
+        sampler = ScoreSdePredictorCorrectorScheduler(
+            sde="ve", corrector_steps=config.correct_steps, **{key: config[key] for key in keys}
+        )
+        return ScoreSdePipeline(unet=unet, scheduler=sampler)
+    betas = getattr(scheduler, "betas", None)
+    if betas is None:
+        raise ValueError(
+            f"The scheduler must be ScoreSdeVeScheduler or hold `betas` as DDPMScheduler does, but is "
+            f"{type(scheduler).__name__}."
+        )
+    if config.get("rescale_betas_zero_snr") or not (betas < 1).all():
+        raise ValueError(
+            "The scheduler's terminal signal-to-noise ratio is zero (`rescale_betas_zero_snr`, or a beta of 1): "
+            "x_1 would hold no trace of x_0, and no finite log(alpha / sigma) stands for it."
+        )
+    sampler = ScoreSdeProbabilityFlowScheduler(
+        sde="vp_discrete",
+        trained_betas=betas.double().tolist(),
+        prediction_type=config.prediction_type,
+        num_train_timesteps=len(betas),
+    )
+    return ScoreSdePipeline(unet=unet, scheduler=sampler)
 
 
 def unet_config_from_score_sde(config):
