@@ -1,0 +1,497 @@
+"""The pipeline: what it returns and refuses, and its score against the exact one of Gaussian images."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from PIL import Image
+from torch import nn
+
+from sde_diffusers import (
+    NCSNppUNet2DModel,
+    ScoreSdePipeline,
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+)
+from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
+
+M, C = 0.4, 0.5  # the images' mean (of "no class") and deviation
+
+
+class GaussianNetwork(ModelMixin, ConfigMixin):
+    """The exact answer for images N(mean, C^2 I): mean M without a class, M + 0.1 (k + 1) for class k.
+
+    It works in any dtype and records every call.
+    """
+
+    @register_to_config
+    def __init__(self, sample_size=4, in_channels=3, num_class_embeds=None):
+        super().__init__()
+        self.no_weight = nn.Parameter(torch.zeros(1))
+        self.calls = []
+
+    def answers(self, scheduler):
+        self.parameterization = scheduler.parameterization
+        return self
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+        self.calls.append((sample, timestep, class_labels))
+        network = self.parameterization
+        t = network.sde_time(timestep).expand(len(sample))
+        alpha, sigma = (v.reshape(-1, 1, 1, 1) for v in (network.sde.alpha(t), network.sde.sigma(t)))
+        mean = torch.full((len(sample),), M) if class_labels is None else M + 0.1 * (class_labels + 1.0)
+        x, mean = sample.double(), mean.double().reshape(-1, 1, 1, 1)
+        noise = sigma * (x - alpha * mean) / (alpha**2 * C**2 + sigma**2)
+        x_0 = (x - sigma * noise) / alpha
+        output = {
+            "epsilon": noise,
+            "sample": x_0,
+            "score": -noise / sigma,
+            "v_prediction": alpha * noise - sigma * x_0,
+        }[network.prediction_type]
+        return UNet2DOutput(sample=output.to(sample.dtype))
+
+
+SCHEDULERS = {  # a scheduler, and the number of evaluations that n steps take
+    "reverse diffusion": (ScoreSdePredictorCorrectorScheduler, {"corrector": "none"}, lambda n: n),
+    "ancestral": (ScoreSdePredictorCorrectorScheduler, {"predictor": "ancestral", "corrector": "none"}, lambda n: n),
+    "langevin": (ScoreSdePredictorCorrectorScheduler, {"corrector_steps": 2}, lambda n: 3 * n),
+    "ald": (ScoreSdePredictorCorrectorScheduler, {"predictor": "none", "corrector": "ald"}, lambda n: n),
+    "euler": (ScoreSdeProbabilityFlowScheduler, {"method": "euler"}, lambda n: n),
+    "heun": (ScoreSdeProbabilityFlowScheduler, {"method": "heun"}, lambda n: 2 * n - 1),
+    "heun to eps": (ScoreSdeProbabilityFlowScheduler, {"final_denoise": False}, lambda n: 2 * n),
+}
+
+
+def gaussian_pipe(sampler="heun", network=None, **scheduler_config):
+    cls, config, _ = SCHEDULERS[sampler]
+    scheduler = cls(**config, **scheduler_config)
+    network = GaussianNetwork(**(network or {})).answers(scheduler)
+    return quiet(ScoreSdePipeline(unet=network, scheduler=scheduler))
+
+
+def unet_pipe(channels=3, sample_size=8, seed=0, dtype=torch.float32, scheduler=None, **config):
+    """A network with random weights, for all that is not about numbers; it returns x_0, so images are not extreme."""
+    torch.manual_seed(seed)
+    unet = NCSNppUNet2DModel(
+        sample_size=sample_size,
+        in_channels=channels,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        attention_resolutions=(),
+        scale_by_sigma=False,
+        time_embedding_type="positional",
+        image_range=(-1.0, 1.0),
+        init_scale=1.0,
+        **config,
+    )
+    return quiet(
+        ScoreSdePipeline(
+            unet=unet.eval().to(dtype),
+            scheduler=scheduler or ScoreSdeProbabilityFlowScheduler(prediction_type="sample"),
+        )
+    )
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(*seeds):
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return generators if len(generators) > 1 else generators[0]
+
+
+def draw(pipe, n=4, seed=0, **arguments):
+    arguments = {"generator": seeded(seed), "output_type": "pt", **arguments}
+    return pipe(num_inference_steps=n, **arguments).images
+
+
+# What comes out.
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_output_types(channels, mode):
+    pipe = unet_pipe(channels, sample_size=(8, 12))
+    images = {kind: draw(pipe, batch_size=2, output_type=kind) for kind in ("pil", "np", "pt")}
+    assert images["pt"].shape == (2, channels, 8, 12) and images["pt"].dtype == torch.float32
+    assert images["pt"].min() >= 0 and images["pt"].max() <= 1
+    assert isinstance(images["np"], np.ndarray) and images["np"].shape == (2, 8, 12, channels)
+    np.testing.assert_array_equal(images["np"], images["pt"].permute(0, 2, 3, 1).numpy())
+    assert len(images["pil"]) == 2
+    for image, array in zip(images["pil"], images["np"], strict=True):
+        assert isinstance(image, Image.Image) and image.mode == mode and image.size == (12, 8)
+        np.testing.assert_array_equal(np.asarray(image).reshape(array.shape), (array * 255).round().astype(np.uint8))
+
+
+def test_images_are_in_the_unit_range_whatever_the_networks():
+    """Images N(M, C^2) in the network's range end in [0, 1], at the mean's place in that range."""
+    for image_range in ((-1.0, 1.0), (0.0, 1.0), (-3.0, 3.0)):
+        pipe = gaussian_pipe(network={"sample_size": 32}, sde="vp", image_range=image_range)
+        images = draw(pipe, n=40, batch_size=4)
+        low, high = image_range
+        expected = ((M + C * torch.randn(100_000, generator=seeded(0))) - low).div(high - low).clamp(0, 1)
+        assert images.mean().item() == pytest.approx(expected.mean().item(), abs=0.02)
+        assert images.std().item() == pytest.approx(expected.std().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_nfe_counts_the_networks_evaluations(sampler):
+    pipe = gaussian_pipe(sampler)
+    for n in (1, 5):
+        pipe.unet.calls.clear()
+        output = pipe(num_inference_steps=n, generator=seeded(0), output_type="pt")
+        assert output.nfe == len(pipe.unet.calls) == SCHEDULERS[sampler][2](n)
+
+
+def test_return_dict():
+    pipe = gaussian_pipe()
+    images, nfe = pipe(num_inference_steps=3, generator=seeded(0), output_type="pt", return_dict=False)
+    assert torch.equal(images, draw(pipe, n=3)) and nfe == 5
+
+
+def test_default_number_of_steps_is_the_schedulers():
+    pipe = gaussian_pipe("heun")
+    assert pipe(output_type="pt").nfe == 2 * pipe.scheduler.default_num_inference_steps - 1
+
+
+# Where its randomness comes from.
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_images_are_the_generators(sampler):
+    pipe = gaussian_pipe(sampler)
+    assert torch.equal(draw(pipe, seed=1), draw(pipe, seed=1))
+    assert not torch.equal(draw(pipe, seed=1), draw(pipe, seed=2))
+    torch.manual_seed(3)
+    first = draw(pipe, generator=None)
+    torch.manual_seed(3)
+    assert torch.equal(first, draw(pipe, generator=None))
+
+
+@pytest.mark.parametrize("sampler", ["reverse diffusion", "ancestral", "ald", "euler", "heun"])
+@pytest.mark.parametrize("sde", SDE_NAMES)
+def test_each_image_has_its_own_generator(sampler, sde):
+    """Alone or in a batch, in whatever company: the same image. (Langevin step sizes are the batch's.)"""
+    pipe = gaussian_pipe(sampler, sde=sde)
+    together = draw(pipe, batch_size=3, generator=seeded(5, 6, 7))
+    for image, seed in enumerate((5, 6, 7)):
+        torch.testing.assert_close(together[image : image + 1], draw(pipe, seed=seed), rtol=0, atol=1e-5)
+    other_company = draw(pipe, batch_size=3, generator=seeded(8, 6, 9))
+    assert torch.equal(other_company[1], together[1]) and not torch.equal(other_company[0], together[0])
+
+
+def test_latents_are_the_standard_normal_start():
+    pipe = gaussian_pipe("heun", sde="ve")
+    latents = torch.randn(2, 3, 4, 4, generator=seeded(4))
+    images = draw(pipe, batch_size=2, latents=latents)
+    assert torch.equal(images, draw(pipe, batch_size=2, seed=4))
+    torch.testing.assert_close(pipe.unet.calls[0][0], 50 * latents)
+    # the probability flow of Gaussian images is linear: latents of 0 end near the mean
+    x = draw(pipe, n=30, batch_size=1, latents=torch.zeros(1, 3, 4, 4))
+    torch.testing.assert_close(x, torch.full_like(x, M * (1 - C / (50**2 + C**2) ** 0.5)), rtol=0, atol=5e-3)
+
+
+# Classes and guidance.
+
+
+def test_classes_reach_the_network():
+    pipe = gaussian_pipe(network={"num_class_embeds": 4})
+    for given, expected in [(2, [2, 2, 2]), ([0, 3, 1], [0, 3, 1]), (torch.tensor([1, 1, 0]), [1, 1, 0])]:
+        pipe.unet.calls.clear()
+        draw(pipe, batch_size=3, class_labels=given)
+        assert all(labels.tolist() == expected for _, _, labels in pipe.unet.calls)
+    pipe.unet.calls.clear()
+    draw(pipe, batch_size=3)
+    assert all(labels is None for _, _, labels in pipe.unet.calls)
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_guidance_extrapolates_linearly(sampler):
+    """(1 - w) unconditional + w conditional: as if the class's mean were M + w 0.1 (k + 1), here of class 1."""
+    pipe = gaussian_pipe(sampler, network={"num_class_embeds": 2})
+    conditional = draw(pipe, class_labels=1)
+    pipe.unet.calls.clear()
+    assert torch.equal(draw(pipe, class_labels=1, guidance_scale=1), conditional)
+    assert len(pipe.unet.calls) == SCHEDULERS[sampler][2](4)
+    none = draw(pipe, class_labels=1, guidance_scale=0.0)
+    torch.testing.assert_close(none, draw(pipe), rtol=0, atol=1e-5)
+    scale = 1.5
+    guided = pipe(num_inference_steps=4, class_labels=1, guidance_scale=scale, generator=seeded(0), output_type="pt")
+    assert guided.nfe == 2 * SCHEDULERS[sampler][2](4)
+
+    def shifted(sample, timestep, class_labels=None):
+        labels = torch.full((len(sample),), scale * 2 - 1)  # the mean of this "class" is M + scale 0.1 * 2
+        return GaussianNetwork.forward(pipe.unet, sample, timestep, labels)
+
+    pipe.unet.forward = shifted
+    torch.testing.assert_close(guided.images, draw(pipe), rtol=0, atol=1e-4)
+
+
+def test_guidance_with_a_real_network():
+    pipe = unet_pipe(num_class_embeds=3)
+    plain, guided = (draw(pipe, class_labels=[0, 2], batch_size=2, guidance_scale=w) for w in (1.0, 3.0))
+    assert guided.isfinite().all() and not torch.equal(plain, guided)
+
+
+# Watching and steering.
+
+
+def test_callback_sees_every_evaluation():
+    pipe = gaussian_pipe("langevin")
+    seen = []
+
+    def callback(pipeline, k, timestep, values):
+        assert pipeline is pipe and list(values) == ["latents"]
+        seen.append((k, timestep.item(), values["latents"].clone()))
+
+    images = draw(pipe, callback_on_step_end=callback)
+    assert [k for k, _, _ in seen] == list(range(12))
+    assert [timestep for _, timestep, _ in seen] == pipe.scheduler.timesteps.tolist()
+    torch.testing.assert_close(images, pipe.scheduler.parameterization.to_unit_range(seen[-1][2]).clamp(0, 1))
+    assert torch.equal(images, draw(pipe))  # and changes nothing
+
+
+def test_callback_may_replace_the_state():
+    pipe = gaussian_pipe()
+    replaced = torch.full((1, 3, 4, 4), 0.25)
+
+    def callback(pipeline, k, timestep, values):
+        return {"latents": replaced} if k == 2 else {}
+
+    draw(pipe, callback_on_step_end=callback)
+    assert torch.equal(pipe.unet.calls[3][0], replaced)
+    assert not torch.equal(pipe.unet.calls[2][0], replaced)
+
+
+def test_progress_bar(capsys):
+    pipe = gaussian_pipe()
+    draw(pipe)
+    assert capsys.readouterr().err == ""
+    pipe.set_progress_bar_config(desc="drawing")
+    draw(pipe)
+    assert "drawing" in capsys.readouterr().err
+
+
+# The score.
+
+
+@pytest.mark.parametrize("sampling_sde", [None, *SDE_NAMES])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("sde", SDE_NAMES)
+def test_score_and_denoise_are_exact(sde, prediction_type, sampling_sde):
+    """p_t of Gaussian images is N(alpha M, alpha^2 C^2 + sigma^2), under the SDE that is sampled."""
+    pipe = gaussian_pipe(sde=sde, prediction_type=prediction_type, sampling_sde=sampling_sde)
+    pipe.unet.double()
+    t = torch.tensor([0.05, 0.3, 0.6], dtype=torch.float64)
+    alpha, sigma = (v(t).reshape(-1, 1, 1, 1) for v in (pipe.scheduler.sde.alpha, pipe.scheduler.sde.sigma))
+    variance = alpha**2 * C**2 + sigma**2
+    x = alpha * M + variance.sqrt() * torch.randn(3, 3, 4, 4, dtype=torch.float64, generator=seeded(0))
+    score = -(x - alpha * M) / variance
+    close = {"rtol": 0, "atol": 1e-4 * score.abs().max().item()}  # the network is asked in float32
+    torch.testing.assert_close(pipe.score(x, t), score, **close)
+    torch.testing.assert_close(pipe.denoise(x, t), M + alpha * C**2 * (x - alpha * M) / variance, rtol=0, atol=1e-4)
+    for image in range(3):  # one time for all
+        torch.testing.assert_close(
+            pipe.score(x[image : image + 1], t[image].item()), score[image : image + 1], **close
+        )
+
+
+@pytest.mark.parametrize("sampling_sde", [None, *SDE_NAMES])
+@pytest.mark.parametrize("sde", SDE_NAMES)
+def test_samples_are_gaussian_images_under_every_sde(sde, sampling_sde):
+    """The probability flow takes x at noise level s to M + (x - M) C / sqrt(C^2 + s^2), and starts from N(0, s^2)."""
+    pipe = gaussian_pipe("heun", sde=sde, sampling_sde=sampling_sde, image_range=(-3, 3), network={"sample_size": 32})
+    x = 6 * draw(pipe, n=40, batch_size=4) - 3
+    start = pipe.scheduler.times[0]
+    s = (pipe.scheduler.sde.sigma(start) / pipe.scheduler.sde.alpha(start)).item()
+    shrink = C / (C**2 + s**2) ** 0.5
+    assert x.mean().item() == pytest.approx(M * (1 - shrink), abs=4 * C / x.numel() ** 0.5)
+    assert x.std().item() == pytest.approx(s * shrink, abs=0.02)
+
+
+def test_score_of_a_class():
+    pipe = gaussian_pipe(sde="ve", network={"num_class_embeds": 4})
+    x, sigma = torch.zeros(2, 3, 4, 4), pipe.scheduler.sde.sigma(0.5).item()
+    expected = torch.tensor([M + 0.1, M + 0.4])[:, None, None, None].expand_as(x) / (C**2 + sigma**2)
+    torch.testing.assert_close(pipe.score(x, 0.5, class_labels=[0, 3]), expected)
+
+
+@pytest.mark.parametrize("sampling_sde", [None, "ve"])
+def test_gradients_flow_through_the_score(sampling_sde):
+    """d score / dx = -1 / (alpha^2 C^2 + sigma^2)."""
+    pipe = gaussian_pipe(sde="vp", sampling_sde=sampling_sde)
+    x = torch.randn(2, 3, 4, 4, generator=seeded(0), requires_grad=True)
+    (gradient,) = torch.autograd.grad(pipe.score(x, 0.3).sum(), x)
+    alpha, sigma = pipe.scheduler.sde.alpha(0.3).item(), pipe.scheduler.sde.sigma(0.3).item()
+    torch.testing.assert_close(gradient, torch.full_like(x, -1 / (alpha**2 * C**2 + sigma**2)), rtol=1e-4, atol=0)
+    assert not pipe.score(x.detach(), 0.3).requires_grad
+    with torch.no_grad():
+        assert not pipe.denoise(x, 0.3).requires_grad
+
+
+@pytest.mark.parametrize("t", [0.0, -0.1, 1.01, float("nan"), [0.5, 0.5, 0.5], [[0.5, 0.5]]])
+def test_bad_times_are_refused(t):
+    pipe = gaussian_pipe()
+    for method in (pipe.score, pipe.denoise):
+        with pytest.raises(ValueError, match="`t`"):
+            method(torch.zeros(2, 3, 4, 4), t)
+    assert not pipe.unet.calls
+
+
+# Half precision.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sampler", ["langevin", "heun"])
+def test_half_precision_networks(dtype, sampler):
+    cls, config, _ = SCHEDULERS[sampler]
+    pipe = unet_pipe(dtype=dtype, scheduler=cls(**config, prediction_type="sample"))
+    states = []
+    images = draw(pipe, callback_on_step_end=lambda pipe, k, t, values: states.append(values["latents"]))
+    assert images.isfinite().all() and images.dtype == torch.float32
+    assert {state.dtype for state in states} == {torch.float32}
+    # not merely float32 in name: the state holds more than the half precision type can
+    assert not torch.equal(states[0], states[0].to(dtype).float())
+
+
+def test_half_precision_follows_the_single_precision_network():
+    single, half = unet_pipe(), unet_pipe()
+    half.to(torch.bfloat16)
+    assert half.unet.dtype == torch.bfloat16
+    torch.testing.assert_close(draw(half), draw(single), rtol=0, atol=0.05)
+    x = torch.randn(2, 3, 8, 8, generator=seeded(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert half.score(x.to(dtype), 0.5).dtype == torch.float32  # at least
+
+
+def test_to_float16():
+    pipe = unet_pipe().to(torch.float16)
+    assert pipe.unet.dtype == torch.float16 and draw(pipe).isfinite().all()
+
+
+# What it refuses, before the network is asked.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.0}, "batch_size"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps"),
+        ({"guidance_scale": float("nan"), "class_labels": 1}, "guidance_scale"),
+        ({"guidance_scale": "2", "class_labels": 1}, "guidance_scale"),
+        ({"guidance_scale": 2.0}, "guidance_scale"),  # without classes
+        ({"output_type": "jpg"}, "output_type"),
+        ({"batch_size": 3, "generator": [torch.Generator()] * 2}, "generator"),
+        ({"latents": torch.zeros(2, 3, 4, 4)}, "latents"),
+        ({"latents": torch.zeros(1, 1, 4, 4)}, "latents"),
+        ({"latents": torch.zeros(1, 3, 16)}, "latents"),
+        ({"latents": torch.zeros(1)}, "latents"),
+        ({"latents": torch.tensor(0.0)}, "latents"),
+        ({"class_labels": 4}, "class_labels"),
+        ({"class_labels": -2}, "class_labels"),
+        ({"class_labels": [0, 1]}, "class_labels"),
+        ({"class_labels": [[0]]}, "class_labels"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callback_on_step_end_tensor_inputs"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    pipe = gaussian_pipe(network={"num_class_embeds": 4})
+    with pytest.raises(ValueError, match=f"`{named}`"):
+        pipe(**arguments)
+    assert not pipe.unet.calls
+
+
+def test_classes_of_an_unconditional_network_are_refused():
+    pipe = gaussian_pipe()
+    with pytest.raises(ValueError, match="`class_labels`"):
+        pipe(class_labels=0)
+    assert not pipe.unet.calls
+
+
+def test_foreign_schedulers_are_refused():
+    with pytest.raises(ValueError, match="`scheduler`"):
+        ScoreSdePipeline(unet=GaussianNetwork(), scheduler=DDPMScheduler())
+
+
+# Saving and loading.
+
+
+def test_saved_pipelines_draw_the_same_images(tmp_path):
+    pipe = unet_pipe(
+        num_class_embeds=2,
+        scheduler=ScoreSdePredictorCorrectorScheduler(predictor="ancestral", prediction_type="sample"),
+    )
+    pipe.save_pretrained(tmp_path)
+    again = quiet(ScoreSdePipeline.from_pretrained(tmp_path))
+    assert type(again) is ScoreSdePipeline
+    assert type(again.unet) is NCSNppUNet2DModel and not again.unet.training
+    assert type(again.scheduler) is ScoreSdePredictorCorrectorScheduler
+    # Not bit for bit: weights from a file lie elsewhere in memory, and the CPU's kernels round as they are aligned.
+    torch.testing.assert_close(draw(again, class_labels=1), draw(pipe, class_labels=1), rtol=0, atol=1e-5)
+    for key, value in again.unet.state_dict().items():
+        assert torch.equal(value, pipe.unet.state_dict()[key]), key
+
+
+def test_components_may_be_given_on_load(tmp_path):
+    pipe = unet_pipe()
+    pipe.save_pretrained(tmp_path)
+    scheduler = ScoreSdePredictorCorrectorScheduler()
+    again = ScoreSdePipeline.from_pretrained(tmp_path, scheduler=scheduler)
+    assert again.scheduler is scheduler
+
+
+def test_torch_dtype_on_load(tmp_path):
+    unet_pipe().save_pretrained(tmp_path)
+    pipe = quiet(ScoreSdePipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16))
+    assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
+    assert draw(pipe).isfinite().all()
+
+
+def test_variants(tmp_path):
+    """A folder may hold weights in several precisions."""
+    pipe = unet_pipe()
+    pipe.save_pretrained(tmp_path)
+    half = copy.deepcopy(pipe.unet).half()
+    quiet(ScoreSdePipeline(unet=half, scheduler=pipe.scheduler)).save_pretrained(tmp_path, variant="fp16")
+    names = {path.name for path in (tmp_path / "unet").glob("*.safetensors")}
+    assert names == {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"}
+    full = quiet(ScoreSdePipeline.from_pretrained(tmp_path))
+    torch.testing.assert_close(draw(full), draw(pipe), rtol=0, atol=1e-5)
+    loaded = ScoreSdePipeline.from_pretrained(tmp_path, variant="fp16", torch_dtype=torch.float16)
+    for key, value in loaded.unet.state_dict().items():
+        assert torch.equal(value, half.state_dict()[key]), key
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler"],
+)
+def test_missing_files_are_errors(tmp_path, missing):
+    unet_pipe().save_pretrained(tmp_path)
+    for path in sorted(tmp_path.glob(f"{missing}*/*")) or [tmp_path / missing]:
+        path.unlink()
+    with pytest.raises((OSError, ValueError)):
+        ScoreSdePipeline.from_pretrained(tmp_path)
+
+
+def test_diffusers_own_network():
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp_discrete")
+    images = draw(quiet(ScoreSdePipeline(unet=unet.eval(), scheduler=scheduler)), batch_size=2)
+    assert images.shape == (2, 3, 8, 8) and images.isfinite().all()
