@@ -1,0 +1,267 @@
+"""How many images a second a small NCSN++ trains, next to diffusers' U-Net and the paper's own PyTorch code.
+
+    python benchmarks/training_throughput.py results/throughput --score_sde ~/score_sde_pytorch
+
+A step is everything that training does: noise, forward, denoising score matching loss, backward, gradient clipping,
+Adam, moving average of the weights. The contenders take turns, so that whatever else the machine does hits all of them
+alike; medians over the rounds are reported, and ratios of them. Writes into the output folder
+
+- `throughput.json` and `throughput.png`: images per second of every contender,
+- `loss_curves.png` (and the losses, in the JSON): that bfloat16 autocast trains as float32 does, on real images.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import matplotlib
+import torch
+from diffusers import UNet2DModel
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel  # noqa: E402
+from training.data import load_images  # noqa: E402
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+WIDTHS, BLOCKS, ATTENTION, DROPOUT, SIZE = (32, 64, 64), 2, 16, 0.1, 32
+SIGMA_MIN, SIGMA_MAX = 0.01, 50.0
+OURS, DIFFUSERS, PAPER = "sde_diffusers", "diffusers UNet2DModel", "score_sde_pytorch"
+
+
+def ours():
+    """A small NCSN++ as on CIFAR-10: FIR, residual input pyramid, Fourier features, division by sigma."""
+    unet = NCSNppUNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=WIDTHS,
+        layers_per_block=BLOCKS,
+        attention_resolutions=(ATTENTION,),
+        progressive_input="residual",
+        dropout=DROPOUT,
+    )
+    return unet, lambda x, sigma: unet(x, sigma).sample
+
+
+def diffusers_unet():
+    """diffusers' plain U-Net of equal widths and depth, with attention at the same level (no FIR, no pyramid)."""
+    unet = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=WIDTHS,
+        layers_per_block=BLOCKS,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=WIDTHS[1],
+        norm_num_groups=8,
+        dropout=DROPOUT,
+    )
+    return unet, lambda x, sigma: unet(2 * x - 1, sigma.log()).sample / sigma[:, None, None, None]
+
+
+def paper_network(checkout):
+    """The network of `ours` built by the paper's own code, from a checkout of it."""
+    if not (checkout / "models" / "ncsnpp.py").is_file():
+        raise SystemExit(f"--score_sde: {checkout} is no checkout of score_sde_pytorch (no models/ncsnpp.py in it).")
+    sys.path.insert(0, str(checkout))
+    # It compiles CUDA kernels when imported, which it does not use on CPUs.
+    with mock.patch("torch.utils.cpp_extension.load"):
+        from models.ncsnpp import NCSNpp
+
+    model = SimpleNamespace(
+        nf=WIDTHS[0],
+        ch_mult=tuple(width // WIDTHS[0] for width in WIDTHS),
+        num_res_blocks=BLOCKS,
+        attn_resolutions=(ATTENTION,),
+        dropout=DROPOUT,
+        embedding_type="fourier",
+        fourier_scale=16,
+        fir=True,
+        fir_kernel=[1, 3, 3, 1],
+        resblock_type="biggan",
+        resamp_with_conv=True,
+        skip_rescale=True,
+        progressive="none",
+        progressive_input="residual",
+        progressive_combine="sum",
+        init_scale=0.0,
+        conditional=True,
+        nonlinearity="swish",
+        scale_by_sigma=True,
+        sigma_min=SIGMA_MIN,
+        sigma_max=SIGMA_MAX,
+        num_scales=1000,
+    )
+    data = SimpleNamespace(image_size=SIZE, num_channels=3, centered=False)
+    network = NCSNpp(SimpleNamespace(model=model, data=data, training=SimpleNamespace(continuous=True)))
+    return network, network
+
+
+class Trainer:
+    """Trains one network; `step(images)` is one full training step and returns the loss."""
+
+    def __init__(self, network, score, bfloat16=False, channels_last=True, learning_rate=2e-4, seed=0):
+        network.train()
+        if channels_last:
+            network.to(memory_format=torch.channels_last)
+        self.score, self.bfloat16 = score, bfloat16
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def step(self, images):
+        """One step on images (N, C, H, W) in [0, 1]: loss E |sigma s(x + sigma z; sigma) + z|^2 under the VE SDE."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sigma = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** torch.rand(len(images), generator=self.generator)
+        noise = torch.randn(images.shape, generator=self.generator)
+        scale = sigma[:, None, None, None]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+            score = self.score(images + scale * noise, sigma)
+        loss = (scale * score.float() + noise).square().sum((1, 2, 3)).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.parameters, 1e-3)
+        return loss.item()
+
+
+def measure(contenders, images, rounds, steps):
+    """Images per second, {name: one number per round}; the contenders take turns, after one step to warm up."""
+    rates = {name: [] for name in contenders}
+    progress = tqdm(total=len(contenders) * (rounds * steps + 1), desc="throughput", unit="step")
+    for trainer in contenders.values():
+        trainer.step(images)
+        progress.update()
+    for _ in range(rounds):
+        for name, trainer in contenders.items():
+            start = time.perf_counter()
+            for _ in range(steps):
+                trainer.step(images)
+                progress.update()
+            rates[name].append(steps * len(images) / (time.perf_counter() - start))
+    progress.close()
+    return rates
+
+
+def loss_curves(images, steps, batch_size):
+    """Losses of our network from the same start, with the same images and noise, in bfloat16 and float32."""
+    torch.manual_seed(0)
+    network, _ = ours()
+    losses = {}
+    for name in ("bfloat16", "float32"):
+        twin = copy.deepcopy(network)
+        trainer = Trainer(
+            twin, lambda x, sigma, twin=twin: twin(x, sigma).sample, name == "bfloat16", learning_rate=1e-3
+        )
+        torch.manual_seed(0)  # dropout
+        order = torch.Generator().manual_seed(0)
+        losses[name] = []
+        for _ in tqdm(range(steps), desc=f"loss curve, {name}", unit="step"):
+            batch = images[torch.randint(len(images), (batch_size,), generator=order)]
+            losses[name].append(trainer.step(batch))
+    return losses
+
+
+def plot_throughput(medians, rates, path):
+    """Bars of the medians; the lines span all rounds."""
+    figure, axes = plt.subplots(figsize=(8, 0.7 * len(medians) + 1.2), layout="constrained")
+    names = list(medians)[::-1]
+    errors = [[medians[n] - min(rates[n]) for n in names], [max(rates[n]) - medians[n] for n in names]]
+    colors = ["tab:blue" if name.startswith(OURS) else "tab:gray" for name in names]
+    bars = axes.barh(names, [medians[n] for n in names], xerr=errors, color=colors, ecolor="black")
+    axes.bar_label(bars, [f"{medians[n]:.1f}" for n in names], padding=6)
+    axes.set_xlabel("images per second, full training step (median; lines: all rounds)")
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def plot_losses(losses, path, window=10):
+    """Both loss curves, faint as they are and bold as running means."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for (name, values), style, color in zip(losses.items(), ("-", "--"), ("tab:orange", "tab:blue"), strict=True):
+        axes.plot(values, color=color, alpha=0.25)
+        means = torch.tensor(values).unfold(0, min(window, len(values)), 1).mean(1)
+        axes.plot(range(len(values) - len(means), len(values)), means, style, color=color, label=name)
+    axes.set(xlabel="training step", ylabel="denoising score matching loss", yscale="log")
+    axes.legend(title=f"mean over {window} steps")
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="folder for the JSON file and the figures")
+    parser.add_argument("--score_sde", type=Path, help="checkout of github.com/yang-song/score_sde_pytorch to compare")
+    parser.add_argument(
+        "--images", default=str(ROOT.parent / "shared" / "data" / "cifar10"), help="data set or folder"
+    )
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contender gets its turn")
+    parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
+    parser.add_argument("--curve_steps", type=int, default=200, help="training steps of the loss curves; 0: none")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    args = parser.parse_args()
+    for name in ("batch_size", "rounds", "steps", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    try:
+        images = load_images(args.images, image_size=SIZE, channels=3, max_images=10_000, streaming=False).images
+    except (OSError, ValueError) as error:
+        parser.error(f"--images {args.images}: {error}")
+    images = images.float() / 255
+    torch.set_num_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
+
+    torch.manual_seed(0)
+    contenders = {
+        f"{OURS}, bfloat16": Trainer(*ours(), bfloat16=True),
+        f"{OURS}, float32": Trainer(*ours()),
+        f"{DIFFUSERS}, bfloat16": Trainer(*diffusers_unet(), bfloat16=True),
+        f"{DIFFUSERS}, float32": Trainer(*diffusers_unet()),
+    }
+    if args.score_sde:
+        contenders[f"{PAPER}, float32"] = Trainer(*paper_network(args.score_sde), channels_last=False)
+    rates = measure(contenders, images[: args.batch_size], args.rounds, args.steps)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {
+        f"{name} / {other}": medians[name] / medians[other]
+        for name in medians
+        for other in medians
+        if name.startswith(OURS) and not other.startswith(OURS)
+    }
+    losses = loss_curves(images, args.curve_steps, args.batch_size) if args.curve_steps else {}
+
+    results = {
+        "images_per_second": medians,
+        "rounds": rates,
+        "ratios": ratios,
+        "parameters": {name: sum(p.numel() for p in trainer.parameters) for name, trainer in contenders.items()},
+        "losses": losses,
+        "batch_size": args.batch_size,
+        "threads": args.threads,
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
+    (args.output / "throughput.json").write_text(json.dumps(results, indent=2))
+    plot_throughput(medians, rates, args.output / "throughput.png")
+    if losses:
+        plot_losses(losses, args.output / "loss_curves.png")
+    for name, median in medians.items():
+        print(f"{median:8.1f} images/s  {name}")
+    for name, ratio in ratios.items():
+        print(f"{ratio:8.2f} x  {name}")
+
+
+if __name__ == "__main__":
+    main()
