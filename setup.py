@@ -1,6 +1,16 @@
 from setuptools import find_packages, setup
 
-TRAIN = ["accelerate>=1.10", "datasets>=4.4", "omegaconf>=2.3", "pillow>=11.0", "tensorboard>=2.18", "tqdm>=4.67"]
+# Lower bounds are the lowest releases that the tests were run with.
+TRAIN = [
+    "accelerate>=1.10",
+    "datasets>=4.4",
+    "matplotlib>=3.9",
+    "omegaconf>=2.3",
+    "safetensors>=0.6.2",
+    "tensorboard>=2.18",
+    "torchvision>=0.24",
+    "tqdm>=4.67",
+]
 
 setup(
     name="sde-diffusers",
@@ -9,14 +19,12 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["sde_diffusers*"]),
     python_requires=">=3.10",
-    install_requires=[  # lower bounds: the suite passes with exactly these
+    install_requires=[
         "diffusers>=0.36",
         "huggingface_hub>=0.36",
-        "numpy>=1.26",
+        "numpy>=2.0",
         "pillow>=11.0",
-        "safetensors>=0.6",
         "torch>=2.9",
-        "tqdm>=4.67",
     ],
     extras_require={
         "train": TRAIN,
