@@ -1,8 +1,9 @@
 """Checkpoints of other code bases, converted to pipelines: `from_score_sde`, `from_diffusers`.
 
-Pipelines of diffusers keep their network; only the scheduler is translated. Networks of the paper's own code (github.com/yang-song/score_sde_pytorch, `model.name` "ncsnpp" and "ddpm") keep their
-layers in one flat list, `all_modules.<i>`, in the order in which they are used. The conversion walks our network in
-that order and states, layer by layer, which of our tensors the next entry of the list holds.
+Pipelines of diffusers keep their network; only the scheduler is translated. Networks of the paper's own code
+(github.com/yang-song/score_sde_pytorch, `model.name` "ncsnpp" and "ddpm") keep their layers in one flat list,
+`all_modules.<i>`, in the order in which they are used. The conversion walks our network in that order and states,
+layer by layer, which of our tensors the next entry of the list holds.
 """
 
 from pathlib import Path
