@@ -218,13 +218,14 @@ def whole_run(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     torch.set_num_threads(1)
     extras = ["validate_every=20", "sample_every=30", "checkpoint_every=10", "checkpoints_limit=3"]
-    return run_here(tiny, folder, "steps=60", "model.dropout=0.1", *extras)
+    larger = ["model.block_out_channels=[16]", "model.patch_size=2", "optimizer.lr=1e-2", "batch_size=32"]
+    return run_here(tiny, folder, "steps=60", *larger, *extras)
 
 
 def test_learns_from_real_images_and_leaves_a_pipeline(whole_run):
     losses = list(metrics(whole_run).values())
     assert list(metrics(whole_run)) == list(range(1, 61))
-    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
     pipe = ScoreSdePipeline.from_pretrained(whole_run / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     images = pipe(batch_size=2, num_inference_steps=3, class_labels=[0, 9], output_type="pt").images
@@ -264,7 +265,7 @@ def test_a_worse_model_does_not_replace_the_best(tiny, tmp_path):
     assert_same_bits(again, best)
 
 
-def test_signals_and_crashes_leave_no_trace(tiny, whole_run, tmp_path, capsys):
+def test_signals_and_crashes_leave_no_trace(tiny, tmp_path, capsys):
     """SIGTERM, then kill -9, each at some moment; resumed, the run ends where the uninterrupted one did."""
     folder = tmp_path / "run"
     overrides = ["steps=60", "model.dropout=0.1", "checkpoint_every=10", "checkpoints_limit=3"]
@@ -288,17 +289,16 @@ def test_signals_and_crashes_leave_no_trace(tiny, whole_run, tmp_path, capsys):
     leftover = folder / "checkpoints" / ".step-00000099.incomplete"
     leftover.mkdir()
 
-    run_here(tiny, folder, *overrides, "resume=latest", "validate_every=0")
+    run_here(tiny, folder, *overrides, "resume=latest")
     assert "Resumed from" in capsys.readouterr().out
     assert list(metrics(folder)) == list(range(1, 61))
-    # The whole run holds images out for validation, so that it sees other ones: compare with its twin.
     twin = run_here(tiny, tmp_path / "twin", "steps=60", "model.dropout=0.1")
     assert_same_bits(final_state(folder), final_state(twin))
     assert metrics(folder) == metrics(twin)
 
 
 def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
-    overrides = ["steps=50", "optimizer.decay_fraction=0"]
+    overrides = ["steps=50", "optimizer.lr=1e-2"]
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
     process = start(tiny, tmp_path / "two", *overrides, launcher=launcher)
     one = metrics(run_here(tiny, tmp_path / "one", *overrides))
