@@ -35,7 +35,7 @@ from sde_diffusers.models.layers import (
     linear,
 )
 
-# Sources: configs/{ve,vp}/*.py of the paper's own code (github.com/yang-song/score_sde_pytorch), FIDs from its README.
+# Sources: configs/{ve,vp}/*.py of the paper's own code (github.com/yang-song/score_sde_pytorch). Its sigma_max and the
 # like belong to the SDE (scheduler), not to the network.
 _CIFAR10 = {
     "sample_size": 32,
@@ -63,13 +63,13 @@ _SMALL = {
     "preconditioning": "edm",
 }
 NCSNPP_PRESETS = {
-    # configs/ve/cifar10_ncsnpp_continuous.py: FID 2.38
+    # configs/ve/cifar10_ncsnpp_continuous.py
     "cifar10-ncsnpp-continuous": _CIFAR10_NCSNPP,
-    # configs/ve/cifar10_ncsnpp_deep_continuous.py: FID 2.20
+    # configs/ve/cifar10_ncsnpp_deep_continuous.py
     "cifar10-ncsnpp-deep-continuous": {**_CIFAR10_NCSNPP, "layers_per_block": 8},
-    # configs/{vp,subvp}/cifar10_ddpmpp_continuous.py: FID 2.55 (VP), 3.02 bits/dim (sub-VP)
+    # configs/{vp,subvp}/cifar10_ddpmpp_continuous.py
     "cifar10-ddpmpp-continuous": _CIFAR10_DDPMPP,
-    # configs/{vp,subvp}/cifar10_ddpmpp_deep_continuous.py: FID 2.41, 2.99 bits/dim (sub-VP)
+    # configs/{vp,subvp}/cifar10_ddpmpp_deep_continuous.py
     "cifar10-ddpmpp-deep-continuous": {**_CIFAR10_DDPMPP, "layers_per_block": 8},
     # configs/ve/{celebahq,ffhq}_256_ncsnpp_continuous.py, bedroom and church alike
     "ncsnpp-256-continuous": {
@@ -145,6 +145,7 @@ class NCSNppUNet2DModel(UNet2DModel):
     """
 
     _supports_gradient_checkpointing = True
+    accepts_float32_input = True  # whatever its dtype: the pipeline then doesn't round noisy images to 16 bits
     # Without accelerate, diffusers would take the dtype of the first entry, integers here, as that of the network.
     _supports_param_buffer_assignment = False
 
