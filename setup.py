@@ -29,7 +29,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": ["clean-fid>=0.1.35", "scipy<1.18"],  # clean-fid uses what scipy 1.18 removed
-        "space": ["gradio>=6.0"],
+        "space": ["gradio>=6.31"],
         "dev": [*TRAIN, "pytest>=8.4", "ruff>=0.15"],
     },
 )
