@@ -411,6 +411,8 @@ class NCSNppUNet2DModel(UNet2DModel):
         x = x.to(self.conv_in.weight.dtype)
         if patch > 1:
             x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)
+        # Not by isinstance: diffusers re-executes a saved folder's module at every load, so classes are replaced.
+        biggan = self.config.resblock_type == "biggan"
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
 
         def run(block, *args):
@@ -424,7 +426,7 @@ class NCSNppUNet2DModel(UNet2DModel):
                 skips.append(h)
             if level < len(self.downsamplers):
                 downsample = self.downsamplers[level]
-                h = run(downsample, h, emb) if isinstance(downsample, ResidualBlock) else downsample(h)
+                h = run(downsample, h, emb) if biggan else downsample(h)
                 if len(self.input_pyramid):
                     h, pyramid = self.input_pyramid[level](h, pyramid)
                 skips.append(h)
@@ -440,7 +442,7 @@ class NCSNppUNet2DModel(UNet2DModel):
                 h, pyramid = self.output_pyramid[level](h, pyramid)
             if level < len(self.upsamplers):
                 upsample, size = self.upsamplers[level], skips[-1].shape[-2:]
-                h = run(upsample, h, emb, size) if isinstance(upsample, ResidualBlock) else upsample(h, size)
+                h = run(upsample, h, emb, size) if biggan else upsample(h, size)
 
         h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(h, patch)[..., :height, :width] if patch > 1 else h
