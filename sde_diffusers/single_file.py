@@ -33,7 +33,8 @@ def source_of(cls: type) -> str:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
     modules = [cls.__module__]
     if hasattr(cls, "_get_compatibles"):
-        modules += sorted({other.__module__ for other in cls._get_compatibles()} - {cls.__module__})
+        others = {other.__module__ for other in cls._get_compatibles()} - {cls.__module__}
+        modules += sorted(module for module in others if module.split(".")[0] == PACKAGE)  # no user's own sampler
     externals, bodies = {}, {}
     for module in modules:
         collect(module, externals, bodies)
