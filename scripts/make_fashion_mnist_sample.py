@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 CLASS_NAMES = [
-    "T-shirt/top",
+    "T - shirt / top",
     "Trouser",
     "Pullover",
     "Dress",

@@ -17,18 +17,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pixels import UnreadableImage, decode_image, suggest_sigma_max
 
-from training import data
-from training.data import (
-    ImageData,
-    StreamedImages,
-    hold_out,
-    load_images,
-    split_names,
-    suggest_sigma_max,
-    to_range,
-    validation_split,
-)
+import data
+from data import ImageData, StreamedImages, hold_out, load_images, split_names
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = str(ROOT / "data" / "fashion_mnist")
@@ -54,7 +46,7 @@ def encoded(image, format="PNG", **options):
 
 
 def decoded(image, format="PNG", image_size=None, channels=None, **options):
-    return data.decode_image({"bytes": encoded(image, format, **options), "path": None}, image_size, channels)
+    return decode_image({"bytes": encoded(image, format, **options), "path": None}, image_size, channels)
 
 
 def write_parquet(folder, images, split="train", image_column="image", **columns):
@@ -114,13 +106,6 @@ def test_image_column_is_found_by_its_type():
 def test_missing_split_lists_those_there_are():
     with pytest.raises(ValueError, match="split 'validation' does not exist in .*; it has 'train', 'test'"):
         load_images(EMBEDDED, "validation")
-
-
-def test_validation_split():
-    assert validation_split(["train", "test", "validation"]) == "validation"
-    assert validation_split(["train", "test"]) == "test"
-    assert validation_split(["train"]) is None
-    assert validation_split(split_names(EMBEDDED)) == "test"
 
 
 def test_folder_of_images_with_classes(tmp_path):
@@ -364,7 +349,7 @@ def test_too_many_broken_images_are_an_error(tmp_path):
 
 def test_decompression_bombs_are_not_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(data.UnreadableImage, match="DecompressionBombError"):
+    with pytest.raises(UnreadableImage, match="DecompressionBombError"):
         decoded(Image.new("L", (10, 10)))
 
 
@@ -517,18 +502,6 @@ def test_suggest_sigma_max():
             suggest_sigma_max(bad)
 
 
-def test_to_range():
-    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert torch.allclose(to_range(images, (-1, 1)).flatten(), torch.linspace(-1, 1, 256), atol=1e-6)
-    values = to_range(images, (0, 1), torch.Generator().manual_seed(0)) * 256
-    assert torch.equal(values.floor().to(torch.uint8), images) and 0.4 < (values - values.floor()).mean() < 0.6
-    assert torch.equal(values, to_range(images, (0, 1), torch.Generator().manual_seed(0)) * 256)
-    with pytest.raises(ValueError, match="image_range must be"):
-        to_range(images, (1, 0))
-    with pytest.raises(ValueError, match="images must be uint8, got torch.float32"):
-        to_range(images.float(), (0, 1))
-
-
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
@@ -580,7 +553,7 @@ import logging, sys, time
 import datasets
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 logging.basicConfig()
-from training.data import load_images
+from data import load_images
 for dataset, streaming in (("org/name", True), ("org/name", None), ("org/other", None), ("fashion_mnist", None)):
     start = time.monotonic()
     try:
@@ -594,7 +567,9 @@ for dataset, streaming in (("org/name", True), ("org/name", None), ("org/other",
 def run_hub_script(endpoint, home, offline_mode="0"):
     """In a new process, since the libraries read the endpoint and the place of the cache when they are imported."""
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline_mode}
-    environment = os.environ | environment | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    environment = (
+        os.environ | environment | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "PYTHONPATH": "training"}
+    )
     command = [sys.executable, "-c", HUB_SCRIPT]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -16,15 +16,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
+from batch_order import batch_indices, check_integer, epoch_order, flipped, slice_of_rank
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from PIL import Image, ImageOps
+from pixels import UnreadableImage, conform, decode_image
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -105,12 +106,12 @@ class ImageData:
         Raises:
             ValueError: an argument is out of range.
         """
-        own = _slice_of_rank(batch_size, seed, start_step, rank, world_size)
+        own = slice_of_rank(batch_size, seed, start_step, rank, world_size)
 
         def serve() -> Iterator[Batch]:
             for step in itertools.count(start_step):
-                images, labels = self[_batch_indices(len(self), batch_size, seed, step)[own]]
-                yield (_flipped(images, batch_size, seed, step, own) if flip else images), labels
+                images, labels = self[batch_indices(len(self), batch_size, seed, step)[own]]
+                yield (flipped(images, batch_size, seed, step, own) if flip else images), labels
 
         return serve()
 
@@ -155,7 +156,7 @@ class StreamedImages:
         The iterator raises ValueError where images differ in size and no `image_size` was given, where a label is
         missing, and where more than 1 % of the images (and more than 10) cannot be read.
         """
-        own = _slice_of_rank(batch_size, seed, start_step, rank, world_size)
+        own = slice_of_rank(batch_size, seed, start_step, rank, world_size)
         slots = range(batch_size)[own]
 
         def serve() -> Iterator[Batch]:
@@ -169,7 +170,7 @@ class StreamedImages:
                         seen += len(images)
                         _check_broken(self.skipped, max(seen, 1000), self.name)
                         images = torch.stack(images)
-                        images = _flipped(images, batch_size, seed, step, own) if flip else images
+                        images = flipped(images, batch_size, seed, step, own) if flip else images
                         yield images, None if self.label_column is None else torch.tensor(labels)
                     current = ahead
 
@@ -179,7 +180,7 @@ class StreamedImages:
         """The undecoded rows of each global batch, endlessly."""
         if isinstance(self.rows, datasets.Dataset):
             for step in itertools.count(start_step):
-                columns = self.rows[_batch_indices(len(self.rows), batch_size, seed, step).tolist()]
+                columns = self.rows[batch_indices(len(self.rows), batch_size, seed, step).tolist()]
                 yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         position = start_step * batch_size
         first_epoch, position = divmod(position, self.num_images) if self.num_images else (0, position)
@@ -210,10 +211,10 @@ class StreamedImages:
                     self.skipped.append(name)
                 continue
             if self.label_column is None:
-                return _conform(image, self.image_shape, name), None
+                return conform(image, self.image_shape, name), None
             if _is_missing(row[self.label_column]):
                 raise ValueError(f"{self.name}: {name} has no label where the first image has one")
-            return _conform(image, self.image_shape, name), row[self.label_column]
+            return conform(image, self.image_shape, name), row[self.label_column]
         raise ValueError(f"{self.name}: none of the {len(rows)} images of a batch can be read")
 
 
@@ -259,7 +260,7 @@ def load_images(
     """
     for name, value in (("image_size", image_size), ("max_images", max_images)):
         if value is not None:
-            _check_integer(name, value, minimum=1)
+            check_integer(name, value, minimum=1)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1, 3 or None (as the data is), got {channels!r}")
 
@@ -309,11 +310,6 @@ def split_names(dataset: str, data_dir: str | None = None, streaming: bool = Fal
     return list(_open(dataset, data_dir, streaming)[0])
 
 
-def validation_split(names: Iterable[str]) -> str | None:
-    """The split to evaluate on, out of the names of those there are: "validation", else "test", else None."""
-    return next((name for name in ("validation", "test") if name in set(names)), None)
-
-
 def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageData, ImageData]:
     """Splits data without a validation split into (train, validation), at random and without overlap.
 
@@ -333,7 +329,7 @@ def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageDa
             f"size must be a fraction in (0, 1) or a number, and leave images in both parts: "
             f"got {size!r} for the {len(data)} images of {data.name}"
         )
-    order = _epoch_order(len(data), seed, 0)
+    order = epoch_order(len(data), seed, 0)
     parts = (order[count:].sort().values, order[:count].sort().values)
     return tuple(ImageData(*data[part], data.class_names, data.skipped, data.name) for part in parts)
 
@@ -411,46 +407,6 @@ def _find_column(features: datasets.Features, option: str, column: str | None, k
 # ---- decoding ------------------------------------------------------------------------------------------------------
 
 
-class UnreadableImage(ValueError):
-    """Bytes that are no image, or not a whole one."""
-
-
-def decode_image(value: dict | None, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:
-    """Decodes an image, upright: the first frame of an animation, on white if transparent, 16 bits scaled to 8.
-
-    Args:
-        value: {"bytes": the file's content or None, "path": where to read it if it is None}, as `datasets` stores it.
-        image_size, channels: as in `load_images`.
-
-    Returns:
-        uint8 tensor of shape (C, H, W).
-
-    Raises:
-        UnreadableImage: broken, empty or missing files, floating-point images, decompression bombs.
-    """
-    try:
-        image = _to_eight_bits(datasets.Image().decode_example(value))
-    except Exception as error:  # decoders meet broken bytes with nearly any error
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-    image = image.convert({1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels])
-    if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("a floating-point image has no known range")
-    if image.mode.startswith("I"):  # 16-bit gray
-        samples = np.asarray(image).clip(0, 65535) / 257
-        return Image.fromarray(samples.round().astype(np.uint8))
-    if image.has_transparency_data:
-        opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return opaque.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
-    return image
-
-
 def _first_shape(rows: Iterable[dict], image_column: str, decode: Callable, name: str) -> tuple[int, int, int]:
     for row in itertools.islice(rows, 100):
         try:
@@ -484,7 +440,7 @@ def _decode_all(
                     continue
                 if len(image) > images.shape[1]:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
-                images[len(kept)] = _conform(image, images.shape[1:], image_name)
+                images[len(kept)] = conform(image, images.shape[1:], image_name)
                 kept.append(row)
             progress.update(len(batch[image_column]))
     if skipped:
@@ -496,17 +452,6 @@ def _file_name(value: dict | None) -> str | None:
     return value["path"] if value else None
 
 
-def _conform(image: torch.Tensor, shape: Sequence[int], name: str) -> torch.Tensor:
-    if len(image) == 1 and shape[0] == 3 and image.shape[1:] == tuple(shape[1:]):
-        image = image.expand(3, -1, -1)
-    if image.shape != tuple(shape):
-        raise ValueError(
-            f"{name} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
-            + (" and channels" if len(image) != shape[0] else "")
-        )
-    return image
-
-
 def _check_broken(skipped: list[str], total: int, name: str) -> None:
     if len(skipped) > MAX_BROKEN * total:
         some = ", ".join(skipped[:10])
@@ -515,100 +460,3 @@ def _check_broken(skipped: list[str], total: int, name: str) -> None:
 
 def _is_missing(label: int | None) -> bool:
     return label is None or label < 0  # the Hub's mark for a withheld label is -1
-
-
-# ---- reproducible batches ------------------------------------------------------------------------------------------
-
-
-def _check_integer(name: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int) or value < minimum:
-        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-
-
-def _slice_of_rank(batch_size: int, seed: int, start_step: int, rank: int, world_size: int) -> slice:
-    """This process's part of a global batch, after a check of all arguments of `batches`."""
-    _check_integer("batch_size", batch_size, 1)
-    _check_integer("seed", seed, 0)
-    _check_integer("start_step", start_step, 0)
-    _check_integer("world_size", world_size, 1)
-    _check_integer("rank", rank, 0)
-    if rank >= world_size:
-        raise ValueError(f"rank must be below world_size {world_size}, got {rank}")
-    if batch_size % world_size:
-        raise ValueError(f"batch_size must be a multiple of world_size {world_size}, got {batch_size}")
-    own = batch_size // world_size
-    return slice(rank * own, (rank + 1) * own)
-
-
-@lru_cache(maxsize=4)
-def _epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
-
-
-def _batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
-    """Indices of global batch `step`: positions step * batch_size and on in the permutations of successive epochs."""
-    start, stop = step * batch_size, (step + 1) * batch_size
-    return torch.cat(
-        [
-            _epoch_order(count, seed, epoch)[max(start - epoch * count, 0) : stop - epoch * count]
-            for epoch in range(start // count, (stop - 1) // count + 1)
-        ]
-    )
-
-
-def _flipped(images: torch.Tensor, batch_size: int, seed: int, step: int, own: slice) -> torch.Tensor:
-    """Mirrors half of the images in place, at random, as drawn for the global batch."""
-    mirrored = torch.from_numpy(np.random.default_rng([seed, step, 1]).random(batch_size) < 0.5)[own]
-    images[mirrored] = images[mirrored].flip(-1)
-    return images
-
-
-# ---- values --------------------------------------------------------------------------------------------------------
-
-
-def to_range(
-    images: torch.Tensor, image_range: Sequence[float], dequantize_generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Maps uint8 images to float32 in `image_range`.
-
-    Args:
-        images: uint8, any shape.
-        image_range: (low, high) that 0 and 255 are mapped to, for example (0, 1) or (-1, 1).
-        dequantize_generator: if given, value x becomes (x + u) / 256 with u uniform in [0, 1) before the map, so that
-            each value stands for its bin (Theis et al., "A note on the evaluation of generative models", 2016).
-
-    Raises:
-        ValueError: `images` is not uint8, or `image_range` is not a pair with low < high.
-    """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
-    if len(image_range) != 2 or not image_range[0] < image_range[1]:
-        raise ValueError(f"image_range must be (low, high) with low < high, got {image_range!r}")
-    low, high = image_range
-    if dequantize_generator is None:
-        return images.float() * ((high - low) / 255) + low
-    generator = dequantize_generator
-    noise = torch.rand(images.shape, generator=generator, device=generator.device).to(images.device)
-    return (images + noise) * ((high - low) / 256) + low
-
-
-def suggest_sigma_max(images: torch.Tensor, max_images: int = 2000, seed: int = 0) -> float:
-    """Largest Euclidean distance between two images in [0, 1], the sigma_max that mixes all modes of the data.
-
-    Technique 1 of Song and Ermon, "Improved techniques for training score-based generative models", 2020
-    (arXiv:2006.09011). A network on [-1, 1] wants twice the value.
-
-    Args:
-        images: uint8, shape (N, C, H, W), N at least 2.
-        max_images: compare a random choice of this many; the result is then a lower bound.
-        seed: determines the choice.
-
-    Raises:
-        ValueError: `images` has another type or shape, or `max_images` is below 2.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
-        raise ValueError(f"images must be uint8 (N, C, H, W) with N >= 2, got {images.dtype} {tuple(images.shape)}")
-    _check_integer("max_images", max_images, 2)
-    chosen = images if len(images) <= max_images else images[_epoch_order(len(images), seed, 0)[:max_images]]
-    points = to_range(chosen, (0, 1)).flatten(1)
-    return max(torch.cdist(chunk, points).max().item() for chunk in points.split(500))
