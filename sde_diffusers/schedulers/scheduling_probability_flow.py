@@ -6,7 +6,12 @@ In y = x / alpha and the noise level sigma_hat = sigma / alpha the ODE of every 
 
 so the solvers step in sigma_hat: Euler's method is then DDIM (arXiv 2010.02502, eq. 14), and Heun's is algorithm 1 of
 arXiv 2206.00364.
+
+Stochastic sampling (algorithm 2 there) raises the noise level before a step by fresh noise, from sigma_hat to
+(1 + gamma) sigma_hat, and then solves the ODE from there; the network is conditioned on the raised time.
 """
+
+import math
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -18,16 +23,23 @@ ODE_METHODS = ("euler", "heun")
 
 
 class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
-    """Deterministic sampler by Euler's or Heun's method; the shared arguments are those of `ScoreSdeScheduler`.
+    """Sampler by Euler's or Heun's method, deterministic unless `s_churn` is set.
+
+    The shared arguments are those of `ScoreSdeScheduler`.
 
     With `final_denoise` (the default) n steps go through n times from 1 to eps and end at x_0, with n (Euler) or
     2n - 1 (Heun: the last step is Euler's) network evaluations. Without, they end at eps after n or 2n evaluations.
 
     Args:
         method: "heun" (second order) or "euler" (first order; DDIM).
+        s_churn: amount of fresh noise, at least 0: gamma = min(s_churn / n, sqrt(2) - 1) in each of n steps. The
+            state after a step is at the raised level, and so are `times` and `timesteps`. The start is not raised:
+            the network has seen nothing noisier.
+        s_min, s_max: noise levels sigma / alpha between which noise is added (0 and no bound).
+        s_noise: factor of the added noise (1; slightly above makes up for details lost in denoising).
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: on an unknown name or numbers out of range.
     """
 
     default_time_grid = "karras"
@@ -52,9 +64,18 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         time_grid: str | None = None,
         final_denoise: bool | None = None,
         method: str = "heun",
+        s_churn: float = 0.0,
+        s_min: float = 0.0,
+        s_max: float | None = None,
+        s_noise: float = 1.0,
     ):
         self._setup()
         require_choice("method", method, ODE_METHODS)
+        for name, value in {"s_churn": s_churn, "s_min": s_min, "s_noise": s_noise}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
+        if s_max is not None and not s_max > s_min:
+            raise ValueError(f"`s_max` must be None or above `s_min` = {s_min}, but is {s_max!r}.")
         self.order = 2 if method == "heun" else 1
 
     def _plan(self, n):
@@ -65,14 +86,27 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
             alpha = torch.cat([alpha, torch.ones(1, dtype=torch.float64)])
             noise_level = torch.cat([noise_level, torch.zeros(1, dtype=torch.float64)])
         self._alpha, self._noise_level = alpha.tolist(), noise_level.tolist()
+        raised = self._raised(grid, n)
+        self._raised_alpha = self.sde.alpha(raised).tolist()
+        self._raised_level = (-self.sde.half_log_snr(raised)).exp().tolist()
         self._start_of_step = None
         # Each evaluation: (step, stage). The network is never asked at noise level 0.
         self._evaluations = [
             (i, stage) for i in range(n) for stage in range(self.order if self._noise_level[i + 1] > 0 else 1)
         ]
-        times = grid[[i + stage for i, stage in self._evaluations]]
+        times = torch.stack([grid[i + 1] if stage else raised[i] for i, stage in self._evaluations])
         ends_step = [k + 1 == len(self._evaluations) or self._evaluations[k + 1][1] == 0 for k in range(len(times))]
         return times, ends_step
+
+    def _raised(self, grid, n):
+        """The times at which the n steps begin: those of the grid, or later ones where noise is added."""
+        s_max = math.inf if self.config.s_max is None else self.config.s_max
+        level = torch.tensor(self._noise_level[:n], dtype=torch.float64)
+        within = (level >= self.config.s_min) & (level <= s_max)
+        within[0] = False
+        gamma = min(self.config.s_churn / n, math.sqrt(2) - 1)
+        raised_level = torch.minimum(level * (1 + gamma), level[0])
+        return torch.where(within & (gamma > 0), self.sde.inverse_half_log_snr(-raised_level.log()), grid[:n])
 
     def _update(self, k, x, noise, draw):
         i, stage = self._evaluations[k]
@@ -81,7 +115,17 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
             x, first_noise = self._start_of_step
             noise = (first_noise + noise) / 2
-        alpha, following_alpha = self._alpha[i], self._alpha[i + 1]
-        step = self._noise_level[i + 1] - self._noise_level[i]
-        following = (following_alpha / alpha) * x + (following_alpha * step) * noise
-        return following, following
+        alpha, following_alpha = self._raised_alpha[i], self._alpha[i + 1]
+        step = self._noise_level[i + 1] - self._raised_level[i]
+        mean = (following_alpha / alpha) * x + (following_alpha * step) * noise
+        if not self._ends_step[k] or i + 1 == self.num_inference_steps:
+            return mean, mean
+        return mean, self._raise(i + 1, mean, draw)
+
+    def _raise(self, i, x, draw):
+        """Add noise at grid point i, up to the level at which its step begins."""
+        level, raised_level = self._noise_level[i], self._raised_level[i]
+        if raised_level <= level:
+            return x
+        added = self.config.s_noise * math.sqrt(raised_level**2 - level**2)
+        return self._raised_alpha[i] * (x / self._alpha[i] + added * draw())

@@ -6,6 +6,7 @@ turns one evaluation into the next state. Everything else (grids, counting, conv
 sampling with another SDE than the training's) is here.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +25,16 @@ from sde_diffusers.parameterization import (
 )
 from sde_diffusers.sdes import GaussianSDE
 
-TIME_GRIDS = ("uniform", "quadratic", "log_snr", "karras")
+TIME_GRIDS = ("uniform", "quadratic", "log_snr", "karras", "noise_share")
 
 
 def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float) -> Tensor:
     """n times from `start` down to `end`, both included; (n,) float64.
 
     "uniform" is linear in t and "quadratic" in sqrt(t); "log_snr" is linear in log(alpha/sigma), and "karras" in
-    (sigma/alpha)^(1/7) (eq. 5 of arXiv 2206.00364, with rho = 7).
+    (sigma/alpha)^(1/7) (eq. 5 of arXiv 2206.00364, with rho = 7). "noise_share" is linear in u^(1/4) with
+    u = sigma / (2 alpha + sigma): few steps at high noise, where the estimates hardly change, and many at the levels
+    of the data (constants by measurement: benchmarks/few_step_samplers.py).
 
     Raises:
         ValueError: on an unknown name.
@@ -48,6 +51,9 @@ def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float) -> 
         grid = between(ends.sqrt()) ** 2
     elif name == "log_snr":
         grid = sde.inverse_half_log_snr(between(sde.half_log_snr(ends)))
+    elif name == "noise_share":
+        share = between(torch.sigmoid(-sde.half_log_snr(ends) - math.log(2)) ** (1 / 4)) ** 4
+        grid = sde.inverse_half_log_snr(-torch.logit(share) - math.log(2))
     else:
         grid = sde.inverse_half_log_snr(-7 * between((-sde.half_log_snr(ends) / 7).exp()).log())
     grid[-1] = end
@@ -87,7 +93,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: length of the noise table of a network with time input "index" (1000).
         sampling_sde: another SDE to sample with, by name; it takes its parameters from the keys above.
         sampling_eps: time at which sampling ends (1e-5 for "ve", 1e-3 for the others, at least 1/N for tables).
-        time_grid: "uniform", "quadratic", "log_snr" or "karras"; the default is the sampler's.
+        time_grid: "uniform", "quadratic", "log_snr", "karras" or "noise_share"; the default is the sampler's.
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
 
     Attributes (after `set_timesteps`):
