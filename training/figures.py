@@ -63,6 +63,8 @@ def loss_curve(
     values = np.array([*losses, *validation_losses])
     if len(values) and (values > 0).all():
         axes.set_yscale("log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter("{x:.3g}")
         # An untrained network's loss would leave the rest of the curve a line at the bottom.
         axes.set_ylim(0.95 * values.min(), 1.1 * min(values.max(), 5 * np.median(values)))
     axes.set(xlabel="step", ylabel="loss")
@@ -71,8 +73,9 @@ def loss_curve(
     return _picture(figure)
 
 
-def _smoothed(values: Sequence[float], span: float = 20.0) -> list[float]:
-    """Exponential moving average over about `span` values, without bias at the start."""
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Exponential moving average over about a thirtieth of the values, without bias at the start."""
+    span = max(len(values) / 30, 1.0)
     mean = weight = 0.0
     smoothed = []
     for value in values:

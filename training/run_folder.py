@@ -27,22 +27,24 @@ def checkpoint_to_resume(config: Config) -> Path | None:
     return path
 
 
-def claim_folder(config: Config) -> None:
-    """Empty or make the folder of a new run, so that it neither mixes with an old one nor deletes it unasked.
+def _present(config: Config) -> list[Path]:
+    return [path for name in CONTENTS if (path := Path(config.output_dir) / name).exists()]
 
-    Raises:
-        ConfigError: it holds a run.
-    """
-    folder = Path(config.output_dir)
-    present = [folder / name for name in CONTENTS if (folder / name).exists()]
-    if present and not (config.overwrite or config.resume):
+
+def require_free_folder(config: Config) -> None:
+    """Raise a ConfigError if a new run would mix with an old one, or delete it unasked."""
+    if _present(config) and not (config.overwrite or config.resume):
         raise ConfigError(
-            f"output_dir {folder} holds a run: continue it with resume=latest, delete it with overwrite=true, "
-            "or choose another folder"
+            f"output_dir {config.output_dir} holds a run: continue it with resume=latest, delete it with "
+            "overwrite=true, or choose another folder"
         )
-    for path in present:
+
+
+def clear_folder(config: Config) -> None:
+    """Make the folder of a new run; delete what an old run left there, and nothing else."""
+    for path in _present(config):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
 
 
 def changes(saved: dict, present: dict) -> list[str]:

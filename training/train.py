@@ -12,6 +12,9 @@ Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (b
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
 after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
 
+Several processes on CPUs: torchrun --nproc-per-node N training/train.py ... (without MPI, `accelerate launch --cpu
+--num_processes N` starts only one).
+
 Several machines: each process reads the images and, to resume, the checkpoint, which the main process writes to
 `output_dir`; so that folder has to be shared by the machines, or copied to them before they resume. Send signals to
 the whole process group: a launcher that is killed alone leaves its processes running.
@@ -21,7 +24,6 @@ import contextlib
 import copy
 import logging
 import math
-import os
 import shlex
 import sys
 import time
@@ -37,13 +39,14 @@ from diffusers.training_utils import EMAModel
 from draws import Examples, draw_examples, seed_of
 from figures import image_grid, noising_strip
 from interruption import Interruption
-from run_folder import changes, checkpoint_to_resume, claim_folder
+from pixels import suggest_sigma_max
+from precision import mixed_precision
+from run_folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run_log import RunLog
 from score_model import build_network, build_objective, build_scheduler, check_score_model
 from splits import check_labels, load_splits
 from tqdm import tqdm
 
-from data import suggest_sigma_max
 from sde_diffusers import ScoreSdePipeline
 
 VALIDATION, DROPOUT = 1, 2  # streams of random numbers beside that of the steps
@@ -52,17 +55,6 @@ FP16_PATIENCE = 20  # steps in a row without a finite gradient while the loss sc
 
 class Diverged(RuntimeError):
     """The loss or its gradient is no longer a finite number."""
-
-
-def precision_of(config: Config) -> str:
-    """The mixed precision to compute in: "no", "bf16" or "fp16"."""
-    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true"
-    if config.mixed_precision == "fp16" and not cuda:
-        raise ConfigError("mixed_precision=fp16 needs a GPU: choose bf16 or no")
-    if config.mixed_precision != "auto":
-        return config.mixed_precision
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if (torch.cuda.is_bf16_supported(including_emulation=False) if cuda else native) else "no"
 
 
 class Training:
@@ -83,23 +75,23 @@ class Training:
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         checkpoint = checkpoint_to_resume(config)
-        if checkpoint is None and accelerator.is_main_process:
-            claim_folder(config)
+        if accelerator.is_main_process:
+            require_free_folder(config)
 
         with accelerator.local_main_process_first():
             self.data, validation = load_splits(config)
         self.conditional = bool(config.model.get("num_class_embeds"))
-        few, labels = next(self.data.batches(min(2000, self.data.num_images or 2000), seed=0))
+        auto = config.scheduler.get("sigma_max") == "auto"
+        few, labels = next(self.data.batches(min(2000 if auto else 8, self.data.num_images or 2000), seed=0))
         check_labels(config, labels, self.data.name)  # a stream tells its labels only now
 
-        parameterization = build_scheduler(config).parameterization
-        low, high = parameterization.image_range
-        auto = config.scheduler.get("sigma_max") == "auto"
-        suggestion = {"suggested_sigma_max": (high - low) * suggest_sigma_max(few)} if auto else {}
-        self.scheduler = build_scheduler(config, **suggestion)
-        self.objective = build_objective(config, self.scheduler)
+        self.scheduler = build_scheduler(config)
         if auto:
-            accelerator.print(f"sigma_max: {self.scheduler.training_sde.sigma_max:.4g}, from the training images")
+            low, high = self.scheduler.parameterization.image_range
+            sigma_max = (high - low) * suggest_sigma_max(few)
+            self.scheduler = build_scheduler(config, sigma_max)
+            accelerator.print(f"sigma_max: {sigma_max:.4g}, from the training images")
+        self.objective = build_objective(config, self.scheduler)
 
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.image_shape)
@@ -135,6 +127,8 @@ class Training:
         self.validation = self._validation_examples(validation)
         self.log = None
         if accelerator.is_main_process:
+            if checkpoint is None:
+                clear_folder(config)
             self._describe()
             save_config(config, self.folder / "config.yaml")
             self.log = RunLog(self.folder, self.step)
@@ -371,7 +365,7 @@ class Training:
         print("\n".join(lines), flush=True)
 
     def _say_how_to_resume(self, signal: str) -> None:
-        launcher = "python" if self.world_size == 1 else f"accelerate launch --num_processes {self.world_size}"
+        launcher = "python" if self.world_size == 1 else f"torchrun --nproc-per-node {self.world_size}"
         arguments = [a for a in sys.argv if not a.startswith(("resume=", "overwrite="))]
         self.accelerator.print(
             f"{signal}: saved {checkpoint_path(self.checkpoints, self.step)}. Resume with:\n"
@@ -386,7 +380,11 @@ def main(arguments: list[str]) -> int:
         check_score_model(config)
         # Others wait while the main process draws samples.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        accelerator = Accelerator(mixed_precision=precision_of(config), kwargs_handlers=[patience])
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision(config),
+            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
+            kwargs_handlers=[patience],
+        )
         data_messages, seen = logging.getLogger("data"), set()
         data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
