@@ -27,10 +27,10 @@ from diffusers import UNet2DModel
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
+from data import load_images  # noqa: E402
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel  # noqa: E402
-from training.data import load_images  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
