@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -329,6 +330,8 @@ def test_does_not_mix_runs(tiny, tmp_path, capsys):
     assert "another network" in capsys.readouterr().err
     assert train.main([*arguments, "resume=latest", "scheduler.sigma_max=50"]) == 1
     assert "scheduler.sigma_max was 80.0" in capsys.readouterr().err
+    shutil.rmtree(folder / "checkpoints")
+    assert train.main([*arguments, "resume=latest"]) == 1 and (folder / "pipeline").exists()
     (folder / "mine.txt").write_text("kept")
     run_here(tiny, folder, "steps=1", "overwrite=true")
     assert list(metrics(folder)) == [1] and (folder / "mine.txt").exists()

@@ -33,10 +33,13 @@ def _present(config: Config) -> list[Path]:
 
 def require_free_folder(config: Config) -> None:
     """Raise a ConfigError if a new run would mix with an old one, or delete it unasked."""
-    if _present(config) and not (config.overwrite or config.resume):
+    present = _present(config)
+    if config.resume:  # a run that died before its first checkpoint starts again; a finished one is not thrown away
+        present = [path for path in present if path.name == "pipeline"]
+    if present and not config.overwrite:
         raise ConfigError(
-            f"output_dir {config.output_dir} holds a run: continue it with resume=latest, delete it with "
-            "overwrite=true, or choose another folder"
+            f"output_dir {config.output_dir} holds a run: continue it with resume=latest (if there is a checkpoint), "
+            "delete it with overwrite=true, or choose another folder"
         )
 
 

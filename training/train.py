@@ -75,7 +75,7 @@ class Training:
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         checkpoint = checkpoint_to_resume(config)
-        if accelerator.is_main_process:
+        if checkpoint is None and accelerator.is_main_process:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
