@@ -117,7 +117,9 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.training_sde = build_sde(config.sde, **parameters)
         if config.sampling_sde is not None:
             require_choice("sampling_sde", config.sampling_sde, SDE_NAMES)
-        self.sde = build_sde(config.sampling_sde, **parameters) if config.sampling_sde else self.training_sde
+        # The same object where the names are the same: times then stay exact, and the paper's chains apply.
+        same = config.sampling_sde in (None, config.sde)
+        self.sde = self.training_sde if same else build_sde(config.sampling_sde, **parameters)
         self.parameterization = Parameterization(
             self.training_sde,
             prediction_type=defaults[0] if config.prediction_type is None else config.prediction_type,
