@@ -357,7 +357,6 @@ class DiscreteVPSDE(GaussianSDE):
         self.num_betas = n
         self.smallest_time = 1 / n
         self.sampling_eps = max(1e-3, 1 / n)
-        self._knots = torch.linspace(0, 1, n + 1, dtype=torch.float64)
         self._log_alphas = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
 
     def _interval(self, t: Tensor) -> Tensor:
