@@ -315,6 +315,13 @@ def test_samples_are_gaussian_images_under_every_sde(sde, sampling_sde):
     assert x.std().item() == pytest.approx(s * shrink, abs=0.02)
 
 
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("sde", SDE_NAMES)
+def test_naming_the_training_sde_changes_nothing(sde, sampler):
+    same = gaussian_pipe(sampler, sde=sde, sampling_sde=sde)
+    assert torch.equal(draw(same, n=30), draw(gaussian_pipe(sampler, sde=sde), n=30))
+
+
 def test_score_of_a_class():
     pipe = gaussian_pipe(sde="ve", network={"num_class_embeds": 4})
     x, sigma = torch.zeros(2, 3, 4, 4), pipe.scheduler.sde.sigma(0.5).item()

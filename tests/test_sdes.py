@@ -252,6 +252,15 @@ def test_exact_chains_posterior_is_gaussian_conditioning(name):
     assert chain.posterior_noise[-1] == 0  # x_0 given x_0
 
 
+def test_exact_chain_through_a_table_is_the_tables():
+    """On its own times (k + 1) / N: a = sqrt(1 - beta_k), b = sqrt(beta_k), Langevin steps scaled by 1 - beta_k."""
+    chain = DiscreteVPSDE(BETAS).chain(torch.arange(N, 0, -1, dtype=torch.float64) / N)
+    betas = BETAS.flip(0)
+    torch.testing.assert_close(chain.a, (1 - betas).sqrt(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(chain.b, betas.sqrt(), rtol=1e-10, atol=0)
+    torch.testing.assert_close(chain.langevin_scale, 1 - betas, rtol=1e-10, atol=0)
+
+
 def papers_grid(sde, n):
     return torch.linspace(1, sde.sampling_eps, n, dtype=torch.float64)
 
