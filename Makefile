@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test style
 
 demo: .venv/installed
-	$(BIN)/accelerate launch training/train.py training/configs/demo.yaml
+	$(BIN)/python training/train.py training/configs/demo.yaml
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests

@@ -12,8 +12,8 @@ Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (b
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
 after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
 
-Several processes on CPUs: torchrun --nproc-per-node N training/train.py ... (without MPI, `accelerate launch --cpu
---num_processes N` starts only one).
+Several processes on CPUs: accelerate launch --multi_gpu --num_processes N, or torchrun --nproc-per-node N. Without MPI,
+`accelerate launch --cpu --num_processes N` starts only one.
 
 Several machines: each process reads the images and, to resume, the checkpoint, which the main process writes to
 `output_dir`; so that folder has to be shared by the machines, or copied to them before they resume. Send signals to
@@ -24,6 +24,7 @@ import contextlib
 import copy
 import logging
 import math
+import os
 import shlex
 import sys
 import time
@@ -385,6 +386,12 @@ def main(arguments: list[str]) -> int:
             cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
             kwargs_handlers=[patience],
         )
+        if accelerator.num_processes == 1 and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
+            print(
+                "Only one process runs: `accelerate launch --cpu` starts no more without MPI. For several on CPUs:\n"
+                "    accelerate launch --multi_gpu --num_processes N training/train.py ...",
+                file=sys.stderr,
+            )
         data_messages, seen = logging.getLogger("data"), set()
         data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)

@@ -394,10 +394,13 @@ class NCSNppUNet2DModel(UNet2DModel):
         """Embedding (N, 4 width) of noise level (N,) and class (None, () or (N,)) in the network's dtype."""
         emb = self.time_embedding(self.time_proj(condition).to(self.conv_in.weight.dtype))
         if class_labels is not None:
-            labels = torch.as_tensor(class_labels, device=emb.device).expand(emb.shape[0])
+            labels = torch.as_tensor(class_labels)
             classes = self.config.num_class_embeds or 0
-            if not torch.compiler.is_compiling() and ((labels < -1) | (labels >= classes)).any():
+            # Looking at labels on a GPU would make the processor wait for it at every step.
+            visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+            if visible and ((labels < -1) | (labels >= classes)).any():
                 raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
+            labels = labels.to(emb.device).expand(emb.shape[0])
             if self.class_embedding is not None:
                 class_emb = self.class_embedding(labels.clamp(min=0))
                 emb = emb + torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
