@@ -1,6 +1,7 @@
 """Saved pipelines carry code that works where this package is not installed, and that is not run where it is."""
 
 import ast
+import gc
 import json
 import os
 import shutil
@@ -163,6 +164,8 @@ def test_samplers_of_other_code_stay_outside():
 
     assert MyScheduler in ScoreSdePredictorCorrectorScheduler._get_compatibles()
     assert source_of(ScoreSdePredictorCorrectorScheduler) == before
+    del MyScheduler
+    gc.collect()  # classes are cyclic garbage, and subclasses until they are collected
 
 
 def test_foreign_classes_are_refused():
