@@ -10,7 +10,11 @@ import pytest
 import torch
 from exact_scores import Gaussian, Mixture, as_images, sample, sampled_moments
 
-from sde_diffusers import ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler
+from sde_diffusers import (
+    ScoreSdeExponentialScheduler,
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+)
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
 PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral")
@@ -46,7 +50,7 @@ def test_predictors_converge(sde, grid, predictor):
         assert after < 0.4 * before or after < 0.004  # first order: a quarter, down to what eps leaves
 
 
-@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras", "noise_share"])
 @pytest.mark.parametrize("method", ["euler", "heun"])
 @pytest.mark.parametrize("sde", SDES)
 def test_probability_flow_converges(sde, method, grid):
@@ -93,11 +97,19 @@ def test_predictors_find_the_modes(sde, predictor):
     check_modes(sample(scheduler, MIXTURE, x, 250, generator), 4 / math.sqrt(n))
 
 
-@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize(
+    "cls, options",
+    [
+        (ScoreSdeProbabilityFlowScheduler, {"method": "euler"}),
+        (ScoreSdeProbabilityFlowScheduler, {"method": "heun"}),
+        (ScoreSdeExponentialScheduler, {"algorithm": "data"}),
+        (ScoreSdeExponentialScheduler, {"algorithm": "noise"}),
+    ],
+)
 @pytest.mark.parametrize("sde", SDES)
-def test_probability_flow_finds_the_modes(sde, method):
+def test_probability_flow_finds_the_modes(sde, cls, options):
     """The same for the ODE, from the quantiles of the prior: no random number."""
-    scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, method=method, sampling_eps=smallest_eps(sde))
+    scheduler = cls(sde=sde, sampling_eps=smallest_eps(sde), **options)
     quantiles = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     x = as_images(math.sqrt(2) * torch.erfinv(2 * quantiles - 1)[:, None]) * scheduler.init_noise_sigma
     check_modes(sample(scheduler, MIXTURE, x, 250), 0.0)

@@ -8,13 +8,18 @@ from exact_scores import Gaussian, Mixture, as_images, sample
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
+    ScoreSdeExponentialScheduler,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction")
-SCHEDULERS = (ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler)
+SCHEDULERS = (
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+    ScoreSdeExponentialScheduler,
+)
 DATA = Gaussian([0.4, -0.3], [[0.09, 0.03], [0.03, 0.05]])
 
 
@@ -58,6 +63,8 @@ def test_the_prediction_type_does_not_matter(cls, sde):
         (ScoreSdeProbabilityFlowScheduler(method="euler", final_denoise=False), 5, "11111"),
         (ScoreSdeProbabilityFlowScheduler(), 9, "010101011"),
         (ScoreSdeProbabilityFlowScheduler(final_denoise=False), 10, "0101010101"),
+        (ScoreSdeExponentialScheduler(), 5, "11111"),
+        (ScoreSdeExponentialScheduler(final_denoise=False), 5, "11111"),
     ],
 )
 def test_counting(scheduler, calls, grid_points):
@@ -77,7 +84,7 @@ def test_counting(scheduler, calls, grid_points):
     scheduler.step(x, scheduler.timesteps[0], x)
 
 
-@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras", "noise_share"])
 @pytest.mark.parametrize("sde", SDES)
 def test_time_grids(sde, grid):
     scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, time_grid=grid, method="euler", final_denoise=False)
@@ -89,6 +96,7 @@ def test_time_grids(sde, grid):
         "quadratic": times.sqrt(),
         "log_snr": scheduler.sde.half_log_snr(times),
         "karras": (scheduler.sde.sigma(times) / scheduler.sde.alpha(times)) ** (1 / 7),
+        "noise_share": (1 + 2 * scheduler.sde.alpha(times) / scheduler.sde.sigma(times)) ** (-1 / 4),
     }[grid]
     torch.testing.assert_close(even.diff(), even.diff().mean().expand(16), rtol=1e-6, atol=1e-9)
 

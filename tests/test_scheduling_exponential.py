@@ -1,0 +1,319 @@
+"""The exponential solvers' order and limits, stochastic sampling by churn, and both in few steps and low precision."""
+
+import importlib.util
+import math
+import sys
+
+import pytest
+import torch
+from exact_scores import Gaussian, Mixture, as_images, exact_output, sample
+
+from sde_diffusers import (
+    ScoreSdeExponentialScheduler,
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+)
+from sde_diffusers.schedulers.scheduling_exponential import lagrange_integrals
+from sde_diffusers.single_file import source_of
+
+SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
+FORMS = ("data", "noise")
+DATA = Gaussian([0.4, -0.3], [[0.09, 0.03], [0.03, 0.05]])
+MIXTURE = Mixture([0.3, 0.7], [[-0.5], [0.5]], 0.1)
+
+
+def start(scheduler, n, d=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, d, 1, 1, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
+
+
+def smallest_eps(sde):
+    """So small that what is left below it can be neglected here."""
+    return 1e-3 if sde == "vp_discrete" else 1e-4
+
+
+def moments_after(scheduler, data, steps):
+    """Exact moments of what a sampler with memory draws from Gaussian data: an affine map of the start and of the
+    noise of every step, each of which one row carries through all steps."""
+    d = len(data.mean)
+    scheduler.set_timesteps(steps)
+    config = scheduler.config
+    calls = len(scheduler.times) if config.get("eta", 0) or config.get("s_churn", 0) else 0
+    mean, covariance = data.moments(scheduler.sde, scheduler.times[0])
+    x = torch.zeros(1 + d + calls * d, d, dtype=torch.float64)
+    x[1 : d + 1] = torch.eye(d)
+    x = as_images(x)
+    for k, t in enumerate(scheduler.timesteps):
+        z = torch.zeros_like(x)
+        if calls:
+            z[1 + d + k * d :][:d] = as_images(torch.eye(d).double())
+        output = exact_output(scheduler, data, scheduler.scale_model_input(x, t))
+        x = scheduler.step(output, t, x, variance_noise=z).prev_sample
+    x = x[:, :, 0, 0]
+    response = (x[1:] - x[0]).T
+    a, b = response[:, :d], response[:, d:]
+    return a @ mean + x[0], a @ covariance @ a.T + b @ b.T
+
+
+def errors(scheduler, steps, truth=DATA):
+    """Largest errors of mean and covariance, relative to the largest deviation and variance of the data."""
+    mean, covariance = moments_after(scheduler, DATA, steps)
+    return (mean - truth.mean).abs().max().item() / 0.3, (covariance - truth.covariance).abs().max().item() / 0.09
+
+
+# The exponential solvers.
+
+
+def test_weights_are_the_integrals_of_lagrange_polynomials():
+    """Against closed forms: int e^w w^j dw, recovered from the values of w^j at the nodes."""
+    nodes = [0.3, 0.9, 1.4]
+    weights = lagrange_integrals(nodes, 1.4, 2.0, lambda w: math.e**w, lambda w: w)
+    antiderivatives = [lambda w: 1, lambda w: w - 1, lambda w: w**2 - 2 * w + 2]
+    for j, f in enumerate(antiderivatives):
+        integral = math.exp(2.0) * f(2.0) - math.exp(1.4) * f(1.4)
+        assert sum(c * node**j for c, node in zip(weights, nodes, strict=True)) == pytest.approx(integral, rel=1e-12)
+
+
+@pytest.mark.parametrize("algorithm", FORMS)
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("sde", SDES)
+def test_order_of_the_ode_solver(sde, order, algorithm):
+    """Against the exact solution at eps, halving the step divides the error by 2 to the order."""
+    scheduler = ScoreSdeExponentialScheduler(
+        sde=sde,
+        algorithm=algorithm,
+        solver_order=order,
+        time_grid="log_snr",
+        sampling_eps=1e-3,
+        final_denoise=False,
+    )
+    truth = Gaussian(*DATA.moments(scheduler.sde, 1e-3))
+    (_, coarse), (mean, fine) = (errors(scheduler, n, truth) for n in (64, 128))
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.3)
+    assert fine < {1: 0.06, 2: 5e-3, 3: 6e-4}[order] and mean < 1e-6
+
+
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras", "noise_share"])
+@pytest.mark.parametrize("algorithm", FORMS)
+@pytest.mark.parametrize("sde", SDES)
+def test_the_default_solver_ends_at_the_data(sde, algorithm, grid):
+    """20 evaluations, and what is left at the end is not the noise of eps."""
+    scheduler = ScoreSdeExponentialScheduler(sde=sde, algorithm=algorithm, time_grid=grid)
+    steps = 20 if grid == "noise_share" else 60
+    mean, covariance = errors(scheduler, steps)
+    assert mean < 1e-6 and covariance < (0.04 if grid == "uniform" else 0.02)
+    assert len(scheduler.times) == steps and scheduler.times[-1].item() == pytest.approx(scheduler.sampling_eps)
+
+
+@pytest.mark.parametrize("algorithm", FORMS)
+@pytest.mark.parametrize("sde", SDES)
+def test_order_one_is_ddim(sde, algorithm):
+    options = {"sde": sde, "time_grid": "log_snr"}
+    exponential = ScoreSdeExponentialScheduler(solver_order=1, algorithm=algorithm, **options)
+    ddim = ScoreSdeProbabilityFlowScheduler(method="euler", **options)
+    x = start(ddim, 8)
+    torch.testing.assert_close(sample(exponential, DATA, x, 10), sample(ddim, DATA, x, 10), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_order_one_of_the_sde_is_ancestral_sampling(sde):
+    options = {"sde": sde, "time_grid": "log_snr"}
+    exponential = ScoreSdeExponentialScheduler(solver_order=1, eta=1.0, **options)
+    ancestral = ScoreSdePredictorCorrectorScheduler(predictor="ancestral", corrector="none", **options)
+    noise = [torch.Generator().manual_seed(1) for _ in range(2)]
+    x = start(ancestral, 8)
+    a, b = sample(exponential, DATA, x, 10, noise[0]), sample(ancestral, DATA, x, 10, noise[1])
+    torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "eta, algorithm, order, tolerance",
+    [(0.5, "data", 3, 0.01), (1.0, "data", 1, 0.14), (1.0, "data", 3, 0.01), (1.0, "noise", 3, 0.03)],
+)
+@pytest.mark.parametrize("sde", SDES)
+def test_the_sde_solver_converges_to_the_moments(sde, eta, algorithm, order, tolerance):
+    scheduler = ScoreSdeExponentialScheduler(
+        sde=sde,
+        eta=eta,
+        algorithm=algorithm,
+        solver_order=order,
+        time_grid="log_snr",
+        sampling_eps=smallest_eps(sde),
+    )
+    (_, coarse), (mean, fine) = (errors(scheduler, n) for n in (60, 120))
+    assert mean < 1e-5 and fine < tolerance and fine < 0.7 * coarse + 2e-3
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize(
+    "cls, options",
+    [
+        (ScoreSdeExponentialScheduler, {"eta": 1.0}),
+        (ScoreSdeExponentialScheduler, {"eta": 0.0}),
+        (ScoreSdeProbabilityFlowScheduler, {"s_churn": 20.0, "time_grid": "noise_share"}),
+    ],
+)
+def test_weights_of_the_modes(sde, cls, options):
+    """From 10,000 samples: weights, means and deviations within 4 standard errors plus the bias of the steps."""
+    scheduler = cls(sde=sde, sampling_eps=smallest_eps(sde), **options)
+    n = 10_000
+    points = sample(scheduler, MIXTURE, start(scheduler, n, 1), 60, torch.Generator().manual_seed(1))[:, 0, 0, 0]
+    second = points > 0
+    assert second.double().mean().item() == pytest.approx(0.7, abs=4 * math.sqrt(0.21 / n) + 0.025)
+    for mode, center in ((points[~second], -0.5), (points[second], 0.5)):
+        assert mode.mean().item() == pytest.approx(center, abs=0.02)
+        assert mode.std().item() == pytest.approx(0.1, rel=0.06)
+
+
+# Churn.
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+@pytest.mark.parametrize("sde", SDES)
+def test_churn_converges(sde, method):
+    """Whatever amount of noise is added, the moments tend to the data's."""
+    scheduler = ScoreSdeProbabilityFlowScheduler(
+        sde=sde, method=method, s_churn=10.0, time_grid="log_snr", sampling_eps=smallest_eps(sde)
+    )
+    (_, coarse), (mean, fine) = (errors(scheduler, n) for n in (50, 100))
+    assert mean < 1e-6
+    assert fine < (0.18 if method == "euler" else 0.02) and fine < 0.6 * coarse + 2e-3
+
+
+def test_churn_draws_fresh_noise_and_none_without():
+    for s_churn, alike in ((0.0, True), (10.0, False)):
+        scheduler = ScoreSdeProbabilityFlowScheduler(s_churn=s_churn)
+        x = start(scheduler, 4)
+        draws = [sample(scheduler, DATA, x, 10, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+        assert torch.equal(*draws) == alike
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_the_network_is_asked_at_the_raised_time(sde):
+    """Levels between s_min and s_max are raised by 1 + gamma (algorithm 2), but not above the start."""
+    options = {"sde": sde, "time_grid": "log_snr", "method": "euler"}
+    churned = ScoreSdeProbabilityFlowScheduler(s_churn=4.0, s_min=0.1, s_max=1.0, **options)
+    plain = ScoreSdeProbabilityFlowScheduler(**options)
+    for scheduler in (churned, plain):
+        scheduler.set_timesteps(20)
+    raised, level = ((-s.sde.half_log_snr(s.times)).exp() for s in (churned, plain))
+    within = (level >= 0.1) & (level <= 1.0)
+    assert 0 < within.sum() < 20
+    torch.testing.assert_close(raised, torch.where(within, 1.2 * level, level), rtol=1e-6, atol=0)
+    torch.testing.assert_close(churned.timesteps, churned.network_time(churned.times).float())
+
+    capped = ScoreSdeProbabilityFlowScheduler(s_churn=1e6, **options)
+    capped.set_timesteps(60)
+    raised = (-capped.sde.half_log_snr(capped.times)).exp()
+    assert raised[1:].max() <= raised[0] * (1 + 1e-9) and capped.times.max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("sampling_sde", [None, "sub_vp"])
+def test_the_state_is_as_noisy_as_its_raised_time_says(sampling_sde):
+    """Data without spread: what a step leaves is N(alpha x_0, sigma^2) at the coming time."""
+    data = Gaussian([0.3], [[1e-12]])
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", sampling_sde=sampling_sde, s_churn=5.0, s_noise=1.0)
+    scheduler.set_timesteps(8)
+    x, generator = start(scheduler, 20_000, 1), torch.Generator().manual_seed(1)
+    for k, t in enumerate(scheduler.timesteps[:-1]):
+        output = exact_output(scheduler, data, scheduler.scale_model_input(x, t))
+        x = scheduler.step(output, t, x, generator=generator).prev_sample
+        coming = scheduler.times[k + 1]
+        if scheduler.at_grid_point:
+            assert x.std().item() == pytest.approx(scheduler.sde.sigma(coming).item(), rel=0.03)
+
+
+# Both, at the edges.
+
+SAMPLERS = [
+    (ScoreSdeExponentialScheduler, {}),
+    (ScoreSdeExponentialScheduler, {"algorithm": "noise", "solver_order": 2}),
+    (ScoreSdeExponentialScheduler, {"eta": 1.0}),
+    (ScoreSdeExponentialScheduler, {"final_denoise": False}),
+    (ScoreSdeProbabilityFlowScheduler, {"s_churn": 3.0}),
+]
+
+
+@pytest.mark.parametrize("cls, options", SAMPLERS)
+@pytest.mark.parametrize("sde", SDES)
+def test_very_few_steps(sde, cls, options):
+    for steps in (1, 2, 3):
+        scheduler = cls(sde=sde, **options)
+        x = sample(scheduler, DATA, start(scheduler, 50), steps, torch.Generator().manual_seed(0))
+        assert torch.isfinite(x).all()
+        if steps == 1 and scheduler.final_denoise:  # E[x_0 | x_1]: almost the mean
+            torch.testing.assert_close(x.mean(0)[:, 0, 0], DATA.mean, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cls, options", SAMPLERS)
+@pytest.mark.parametrize("sde", SDES)
+def test_networks_in_16_bits(sde, cls, options, dtype):
+    scheduler = cls(sde=sde, **options)
+    scheduler.set_timesteps(15)
+    x = start(scheduler, 500).float()
+    for t in scheduler.timesteps:
+        output = exact_output(scheduler, DATA, scheduler.scale_model_input(x, t).to(dtype)).to(dtype)
+        x = scheduler.step(output, t, x, generator=torch.Generator().manual_seed(0)).prev_sample
+    assert x.dtype == torch.float32 and torch.isfinite(x).all() and x.abs().max() < 10
+
+
+@pytest.mark.parametrize("trained", SDES)
+@pytest.mark.parametrize("sampled", SDES)
+def test_one_path_under_any_sde(trained, sampled):
+    """x / alpha follows the same path whatever SDE the ODE is solved under, step by step."""
+    noise_levels, results = torch.tensor([9.0, 0.05], dtype=torch.float64), []
+    for sampling_sde in (None, sampled):
+        scheduler = ScoreSdeExponentialScheduler(sde=trained, sampling_sde=sampling_sde)
+        ends = scheduler.sde.inverse_half_log_snr(-noise_levels.log())
+        scheduler.start_time, scheduler.sampling_eps = ends.tolist()
+        y = 9 * torch.randn(5, 2, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        results.append(sample(scheduler, DATA, y * scheduler.sde.alpha(ends[0]), 12))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "cls, options, name",
+    [
+        (ScoreSdeExponentialScheduler, {"solver_order": 4}, "solver_order"),
+        (ScoreSdeExponentialScheduler, {"algorithm": "dpmsolver++"}, "algorithm"),
+        (ScoreSdeExponentialScheduler, {"eta": -0.1}, "eta"),
+        (ScoreSdeExponentialScheduler, {"eta": math.nan}, "eta"),
+        (ScoreSdeProbabilityFlowScheduler, {"s_churn": -1.0}, "s_churn"),
+        (ScoreSdeProbabilityFlowScheduler, {"s_min": math.inf}, "s_min"),
+        (ScoreSdeProbabilityFlowScheduler, {"s_min": 2.0, "s_max": 1.0}, "s_max"),
+        (ScoreSdeProbabilityFlowScheduler, {"s_noise": -1.0}, "s_noise"),
+    ],
+)
+def test_bad_options_are_refused_by_name(cls, options, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        cls(**options)
+
+
+def test_options_survive_swapping_and_reloading(tmp_path):
+    scheduler = ScoreSdeExponentialScheduler(sde="ve", solver_order=2, eta=0.5, algorithm="noise", sigma_max=20.0)
+    flow = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config, s_churn=3.0, s_max=1.5)
+    assert flow.sde.sigma_max == 20.0
+    flow.save_pretrained(tmp_path)
+    for config in (flow.config, ScoreSdePredictorCorrectorScheduler.from_pretrained(tmp_path).config):
+        back = ScoreSdeExponentialScheduler.from_config(config)
+        assert back.sde.sigma_max == 20.0 and back.parameterization.prediction_type == "score"
+        assert back.parameterization.time_input == "sigma"
+    back = ScoreSdeExponentialScheduler.from_config(flow.config)
+    assert (back.config.solver_order, back.config.eta, back.config.algorithm) == (2, 0.5, "noise")
+    flow = ScoreSdeProbabilityFlowScheduler.from_pretrained(tmp_path)
+    assert (flow.config.s_churn, flow.config.s_max) == (3.0, 1.5)
+
+
+def test_the_generated_single_file_samples_alike(tmp_path):
+    path = tmp_path / "scheduling_score_sde.py"
+    path.write_text(source_of(ScoreSdeExponentialScheduler), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("generated_scheduling", path)
+    module = sys.modules["generated_scheduling"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ours, generated = ScoreSdeExponentialScheduler(), module.ScoreSdeExponentialScheduler()
+    x = start(ours, 4)
+    assert torch.equal(sample(generated, DATA, x, 6), sample(ours, DATA, x, 6))
+    assert "ScoreSdeExponentialScheduler" in [
+        c.__name__ for c in module.ScoreSdeProbabilityFlowScheduler().compatibles
+    ]
