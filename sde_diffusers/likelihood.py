@@ -1,0 +1,471 @@
+"""Latent codes and exact likelihoods by the probability flow ODE (section 4.3 and appendix D of arXiv 2011.13456).
+
+The ODE has the marginals of the SDE dx = f(t) x dt + g(t) dw and is, with the score -E[noise | x] / sigma (eq. 13),
+
+    dx / dt = f x + g^2 / (2 sigma) E[noise | x],
+
+so it maps images to latent codes and back, and by the change of variables (eq. 39, D.2)
+
+    log p_eps(x_eps) = log prior(x_1) + integral over t of (f d + g^2 / (2 sigma) tr(d E[noise | x] / dx)).
+
+The trace is estimated without bias as the mean of v^T (d E[noise | x] / dx) v over probes v with E[v v^T] = 1
+(Hutchinson and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
+
+In y = x / alpha and s = sigma / alpha the f-terms vanish and every SDE has the same ODE, dy / ds = E[noise | x].
+Networks that resemble denoisers are smooth in u = asinh(s), linear in s where the noise is below the images' scale and
+logarithmic above, and need fewer evaluations there than in t (`benchmarks/likelihood_speed.py`); in t the solver takes
+the very steps of the paper's code.
+"""
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from sde_diffusers.parameterization import require_choice
+
+ODE_VARIABLES = ("t", "noise_level")
+PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
+
+
+@dataclass
+class ProbabilityFlowOutput(BaseOutput):
+    """What the probability flow ODE leads to.
+
+    Args:
+        sample: (N, C, H, W) float32 latents or images.
+        nfe: number of evaluations of the network.
+        rtol, atol: tolerances of the solver.
+    """
+
+    sample: Tensor
+    nfe: int
+    rtol: float
+    atol: float
+
+
+@dataclass
+class LikelihoodOutput(BaseOutput):
+    """Negative log-likelihoods in bits per dimension (less is more likely).
+
+    Args:
+        bits_per_dim: (N,) float64, mean over passes and probes. High values mark anomalies.
+        estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact. Join batches with
+            `torch.cat(..., dim=2)` and ask `standard_errors` for the errors over a data set.
+        standard_error: of the batch's mean, in parts; see `standard_errors`.
+        latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
+        nfe: number of evaluations of the network that each image took, all passes together.
+        rtol, atol: tolerances of the solver.
+    """
+
+    bits_per_dim: Tensor
+    estimates: Tensor
+    standard_error: dict[str, float]
+    latents: Tensor
+    nfe: int
+    rtol: float
+    atol: float
+
+
+def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, float]:
+    """Standard error of the mean of nested draws, split into what causes it (analysis of variance).
+
+    With deviations s_image between images, s_deq between the K passes of an image and s_probe between the P probes of
+    a pass, the mean over N images has the variance (s_image^2 + s_deq^2 / K + s_probe^2 / (K P)) / N.
+
+    Args:
+        estimates: (K, P, N) as in `LikelihoodOutput`.
+        exact_trace: whether there are no probes, so that they cause no error.
+
+    Returns:
+        "probe", "dequantization", "images": the square roots of the three terms, and "total". A part that one draw
+        alone cannot show (P = 1, K = 1 or N = 1) is NaN and, but for the last, contained in the next part.
+    """
+    passes, probes, n = estimates.shape
+
+    def variance(values: Tensor, dim: int) -> float:
+        return values.var(dim).mean().item() if values.shape[dim] > 1 else math.nan
+
+    def beyond(observed: float, explained: float) -> float:
+        return max(0.0, observed - explained) if not math.isnan(explained) else observed
+
+    # Variances of the mean over the draws of one image, from the innermost level outwards.
+    probe = 0.0 if exact_trace else variance(estimates, 1) / (passes * probes)
+    dequantization = beyond(variance(estimates.mean(1), 0) / passes, probe)
+    total = variance(estimates.mean((0, 1)), 0)
+    draws = sum(part for part in (probe, dequantization) if not math.isnan(part))
+    parts = {"probe": probe, "dequantization": dequantization, "images": beyond(total, draws), "total": total}
+    return {name: math.sqrt(part / n) for name, part in parts.items()}
+
+
+# ---- the ODE -------------------------------------------------------------------------------------------------------
+
+
+class ProbabilityFlow:
+    """The right-hand side dy / du for images y and, with probes, the integrand of the log-likelihood.
+
+    In either variable x = a y and dy / du = f y + c E[noise | x] with functions a, f and c of u.
+
+    Args:
+        pipe: a `ScoreSdePipeline`.
+        shape: (N, C, H, W) of the images.
+        class_labels: (N,) or None.
+        variable: "t" or "noise_level".
+        probes: (P, N, C, H, W), or None if no likelihood is asked for.
+        sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
+    """
+
+    def __init__(self, pipe, shape, class_labels, variable, probes=None, sum_probes=False):
+        self.pipe, self.shape, self.labels, self.variable = pipe, shape, class_labels, variable
+        self.probes, self.sum_probes = probes, sum_probes
+        self.sde, self.dimensions = pipe.scheduler.sde, math.prod(shape[1:])
+        self.nfe = 0
+
+    def variable_of_time(self, t: float) -> float:
+        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()))
+
+    def coefficients(self, u: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """t, a, f and c at u; scalars in float64."""
+        u = torch.tensor(u, dtype=torch.float64)
+        if self.variable == "t":
+            return u, torch.ones_like(u), self.sde.drift(u), self.sde.diffusion(u) ** 2 / (2 * self.sde.sigma(u))
+        t = self.sde.inverse_half_log_snr(-u.sinh().log()).clamp(*self.interval)
+        return t, self.sde.alpha(t), torch.zeros_like(u), u.cosh()
+
+    def __call__(self, u: float, state: Tensor) -> Tensor:
+        """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
+        self.nfe += 1
+        t, a, f, c = (value.to(state.device) for value in self.coefficients(u))
+        y = state[:, : self.dimensions].reshape(self.shape)
+        noise, traces = self.noise_and_traces(a * y, t.cpu())
+        return torch.cat([(f * y + c * noise).flatten(1), f * self.dimensions + c * a * traces], dim=1)
+
+    def noise_and_traces(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """E[noise | x] and the (N, P) products v^T (d E[noise | x] / dx) v, from one evaluation of the network."""
+        scheduler = self.pipe.scheduler
+        dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
+        with torch.set_grad_enabled(self.probes is not None):
+            x = x.detach().requires_grad_(self.probes is not None)
+            network_time = scheduler.network_time(t).to(x.device, dtype)
+            scaled = (x * scheduler.input_scale(t).item()).to(dtype)
+            output = self.pipe._network(scaled, network_time, self.labels, 1.0)
+            noise, _ = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
+        if self.probes is None:
+            return noise, noise.new_zeros(len(noise), 0)
+        last = len(self.probes) - 1
+        products = [
+            (torch.autograd.grad(noise, x, v, retain_graph=k < last)[0] * v).flatten(1).sum(1)
+            for k, v in enumerate(self.probes)
+        ]
+        traces = torch.stack(products, dim=1)
+        return noise.detach(), traces.sum(1, keepdim=True) if self.sum_probes else traces
+
+    def solve(self, x: Tensor, start: float, end: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
+        """Follow the ODE from x at time `start` to time `end`.
+
+        Returns:
+            (N, C, H, W) the images at `end`, and (N, P) log p_start(x_start) - log p_end(x_end) in nats; float64.
+        """
+        columns = 0 if self.probes is None else 1 if self.sum_probes else len(self.probes)
+        self.interval = (min(start, end), max(start, end))
+        u_start, u_end = self.variable_of_time(start), self.variable_of_time(end)
+        a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
+        state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
+        with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
+            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol):
+                bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
+                state = following
+        self.pipe.maybe_free_model_hooks()
+        y, integral = state.split([self.dimensions, columns], dim=1)
+        return a_end * y.reshape(self.shape), integral + self.dimensions * math.log(a_end / a_start)
+
+
+@contextmanager
+def frozen(network: torch.nn.Module):
+    """Switch the parameters' gradients off meanwhile: what only they need is then not stored."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+# ---- the solver ----------------------------------------------------------------------------------------------------
+
+# Dormand and Prince (1980), 5(4): times, rows and, as the difference of the two orders' weights, the error.
+STAGE_TIMES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+STAGE_WEIGHTS = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR_WEIGHTS = (-71 / 57600, 0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
+
+
+def error_norm(error: Tensor) -> float:
+    """Size of an error (N, d + P) that is measured in tolerances: its root mean square over the batch, as in the
+    paper's code, or half of the largest one of an image, if that is more.
+
+    So however large the batch, no image's error exceeds twice what it would be allowed alone.
+    """
+    per_image = error.square().mean(1)
+    return max(per_image.mean().sqrt().item(), 0.5 * per_image.max().sqrt().item())
+
+
+def weighted_sum(weights, tensors) -> Tensor:
+    return sum(weight * tensor for weight, tensor in zip(weights, tensors, strict=True) if weight)
+
+
+def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float):
+    """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
+
+    Adaptive Runge-Kutta of order 5 with the step control of Hairer, Norsett and Wanner (Solving Ordinary Differential
+    Equations I, section II.4) in the form of scipy's RK45, with which likelihoods are published, but on y's device.
+    (torchdiffeq's dopri5 weighs its error by 2/3 and never shrinks a step that it accepts; on rough networks that is a
+    hundredth of a bit.)
+
+    Raises:
+        RuntimeError: if no step is small enough, as where f is not finite.
+    """
+    sign = math.copysign(1.0, end - t)
+    slope = f(t, y)
+    step = first_step(f, t, end, y, slope, rtol, atol)
+    rejected = False
+    while t != end:
+        step = min(step, abs(end - t))
+        if not step > 10 * abs(math.nextafter(t, end) - t):
+            raise RuntimeError(
+                f"The ODE's step size shrank to {step} at {t}: the network's answer is not finite or jumps."
+            )
+        following = end if step == abs(end - t) else t + sign * step
+        slopes = [slope]
+        for time, weights in zip(STAGE_TIMES, STAGE_WEIGHTS, strict=True):
+            y_stage = y + (following - t) * weighted_sum(weights, slopes)
+            slopes.append(f(following if time == 1 else t + time * (following - t), y_stage))
+        error = step * weighted_sum(ERROR_WEIGHTS, slopes)
+        size = error_norm(error / (atol + rtol * torch.maximum(y.abs(), y_stage.abs())))
+        if size < 1:
+            t, y, slope = following, y_stage, slopes[-1]
+            step *= min(1.0 if rejected else 10.0, 0.9 * size**-0.2 if size else 10.0)
+            yield t, y
+        else:
+            step *= max(0.2, 0.9 * size**-0.2) if math.isfinite(size) else 0.2
+        rejected = not size < 1
+
+
+def first_step(f, t: float, end: float, y: Tensor, slope: Tensor, rtol: float, atol: float) -> float:
+    """Size of the first step from the first two derivatives (Hairer et al., section II.4)."""
+    tolerance = atol + rtol * y.abs()
+    d_0, d_1 = error_norm(y / tolerance), error_norm(slope / tolerance)
+    trial = min(1e-6 if min(d_0, d_1) < 1e-5 else 0.01 * d_0 / d_1, abs(end - t))
+    signed = math.copysign(trial, end - t)
+    d_2 = error_norm((f(t + signed, y + signed * slope) - slope) / tolerance) / trial
+    largest = max(d_1, d_2)
+    guess = max(1e-6, 1e-3 * trial) if largest <= 1e-15 else (0.01 / largest) ** 0.2
+    return min(100 * trial, guess, abs(end - t))
+
+
+# ---- latent codes --------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variable="t") -> ProbabilityFlowOutput:
+    """See `ScoreSdePipeline.encode`."""
+    x = checked_images(pipe, "images", images)
+    check_solver(rtol, atol, variable)
+    flow = ProbabilityFlow(pipe, x.shape, pipe._labels(class_labels, len(x)), variable)
+    x = pipe.scheduler.parameterization.to_model_range(x)
+    z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
+    return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
+
+
+@torch.no_grad()
+def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, variable="t") -> ProbabilityFlowOutput:
+    """See `ScoreSdePipeline.decode`."""
+    check_shape(pipe, "latents", latents)
+    if not (latents.is_floating_point() and latents.isfinite().all()):
+        raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
+    check_solver(rtol, atol, variable)
+    flow = ProbabilityFlow(pipe, latents.shape, pipe._labels(class_labels, len(latents)), variable)
+    z = latents.to(pipe._execution_device)
+    x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
+    return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
+
+
+def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-5, variable="t"):
+    """See `ScoreSdePipeline.interpolate`."""
+    if not isinstance(steps, int) or steps < 2:
+        raise ValueError(f"`steps` must be an integer of at least 2 (both ends are included), but is {steps!r}.")
+    ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
+    if ends[0].shape != ends[1].shape:
+        raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
+    labels = pipe._labels(class_labels, len(ends[0]))
+    solver = {"rtol": rtol, "atol": atol, "variable": variable}
+    codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
+    path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
+    images = decode_latents(pipe, path.flatten(0, 1), None if labels is None else labels.repeat(steps), **solver)
+    return ProbabilityFlowOutput(images.sample.unflatten(0, path.shape[:2]), codes.nfe + images.nfe, rtol, atol)
+
+
+def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """Spherical interpolation of each a[i] and b[i]: (K, N, ...) for K weights in [0, 1].
+
+    Along the great circle sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b (Shoemake, 1985), which
+    keeps the norm of Gaussian codes; where a and b are parallel or opposite, along the straight line.
+    """
+    a_flat, b_flat = a.double().flatten(1), b.double().flatten(1)
+    angle = torch.nn.functional.cosine_similarity(a_flat, b_flat, dim=1).clamp(-1, 1).acos()[None, :, None]
+    w = weights.to(a.device, torch.float64)[:, None, None]
+    straight = angle.sin() < 1e-6
+    sine = torch.where(straight, 1.0, angle.sin())
+    of_a = torch.where(straight, 1 - w, ((1 - w) * angle).sin() / sine)
+    of_b = torch.where(straight, w, (w * angle).sin() / sine)
+    return (of_a * a_flat + of_b * b_flat).to(a.dtype).unflatten(2, a.shape[1:])
+
+
+# ---- likelihoods ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def image_bits_per_dim(
+    pipe,
+    images,
+    class_labels=None,
+    generator=None,
+    dequantize=True,
+    probes=1,
+    probe_distribution="rademacher",
+    levels=256,
+    eps=1e-5,
+    rtol=1e-5,
+    atol=1e-5,
+    variable="t",
+) -> LikelihoodOutput:
+    """See `ScoreSdePipeline.bits_per_dim`."""
+    if not isinstance(levels, int) or levels < 2:
+        raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
+    unit = checked_images(pipe, "images", images, levels)
+    if not isinstance(dequantize, int) or dequantize < 0:
+        raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
+    if isinstance(generator, list) and len(generator) != len(unit):
+        raise ValueError(f"`generator` is a list of {len(generator)}, but there are {len(unit)} images.")
+    check_solver(rtol, atol, variable)
+    scheduler = pipe.scheduler
+    start, end = likelihood_start(scheduler, eps), scheduler.start_time
+    labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
+    check_probes(probes, probe_distribution, unit.shape)
+
+    low, high = scheduler.parameterization.image_range
+    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels.
+    log_volume = math.log((high - low) / levels)
+    estimates, latents, nfe = [], [], 0
+    for _ in range(max(1, int(dequantize))):
+        if dequantize:
+            bins = (unit * (levels - 1)).round()
+            x = low + (high - low) * (bins + draw(torch.rand, unit, generator)) / levels
+        else:
+            x = scheduler.parameterization.to_model_range(unit)
+        v = drawn_probes(probes, probe_distribution, unit, generator)
+        flow = ProbabilityFlow(pipe, x.shape, labels, variable, probes=v, sum_probes=exact)
+        z, gain = flow.solve(x, start, end, rtol, atol)
+        log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
+        estimates.append(-(log_density + log_volume).T / math.log(2))
+        latents.append(z.float())
+        nfe += flow.nfe
+    estimates = torch.stack(estimates)
+    errors = standard_errors(estimates, exact)
+    return LikelihoodOutput(estimates.mean((0, 1)), estimates, errors, latents[0], nfe, rtol, atol)
+
+
+def likelihood_start(scheduler, eps: float) -> float:
+    """The time at which the images are taken to be: eps, or the earliest one that SDE and network know."""
+    if not (isinstance(eps, (int, float)) and 0 < eps < scheduler.start_time):
+        raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
+    sde, trained = scheduler.sde, scheduler.training_sde
+    cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
+    return max(eps, sde.smallest_time, cleanest)
+
+
+def prior_logp(scheduler, z: Tensor) -> Tensor:
+    """Log-density in nats of N(0, init_noise_sigma^2), from which sampling starts, by that of the SDE's prior."""
+    scale = scheduler.sde.prior_sigma / scheduler.init_noise_sigma
+    return scheduler.sde.prior_logp(scale * z) + z[0].numel() * math.log(scale)
+
+
+def draw(distribution, like: Tensor, generator) -> Tensor:
+    """`distribution(shape, generator=...)` in float64 and `like`'s shape; with a list, each image from its own."""
+    if isinstance(generator, list):
+        return torch.cat([draw(distribution, one, g) for one, g in zip(like.split(1), generator, strict=True)])
+    device = like.device if generator is None else generator.device
+    return distribution(like.shape, generator=generator, device=device, dtype=torch.float64).to(like.device)
+
+
+def rademacher(shape, **kwargs) -> Tensor:
+    """Independent signs."""
+    return 2 * torch.randint(2, shape, **kwargs) - 1
+
+
+def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
+    """The probes (P, N, C, H, W) in float64; all unit vectors for "exact"."""
+    if isinstance(probes, str):
+        d = like[0].numel()
+        return torch.eye(d, dtype=torch.float64, device=like.device).view(d, 1, *like.shape[1:]).expand(d, *like.shape)
+    if isinstance(probes, Tensor):
+        return probes.to(like.device, torch.float64).view(-1, *like.shape)
+    source = rademacher if distribution == "rademacher" else torch.randn
+    return torch.stack([draw(source, like, generator) for _ in range(probes)])
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def check_shape(pipe, name: str, images) -> None:
+    channels = pipe.unet.config.in_channels
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not images.numel():
+        what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
+
+
+def checked_images(pipe, name: str, images, levels: int = 256) -> Tensor:
+    """Images as float64 in [0, 1] on the pipeline's device: integers k become k / (levels - 1)."""
+    check_shape(pipe, name, images)
+    low, high = images.min().item(), images.max().item()
+    if images.is_floating_point():
+        if not (low >= 0 and high <= 1 and math.isfinite(low + high)):
+            raise ValueError(f"`{name}` must lie in [0, 1] if floating point, but reaches from {low} to {high}.")
+        return images.to(pipe._execution_device, torch.float64)
+    if low < 0 or high >= levels:
+        raise ValueError(f"`{name}` must lie in [0, {levels}) if integer, but reaches from {low} to {high}.")
+    return images.to(pipe._execution_device, torch.float64) / (levels - 1)
+
+
+def check_solver(rtol, atol, variable) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
+    require_choice("variable", variable, ODE_VARIABLES)
+
+
+def check_probes(probes, distribution, shape) -> None:
+    require_choice("probe_distribution", distribution, PROBE_DISTRIBUTIONS)
+    if isinstance(probes, Tensor):
+        good = probes.ndim in (4, 5) and probes.shape[-4:] == shape and probes.numel() > 0
+        got = f"a tensor of shape {tuple(probes.shape)}"
+    elif isinstance(probes, str):
+        good, got = probes == "exact", repr(probes)
+    else:
+        good, got = isinstance(probes, int) and not isinstance(probes, bool) and probes >= 1, repr(probes)
+    if not good:
+        size = ", ".join(map(str, shape))
+        raise ValueError(
+            f'`probes` must be a positive integer, "exact" or a tensor of shape ({size}) or (P, {size}), not {got}.'
+        )
