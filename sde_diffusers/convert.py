@@ -27,12 +27,15 @@ def from_score_sde(state_dict, config):
         config (`dict`): The reference's configuration, nested.
 
     Returns:
-        `ScoreSdePipeline` with a `ScoreSdePredictorCorrectorScheduler`.
+        `ScoreSdePipeline` with a `ScoreSdePredictorCorrectorScheduler` (`sampling.method` "pc") or a
+        `ScoreSdeProbabilityFlowScheduler` ("ode").
 
     Raises:
         ValueError: If the configuration can't be expressed, or the tensors do not fit it.
     """
     scheduler = ScoreSdePredictorCorrectorScheduler(**scheduler_config_from_score_sde(config))
+    if "sampling" in config and _Section(config, "sampling").choice("method", ("pc", "ode")) == "ode":
+        scheduler = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config)
     return ScoreSdePipeline(unet=unet_from_score_sde(state_dict, config), scheduler=scheduler)
 
 
@@ -51,6 +54,9 @@ def scheduler_config_from_score_sde(config):
     model, data, training = (_Section(config, name) for name in ("model", "data", "training"))
     sde = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}[training.choice("sde", ("vesde", "vpsde", "subvpsde"))]
     continuous = training["continuous"] or sde == "sub_vp"  # sub-VP is conditioned on 999 t in either case
+    if not continuous and model.values.get("name") == "ncsnpp":
+        # Fourier features of the logarithm of an index would start at log(0); the reference refuses them as well.
+        model.choice("embedding_type", ("positional",))
     scheduler_config = {
         "sde": sde,
         "image_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0),

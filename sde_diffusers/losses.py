@@ -104,7 +104,7 @@ class DenoisingScoreMatching:
             class_labels: (N,) or None.
 
         Returns:
-            (N,) float32 losses.
+            (N,) losses, in float32 (float64 if the images are).
         """
         alpha, sigma = self.parameterization.kernel(x_0, t)
         network_time = self.parameterization.network_time(t).to(x_0.device, torch.float32)

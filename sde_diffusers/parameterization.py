@@ -83,7 +83,7 @@ class Parameterization:
         num_train_timesteps: length of the sigma table of a VE network with time_input "index".
 
     Raises:
-        ValueError: on an unknown name or an empty range.
+        ValueError: on an unknown name, an empty range or a table of fewer than 2 levels.
     """
 
     def __init__(self, sde, prediction_type, time_input, image_range, num_train_timesteps=1000):
@@ -91,6 +91,10 @@ class Parameterization:
         require_choice("time_input", time_input, TIME_INPUTS)
         if len(image_range) != 2 or not image_range[0] < image_range[1]:
             raise ValueError(f"`image_range` must be (low, high) with low < high, but is {image_range!r}.")
+        if not isinstance(num_train_timesteps, int) or num_train_timesteps < 2:
+            raise ValueError(
+                f"`num_train_timesteps` must be an integer above 1, but is {num_train_timesteps!r}."
+            )
         self.sde = sde
         self.prediction_type = prediction_type
         self.time_input = time_input

@@ -31,12 +31,11 @@ def source_of(cls: type) -> str:
         return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
     if root != PACKAGE:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
-    modules = [cls.__module__]
+    modules = {cls.__module__}
     if hasattr(cls, "_get_compatibles"):
-        others = {other.__module__ for other in cls._get_compatibles()} - {cls.__module__}
-        modules += sorted(module for module in others if module.split(".")[0] == PACKAGE)  # no user's own sampler
+        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
     externals, bodies = {}, {}
-    for module in modules:
+    for module in sorted(modules):  # the same file, whichever sampler is in use
         collect(module, externals, bodies)
     header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
     return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
@@ -81,8 +80,9 @@ def save_modules(pipeline, folder) -> None:
     index_path = folder / "model_index.json"
     index = json.loads(index_path.read_text(encoding="utf-8"))
     index.pop("_name_or_path", None)  # a path of this machine
-    write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
-    index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
+        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
+        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
     for name, component in pipeline.components.items():
         cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
         if is_ours(cls):

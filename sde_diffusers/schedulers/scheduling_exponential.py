@@ -1,9 +1,9 @@
 """Exponential-integrator multistep solvers, for few network evaluations.
 
-Every Gaussian SDE shares one reverse process with a free amount of noise, eta (0: the probability flow ODE, 1: the
-reverse-time SDE). With s = sigma/alpha, lambda = -log s the half-log-SNR and kappa = 1 + eta^2 its linear part can be
-solved exactly in two ways, from t down to s (arXiv 2211.01095, eq. 8, and 2204.13902, eq. 11, for eta = 0; 2211.01095,
-section 5, for eta = 1):
+Every Gaussian SDE has reverse processes with a free amount of noise, eta (0: the probability flow ODE, 1: the
+reverse-time SDE). With lambda = log(alpha/sigma) the half-log-SNR and kappa = 1 + eta^2 their linear part is solved
+exactly from t down to s in two ways (data: DPM-Solver++, arXiv 2211.01095, with its SDE form at eta = 1; noise: DEIS,
+arXiv 2204.13902):
 
     data    x_s = (sigma_s / sigma_t) e^(-eta^2 h) x_t + alpha_s  int kappa e^(-kappa (lambda_s - lambda)) x_0 dlambda
                   + sigma_s sqrt(1 - e^(-2 eta^2 h)) z,                              h = lambda_s - lambda_t
@@ -11,8 +11,8 @@ section 5, for eta = 1):
                   + alpha_s eta sqrt((sigma_t/alpha_t)^2 - (sigma_s/alpha_s)^2) z
 
 What the network estimates, x_0 or the noise, is replaced under the integral by the polynomial through the last k
-estimates: order k with one evaluation a step. The polynomials (a free choice: section 3 of 2204.13902) are in the
-share of the noise u = sigma / (alpha + sigma), not in lambda: the estimates hardly change at both ends of the lambda
+estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here it is the
+share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of the lambda
 axis, where u saturates, and so a long step in lambda does not extrapolate far.
 """
 

@@ -41,6 +41,11 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         ValueError: on unknown names, a negative `snr` or `corrector_steps`, or if nothing is left to do.
     """
 
+    @property
+    def default_num_inference_steps(self) -> int:
+        """One for each noise level of the training's table, as in the paper."""
+        return self.config.num_train_timesteps
+
     @register_to_config
     def __init__(
         self,

@@ -140,7 +140,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         eps = self.sde.sampling_eps if self.config.sampling_eps is None else self.config.sampling_eps
         smallest = self.sde.smallest_time
         if not smallest <= eps < 1 or eps <= 0:
-            raise ValueError(f"`sampling_eps` must lie in [{smallest or 'above 0'}, 1), but is {eps}.")
+            allowed = f"in [{smallest}, 1)" if smallest else "between 0 and 1"
+            raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps}.")
         if self.sde is self.training_sde:
             return 1.0, eps
         ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
