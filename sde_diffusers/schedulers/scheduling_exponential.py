@@ -11,9 +11,9 @@ arXiv 2204.13902):
                   + alpha_s eta sqrt((sigma_t/alpha_t)^2 - (sigma_s/alpha_s)^2) z
 
 What the network estimates, x_0 or the noise, is replaced under the integral by the polynomial through the last k
-estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here it is the
-share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of the lambda
-axis, where u saturates, and so a long step in lambda does not extrapolate far.
+estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here
+it is the share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of
+the lambda axis, where u saturates, and so a long step in lambda does not extrapolate far.
 """
 
 import math
