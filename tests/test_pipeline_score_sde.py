@@ -502,3 +502,29 @@ def test_diffusers_own_network():
     scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp_discrete")
     images = draw(quiet(ScoreSdePipeline(unet=unet.eval(), scheduler=scheduler)), batch_size=2)
     assert images.shape == (2, 3, 8, 8) and images.isfinite().all()
+
+
+def test_no_class_is_refused_for_networks_that_do_not_know_it():
+    """diffusers' own U-Net would look up the embedding of entry -1."""
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=3,
+    )
+    pipe = ScoreSdePipeline(unet=unet, scheduler=ScoreSdePredictorCorrectorScheduler(sde="vp"))
+    with pytest.raises(ValueError, match="`guidance_scale`=2"):
+        pipe(class_labels=1, guidance_scale=2.0)
+    with pytest.raises(ValueError, match="`class_labels` holds -1"):
+        pipe(class_labels=-1)
+    with pytest.raises(ValueError, match="`class_labels` must be integers"):
+        pipe(class_labels=[0.7])
+
+
+def test_a_path_that_is_none_is_refused(tmp_path):
+    with pytest.raises(OSError, match="neither a folder nor the id of a repository"):
+        ScoreSdePipeline.from_pretrained(str(tmp_path / "missing"))

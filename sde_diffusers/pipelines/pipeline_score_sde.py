@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from torch import Tensor
 
@@ -106,6 +107,11 @@ class ScoreSdePipeline(DiffusionPipeline):
         labels = self._labels(class_labels, batch_size)
         if guidance_scale != 1 and labels is None:
             raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
+        if guidance_scale != 1 and not self._knows_no_class:
+            raise ValueError(
+                f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
+                f"but {type(self.unet).__name__} can't."
+            )
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(
@@ -155,8 +161,10 @@ class ScoreSdePipeline(DiffusionPipeline):
         return self._noise_and_denoised(x, t, class_labels)[1]
 
     def _noise_and_denoised(self, x, t, class_labels):
-        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)) or not ((t > 0) & (t <= 1)).all():
-            raise ValueError(f"`t` must be a time in (0, 1] or {len(x)} of them, but is {t.tolist()}.")
+        earliest, latest = self.scheduler.sde.smallest_time, self.scheduler.start_time
+        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)) or not ((t > 0) & (t >= earliest) & (t <= latest)).all():
+            interval = f"[{earliest}" if earliest else "(0"
+            raise ValueError(f"`t` must be a time in {interval}, {latest}] or {len(x)} of them, but is {t.tolist()}.")
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             network_time = self.scheduler.network_time(t).to(x.device, torch.float32)
@@ -312,6 +320,11 @@ class ScoreSdePipeline(DiffusionPipeline):
             raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
         return shape
 
+    @property
+    def _knows_no_class(self) -> bool:
+        """Whether the network takes the label -1 for "no class"; diffusers' own would look up entry -1."""
+        return not type(self.unet).__module__.startswith("diffusers.")
+
     def _labels(self, class_labels, batch_size) -> Tensor | None:
         """Class labels as a (N,) tensor, checked."""
         if class_labels is None:
@@ -319,13 +332,18 @@ class ScoreSdePipeline(DiffusionPipeline):
         classes = self.unet.config.num_class_embeds
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
-        labels = torch.as_tensor(class_labels, dtype=torch.long)
+        labels = torch.as_tensor(class_labels)
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
+        labels = labels.long()
         if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
             raise ValueError(
                 f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
             )
         if ((labels < -1) | (labels >= classes)).any():
             raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
+        if (labels == -1).any() and not self._knows_no_class:
+            raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
         return labels.expand(batch_size)
 
     def _images(self, x: Tensor, output_type: str):
@@ -358,11 +376,16 @@ class ScoreSdePipeline(DiffusionPipeline):
         """
         if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
             keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-            pretrained_model_name_or_path = snapshot_download(
-                pretrained_model_name_or_path,
-                allow_patterns=["*.json", "*.safetensors"],
-                **{key: kwargs.pop(key) for key in keys if key in kwargs},
-            )
+            try:
+                pretrained_model_name_or_path = snapshot_download(
+                    pretrained_model_name_or_path,
+                    allow_patterns=["*.json", "*.safetensors"],
+                    **{key: kwargs.pop(key) for key in keys if key in kwargs},
+                )
+            except HFValidationError as error:
+                raise OSError(
+                    f"{pretrained_model_name_or_path} is neither a folder nor the id of a repository."
+                ) from error
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -381,5 +404,5 @@ class ScoreSdePipeline(DiffusionPipeline):
     @classmethod
     def _package(cls):
         """The installed package, or None where this class comes from a saved folder."""
-        name = cls.__module__.split(".")[0]
+        name = ScoreSdePipeline.__module__.split(".")[0]
         return sys.modules[name] if name != "diffusers_modules" else None
