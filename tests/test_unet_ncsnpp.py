@@ -435,3 +435,17 @@ def test_methods_that_do_not_apply_say_so():
 def test_bad_configurations_name_the_argument(config):
     with pytest.raises(ValueError, match=f"`{next(iter(config))}`"):
         build(**config)
+
+
+@pytest.mark.parametrize("widths", [(16, 16), (5, 7), (8, 16)])
+def test_a_loaded_network_answers_bit_for_bit(widths, tmp_path):
+    """Where a file puts its tensors must not matter; a single image is what showed it."""
+    unet = NCSNppUNet2DModel(
+        sample_size=8, in_channels=1, block_out_channels=widths, layers_per_block=1, init_scale=1.0, num_class_embeds=3
+    ).eval()
+    unet.save_pretrained(tmp_path)
+    again, info = NCSNppUNet2DModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    x = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(again(x, 0.7).sample, unet(x, 0.7).sample)
