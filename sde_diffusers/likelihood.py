@@ -11,10 +11,10 @@ so it maps images to latent codes and back, and by the change of variables (eq. 
 The trace is estimated without bias as the mean of v^T (d E[noise | x] / dx) v over probes v with E[v v^T] = 1
 (Hutchinson and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
 
-In y = x / alpha and s = sigma / alpha the f-terms vanish and every SDE has the same ODE, dy / ds = E[noise | x].
-Networks that resemble denoisers are smooth in u = asinh(s), linear in s where the noise is below the images' scale and
-logarithmic above, and need fewer evaluations there than in t (`benchmarks/likelihood_speed.py`); in t the solver takes
-the very steps of the paper's code.
+In y = x / alpha and s = sigma / alpha the f-terms vanish and every SDE has the same ODE, dy / ds = E[noise | x]. The
+solver steps in t, as the paper's code does, or in u = asinh(s), linear in s where the noise is below the images' scale
+and logarithmic above. Measured (`benchmarks/likelihood_speed.py`): denoisers need fewer evaluations in u, networks
+conditioned on t itself fewer in t; and f and g of a DDPM table jump in t, while its ODE in u is smooth.
 """
 
 import math
@@ -58,7 +58,7 @@ class LikelihoodOutput(BaseOutput):
         standard_error: of the batch's mean, in parts; see `standard_errors`.
         latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
         nfe: number of evaluations of the network that each image took, all passes together.
-        rtol, atol: tolerances of the solver.
+        rtol, atol: tolerances of the solver, as used.
     """
 
     bits_per_dim: Tensor
@@ -113,13 +113,16 @@ class ProbabilityFlow:
         pipe: a `ScoreSdePipeline`.
         shape: (N, C, H, W) of the images.
         class_labels: (N,) or None.
-        variable: "t" or "noise_level".
+        variable: "t", "noise_level" or None for that which suits the network.
         probes: (P, N, C, H, W), or None if no likelihood is asked for.
         sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
     """
 
     def __init__(self, pipe, shape, class_labels, variable, probes=None, sum_probes=False):
-        self.pipe, self.shape, self.labels, self.variable = pipe, shape, class_labels, variable
+        self.pipe, self.shape, self.labels = pipe, shape, class_labels
+        p = pipe.scheduler.parameterization
+        denoiser_or_table = p.prediction_type == "sample" or p.time_input == "index"
+        self.variable = variable or ("noise_level" if denoiser_or_table else "t")
         self.probes, self.sum_probes = probes, sum_probes
         self.sde, self.dimensions = pipe.scheduler.sde, math.prod(shape[1:])
         self.nfe = 0
@@ -238,6 +241,8 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float)
     """
     sign = math.copysign(1.0, end - t)
     slope = f(t, y)
+    if not slope.isfinite().all():
+        raise RuntimeError(f"The network's answer is not finite at the start of the ODE, {t}.")
     step = first_step(f, t, end, y, slope, rtol, atol)
     rejected = False
     while t != end:
@@ -278,7 +283,7 @@ def first_step(f, t: float, end: float, y: Tensor, slope: Tensor, rtol: float, a
 
 
 @torch.no_grad()
-def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variable="t") -> ProbabilityFlowOutput:
+def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variable=None) -> ProbabilityFlowOutput:
     """See `ScoreSdePipeline.encode`."""
     x = checked_images(pipe, "images", images)
     check_solver(rtol, atol, variable)
@@ -289,7 +294,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
 
 
 @torch.no_grad()
-def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, variable="t") -> ProbabilityFlowOutput:
+def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, variable=None) -> ProbabilityFlowOutput:
     """See `ScoreSdePipeline.decode`."""
     check_shape(pipe, "latents", latents)
     if not (latents.is_floating_point() and latents.isfinite().all()):
@@ -301,7 +306,7 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
     return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
 
 
-def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-5, variable="t"):
+def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-5, variable=None):
     """See `ScoreSdePipeline.interpolate`."""
     if not isinstance(steps, int) or steps < 2:
         raise ValueError(f"`steps` must be an integer of at least 2 (both ends are included), but is {steps!r}.")
@@ -348,7 +353,7 @@ def image_bits_per_dim(
     eps=1e-5,
     rtol=1e-5,
     atol=1e-5,
-    variable="t",
+    variable=None,
 ) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
     if not isinstance(levels, int) or levels < 2:
@@ -363,6 +368,9 @@ def image_bits_per_dim(
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
     labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
+
+    if exact:  # no probe's noise hides the solver's error, which adds up over the steps
+        rtol, atol = rtol / 10, atol / 10
 
     low, high = scheduler.parameterization.image_range
     # Bins [0, levels) -> model range: x = low + (high - low) bins / levels.
@@ -452,7 +460,8 @@ def check_solver(rtol, atol, variable) -> None:
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
             raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
-    require_choice("variable", variable, ODE_VARIABLES)
+    if variable is not None:
+        require_choice("variable", variable, ODE_VARIABLES)
 
 
 def check_probes(probes, distribution, shape) -> None:

@@ -192,7 +192,7 @@ class ScoreSdePipeline(DiffusionPipeline):
     # Latent codes and likelihoods.
 
     def encode(
-        self, images: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable="t", return_dict=False
+        self, images: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
     ) -> Tensor | ProbabilityFlowOutput:
         """Latent codes of images: the probability flow ODE from `scheduler.sampling_eps` to t = 1.
 
@@ -200,8 +200,9 @@ class ScoreSdePipeline(DiffusionPipeline):
             images: (N, C, H, W) uint8, or floating point in [0, 1].
             class_labels: as in `__call__`.
             rtol, atol: tolerances of the adaptive solver, relative to and in the units of the network's images.
-            variable: "t", with the steps of the paper's code, or "noise_level" (asinh(sigma / alpha)), which needs
-                fewer evaluations of trained networks at equal accuracy.
+            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level",
+                asinh(sigma / alpha). None takes what needs fewer evaluations: "noise_level" for denoisers (prediction
+                type "sample") and tables (time input "index"), else "t".
             return_dict: whether to return a `ProbabilityFlowOutput`, which also reports evaluations and tolerances.
 
         Returns:
@@ -216,7 +217,7 @@ class ScoreSdePipeline(DiffusionPipeline):
         return output if return_dict else output.sample
 
     def decode(
-        self, latents: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable="t", return_dict=False
+        self, latents: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
     ) -> Tensor | ProbabilityFlowOutput:
         """Inverse of `encode`: (N, C, H, W) latent codes to float32 images in the range [0, 1], but not clipped.
 
@@ -233,7 +234,7 @@ class ScoreSdePipeline(DiffusionPipeline):
         class_labels=None,
         rtol=1e-5,
         atol=1e-5,
-        variable="t",
+        variable=None,
         return_dict=False,
     ) -> Tensor | ProbabilityFlowOutput:
         """Ways from images a[i] to b[i], spherical in the space of latent codes.
@@ -261,7 +262,7 @@ class ScoreSdePipeline(DiffusionPipeline):
         eps: float = 1e-5,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        variable: str = "t",
+        variable: str | None = None,
     ) -> LikelihoodOutput:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
@@ -278,7 +279,8 @@ class ScoreSdePipeline(DiffusionPipeline):
             levels: number of values of a pixel, 2^(bit depth).
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
                 know where they start later (DDPM tables, another SDE than the training's).
-            rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well.
+            rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well; with
+                `probes="exact"` a tenth of them is used.
 
         Returns:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).

@@ -1,0 +1,363 @@
+"""Likelihoods and latent codes against closed forms and the paper's own numbers."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from exact_scores import Gaussian, Mixture, as_images
+from golden import golden_names, load_golden, load_golden_pipeline, relative_error
+
+from sde_diffusers.likelihood import dormand_prince, slerp, standard_errors
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
+from sde_diffusers.parameterization import SDE_NAMES
+from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
+
+
+class ExactNetwork(torch.nn.Module):
+    """What a perfect network of the scheduler's parameterization would answer."""
+
+    dtype = torch.float64
+
+    def __init__(self, data, scheduler, d):
+        super().__init__()
+        self.data, self.scheduler = data, scheduler
+        self.config = SimpleNamespace(in_channels=d, sample_size=1, num_class_embeds=None)
+
+    def forward(self, x, network_time, class_labels=None):
+        p = self.scheduler.parameterization
+        t = p.sde_time(network_time)
+        sigma = p.sde.sigma(t)
+        noise = -sigma * self.data.score(p.sde, x, t)
+        output = {"score": -noise / sigma, "epsilon": noise}[p.prediction_type]
+        return SimpleNamespace(sample=output)
+
+
+class ExactPipeline(ScoreSdePipeline):
+    """A pipeline whose network is no `UNet2DModel`."""
+
+    def register_modules(self, unet, scheduler):
+        self.unet, self.scheduler = unet, scheduler
+        self.set_progress_bar_config(disable=True)
+
+    @property
+    def _execution_device(self):
+        return torch.device("cpu")
+
+    def maybe_free_model_hooks(self):
+        pass
+
+
+def exact_pipeline(data, d, **config):
+    scheduler = ScoreSdeProbabilityFlowScheduler(**config)
+    return ExactPipeline(ExactNetwork(data, scheduler, d), scheduler)
+
+
+def small_pipeline(dtype=torch.float32, seed=0, **config):
+    """A random network that answers like a denoiser."""
+    torch.manual_seed(seed)
+    unet = NCSNppUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_resolutions=(),
+        fourier_scale=1.0,
+        fir=False,
+        scale_by_sigma=False,
+        image_range=(-1.0, 1.0),
+        preconditioning="edm",
+        num_class_embeds=3,
+        norm_num_groups=4,
+    )
+    for parameter in unet.parameters():  # output layers start at zero
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5 / math.sqrt(parameter[0].numel()))
+    config = {"sde": "ve", "prediction_type": "sample", "time_input": "sigma", "image_range": (-1.0, 1.0)} | config
+    pipe = ScoreSdePipeline(unet=unet.eval().to(dtype), scheduler=ScoreSdeProbabilityFlowScheduler(**config))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def images(n, *shape, seed=1):
+    return torch.randint(256, (n, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def nats(output, pipe, levels=256):
+    """log p of the images in the model's range."""
+    low, high = pipe.scheduler.parameterization.image_range
+    d = output.latents[0].numel()
+    return -d * (output.bits_per_dim * math.log(2) + math.log((high - low) / levels))
+
+
+# ---- closed forms
+
+
+def flow_logp_of_gaussian(data, sde, x, eps, end=1.0):
+    """log p of x under the ODE of Gaussian data with the prior N(0, prior_sigma^2), in closed form.
+
+    The flow is affine along the eigenvectors of the covariance: deviations from the mean scale as the marginals'
+    standard deviations do.
+    """
+    variances, vectors = torch.linalg.eigh(data.covariance)
+
+    def marginal(t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return alpha * data.mean, (alpha**2 * variances + sigma**2).sqrt()
+
+    (mean_eps, std_eps), (mean_1, std_1) = marginal(eps), marginal(end)
+    scale = std_1 / std_eps
+    z = mean_1 + ((x - mean_eps) @ vectors * scale) @ vectors.T
+    return sde.prior_logp(z) + scale.log().sum(), z
+
+
+@pytest.mark.parametrize("variable", [None, "noise_level"])
+@pytest.mark.parametrize("sde", SDE_NAMES)
+@pytest.mark.parametrize("d", [2, 64])
+def test_likelihood_of_gaussians(sde, d, variable):
+    g = torch.Generator().manual_seed(0)
+    factor = torch.randn(d, d, generator=g, dtype=torch.float64) / math.sqrt(d)
+    data = Gaussian(0.2 * torch.randn(d, generator=g), 0.05 * factor @ factor.T + 0.01 * torch.eye(d))
+    pipe = exact_pipeline(data, d, sde=sde, image_range=(-1.0, 1.0))
+    points = data.mean + torch.randn(3, d, generator=g).double() @ torch.linalg.cholesky(data.covariance).T
+    unit = ((points + 1) / 2).clamp(0, 1)
+    output = pipe.bits_per_dim(as_images(unit), dequantize=False, probes="exact", variable=variable)
+    eps = max(1e-5, pipe.scheduler.sde.smallest_time)
+    truth, z = flow_logp_of_gaussian(data, pipe.scheduler.sde, 2 * unit - 1, eps)
+    torch.testing.assert_close(nats(output, pipe), truth, atol=1e-3, rtol=0)
+    torch.testing.assert_close(output.latents[:, :, 0, 0].double(), z, atol=1e-3, rtol=1e-4)
+
+
+class PriorOfMixture:
+    """The SDE with the exact marginal p_1 of a mixture as its prior."""
+
+    def __init__(self, sde, data):
+        self.sde, self.data = sde, data
+
+    def __getattr__(self, name):
+        return getattr(self.sde, name)
+
+    def prior_logp(self, z):
+        return mixture_logp(self.data, self.sde, z[:, :, 0, 0], 1.0)
+
+
+def mixture_logp(data, sde, points, t):
+    """log p_t of a mixture."""
+    alpha, variance = sde.alpha(t), (sde.alpha(t) * data.std) ** 2 + sde.sigma(t) ** 2
+    distance = torch.cdist(points, alpha * data.means) ** 2
+    log_normalizer = points.shape[1] / 2 * torch.log(2 * math.pi * variance)
+    return torch.logsumexp(data.weights.log() - distance / (2 * variance), dim=1) - log_normalizer
+
+
+@pytest.mark.parametrize("variable", [None, "noise_level"])
+@pytest.mark.parametrize("sde", SDE_NAMES)
+def test_likelihood_of_a_mixture_with_its_exact_prior(sde, variable):
+    data = Mixture([0.3, 0.7], [[-0.4, 0.2], [0.3, -0.1]], 0.15)
+    pipe = exact_pipeline(data, 2, sde=sde, image_range=(-1.0, 1.0))
+    true_sde = pipe.scheduler.sde
+    pipe.scheduler.sde = pipe.scheduler.training_sde = PriorOfMixture(true_sde, data)
+    unit = torch.tensor([[0.3, 0.6], [0.6, 0.4], [0.5, 0.5]], dtype=torch.float64)
+    output = pipe.bits_per_dim(as_images(unit), dequantize=False, probes="exact", variable=variable)
+    truth = mixture_logp(data, true_sde, 2 * unit - 1, max(1e-5, true_sde.smallest_time))
+    torch.testing.assert_close(nats(output, pipe), truth, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("variable", [None, "noise_level"])
+@pytest.mark.parametrize("sde, sampling_sde", [*((sde, None) for sde in SDE_NAMES), ("sub_vp", "vp"), ("vp", "ve")])
+def test_encode_and_decode_are_inverse(sde, sampling_sde, variable):
+    data = Mixture([0.3, 0.7], [[-0.4, 0.2], [0.3, -0.1]], 0.15)
+    pipe = exact_pipeline(data, 2, sde=sde, sampling_sde=sampling_sde)
+    unit = as_images(torch.tensor([[0.3, 0.6], [0.6, 0.4], [0.5, 0.5]], dtype=torch.float64))
+    back = pipe.decode(pipe.encode(unit, variable=variable), variable=variable)
+    torch.testing.assert_close(back.double(), unit, atol=1e-3, rtol=0)
+
+
+def test_likelihood_with_another_sde():
+    data = Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]])
+    pipe = exact_pipeline(data, 2, sde="ve", sigma_min=1e-4, image_range=(-1.0, 1.0), sampling_sde="vp")
+    scheduler = pipe.scheduler
+    unit = torch.tensor([[0.3, 0.6], [0.6, 0.4]], dtype=torch.float64)
+    output = pipe.bits_per_dim(as_images(unit), dequantize=False, probes="exact")
+    assert 0 < scheduler.start_time < 1  # a VE network does not know the whole of the VP SDE's noise
+    truth, z = flow_logp_of_gaussian(data, scheduler.sde, 2 * unit - 1, 1e-5, scheduler.start_time)
+    std = scheduler.init_noise_sigma
+    truth += -0.5 * (z / std).square().sum(1) - 2 * math.log(std) + 0.5 * z.square().sum(1)
+    torch.testing.assert_close(nats(output, pipe), truth, atol=1e-3, rtol=0)
+
+
+# ---- the paper's own numbers
+
+
+@pytest.mark.parametrize("name", golden_names("ode"))
+def test_decodes_as_the_reference(name):
+    tensors, metadata = load_golden(name)
+    pipe = load_golden_pipeline(metadata["model"])
+    output = pipe.decode(tensors["latents"], return_dict=True)
+    assert relative_error(output.sample, tensors["samples"]) < 2e-3
+    assert output.nfe <= 1.15 * int(metadata["reference_nfe"])
+
+
+@pytest.mark.parametrize("name", golden_names("bpd"))
+def test_likelihoods_are_the_references(name):
+    tensors, metadata = load_golden(name)
+    pipe = load_golden_pipeline(metadata["model"])
+    output = pipe.bits_per_dim(tensors["images01"], dequantize=False, probes=tensors["rademacher"])
+    assert (output.bits_per_dim - tensors["bpd"]).abs().max() < 1e-3
+    assert relative_error(output.latents, tensors["latents"]) < 2e-3
+    assert output.nfe <= 1.15 * int(metadata["reference_nfe"])
+
+
+# ---- the solver
+
+
+def test_solver_takes_the_steps_of_scipys():
+    integrate = pytest.importorskip("scipy.integrate")
+    matrix = torch.tensor([[-0.1, 2.0], [-2.0, -50.0]], dtype=torch.float64)
+    f = lambda t, y: math.cos(9.0 * t) * y @ matrix.T  # noqa: E731
+    y = torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    theirs = integrate.solve_ivp(
+        lambda t, y: f(t, torch.from_numpy(y)[None])[0].numpy(), (2.0, 0.5), y[0].numpy(), rtol=1e-5, atol=1e-5
+    )
+    ours = list(dormand_prince(f, 2.0, 0.5, y, 1e-5, 1e-5))
+    assert len(ours) == len(theirs.t) - 1
+    torch.testing.assert_close(
+        torch.tensor([t for t, _ in ours]).double(), torch.tensor(theirs.t[1:]), rtol=1e-6, atol=0
+    )
+
+
+def test_solver_names_what_is_not_finite():
+    with pytest.raises(RuntimeError, match="not finite"):
+        list(dormand_prince(lambda t, y: y * math.inf, 0.0, 1.0, torch.ones(1, 1).double(), 1e-5, 1e-5))
+
+
+# ---- draws, batches, shapes
+
+
+def test_probes_and_passes():
+    pipe = small_pipeline()
+    x, g = images(2, 1, 8, 8), torch.Generator()
+    settings = {"rtol": 1e-2, "atol": 1e-2}
+    exact = pipe.bits_per_dim(x, dequantize=2, probes="exact", generator=g.manual_seed(0), **settings)
+    assert exact.estimates.shape == (2, 1, 2) and exact.standard_error["probe"] == 0
+    many = pipe.bits_per_dim(x, probes=40, generator=g.manual_seed(0), **settings)
+    first_pass = exact.estimates[0, 0]
+    assert many.estimates.shape == (1, 40, 2)
+    torch.testing.assert_close(many.bits_per_dim, first_pass, atol=5 * many.standard_error["probe"] * 2**0.5, rtol=0)
+    gaussian = pipe.bits_per_dim(x, probes=40, probe_distribution="gaussian", generator=g.manual_seed(0), **settings)
+    assert gaussian.standard_error["probe"] > many.standard_error["probe"]
+    torch.testing.assert_close(
+        gaussian.bits_per_dim, first_pass, atol=5 * gaussian.standard_error["probe"] * 2**0.5, rtol=0
+    )
+
+
+def test_standard_errors_tell_their_sources_apart():
+    g = torch.Generator().manual_seed(0)
+    deviations = {"images": 3.0, "dequantization": 2.0, "probe": 1.0}
+    n, passes, probes = 4000, 4, 5
+    shapes = {"images": (1, 1, n), "dequantization": (passes, 1, n), "probe": (passes, probes, n)}
+    estimates = sum(s * torch.randn(shapes[k], generator=g, dtype=torch.float64) for k, s in deviations.items())
+    errors = standard_errors(estimates)
+    draws = {"images": n, "dequantization": n * passes, "probe": n * passes * probes}
+    for name, deviation in deviations.items():
+        assert errors[name] == pytest.approx(deviation / math.sqrt(draws[name]), rel=0.05)
+    assert errors["total"] ** 2 == pytest.approx(sum(errors[name] ** 2 for name in deviations))
+    single = standard_errors(estimates[:1, :1])
+    assert math.isnan(single["probe"]) and math.isnan(single["dequantization"])
+    assert single["images"] == single["total"]
+
+
+def test_one_seed_one_value_and_batches_do_not_matter():
+    pipe = small_pipeline()
+    x = images(3, 1, 11, 9)  # sizes that the network halves with a remainder
+    seeds = lambda: [torch.Generator().manual_seed(k) for k in range(3)]  # noqa: E731
+    together, again = (pipe.bits_per_dim(x, generator=seeds()) for _ in range(2))
+    assert torch.equal(together.bits_per_dim, again.bits_per_dim)
+    alone = [pipe.bits_per_dim(x[k : k + 1], generator=[g]).bits_per_dim for k, g in enumerate(seeds())]
+    torch.testing.assert_close(together.bits_per_dim, torch.cat(alone), atol=1e-3, rtol=0)
+    one = [pipe.bits_per_dim(x, generator=torch.Generator().manual_seed(5), rtol=1e-3).bits_per_dim for _ in range(2)]
+    assert torch.equal(*one)
+
+
+def test_class_labels_matter():
+    pipe, x = small_pipeline(), images(2, 1, 8, 8)
+    given = {"probes": torch.ones(2, 1, 8, 8), "dequantize": False, "rtol": 1e-3, "atol": 1e-3}
+    values = [pipe.bits_per_dim(x, class_labels=label, **given).bits_per_dim for label in (None, 0, [0, 1])]
+    assert values[1][0] == pytest.approx(values[2][0].item(), abs=1e-2) and (values[0] != values[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_finite_and_near(dtype):
+    x = images(1, 1, 8, 8)
+    settings = {"rtol": 1e-2, "atol": 1e-2, "variable": "noise_level"}
+    values = [
+        small_pipeline(kind).bits_per_dim(x, generator=torch.Generator().manual_seed(0), **settings).bits_per_dim
+        for kind in (torch.float32, dtype)
+    ]
+    torch.testing.assert_close(*values, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("levels", [2, 1024])
+def test_any_bit_depth(levels):
+    """The density at the dequantized image is the same; only the size of a bin differs."""
+    pipe = small_pipeline()
+    x = torch.randint(levels, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    settings = {"rtol": 1e-2, "atol": 1e-2, "probes": torch.ones(1, 1, 8, 8)}
+    value = pipe.bits_per_dim(x, generator=torch.Generator().manual_seed(0), levels=levels, **settings)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given = pipe.bits_per_dim((x + noise) / levels, dequantize=False, **settings)
+    expected = given.bits_per_dim - 8 + math.log2(levels)
+    torch.testing.assert_close(value.bits_per_dim, expected, atol=1e-9, rtol=0)
+
+
+def test_interpolation_ends_at_the_images():
+    data = Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]])
+    pipe = exact_pipeline(data, 2, sde="vp")
+    a, b = (as_images(torch.tensor(points, dtype=torch.float64)) for points in ([[0.3, 0.6]], [[0.6, 0.4]]))
+    way = pipe.interpolate(a, b, 5)
+    assert way.shape == (5, 1, 2, 1, 1)
+    torch.testing.assert_close(torch.cat([way[0], way[-1]]).double(), torch.cat([a, b]), atol=1e-3, rtol=0)
+
+
+def test_slerp():
+    a, b = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    middle = slerp(a, b, torch.tensor([0.5]))[0]
+    torch.testing.assert_close(middle, torch.tensor([[0.5**0.5, 0.5**0.5], [1.5, 0.0]]))
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ({"images": torch.rand(2, 3, 8, 8)}, "images"),
+        ({"images": 2 * torch.ones(1, 1, 8, 8)}, "images"),
+        ({"images": torch.full((1, 1, 8, 8), 7), "levels": 4}, "images"),
+        ({"images": "cat.png"}, "images"),
+        ({"levels": 1}, "levels"),
+        ({"eps": 0.0}, "eps"),
+        ({"rtol": -1.0}, "rtol"),
+        ({"probes": 0}, "probes"),
+        ({"probes": "all"}, "probes"),
+        ({"probes": torch.ones(1, 1, 4, 4)}, "probes"),
+        ({"probe_distribution": "uniform"}, "probe_distribution"),
+        ({"dequantize": -1}, "dequantize"),
+        ({"variable": "sigma"}, "variable"),
+        ({"class_labels": 7}, "class_labels"),
+        ({"generator": []}, "generator"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=f"`{named}`"):
+        small_pipeline().bits_per_dim(**({"images": images(1, 1, 8, 8)} | arguments))
+
+
+def test_bad_latents_and_ways_are_named():
+    pipe, x = small_pipeline(), images(1, 1, 8, 8)
+    with pytest.raises(ValueError, match="`latents`"):
+        pipe.decode(torch.full((1, 1, 8, 8), math.nan))
+    with pytest.raises(ValueError, match="`steps`"):
+        pipe.interpolate(x, x, 1)
+    with pytest.raises(ValueError, match="`b`"):
+        pipe.interpolate(x, images(2, 1, 8, 8), 3)
