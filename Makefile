@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto
 
 style: .venv/installed
 	$(BIN)/ruff check .
