@@ -40,7 +40,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 EPS, PAPER_TOLERANCE = 1e-5, 1e-5
-TOLERANCES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)
+TOLERANCES = [1e-5 * 10 ** (k / 4) for k in range(8)]
 NETWORK = {
     "sample_size": 28,
     "in_channels": 1,
