@@ -92,9 +92,7 @@ class Parameterization:
         if len(image_range) != 2 or not image_range[0] < image_range[1]:
             raise ValueError(f"`image_range` must be (low, high) with low < high, but is {image_range!r}.")
         if not isinstance(num_train_timesteps, int) or num_train_timesteps < 2:
-            raise ValueError(
-                f"`num_train_timesteps` must be an integer above 1, but is {num_train_timesteps!r}."
-            )
+            raise ValueError(f"`num_train_timesteps` must be an integer above 1, but is {num_train_timesteps!r}.")
         self.sde = sde
         self.prediction_type = prediction_type
         self.time_input = time_input

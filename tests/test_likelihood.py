@@ -8,8 +8,9 @@ import torch
 from exact_scores import Gaussian, Mixture, as_images
 from golden import golden_names, load_golden, load_golden_pipeline, relative_error
 
-from sde_diffusers.likelihood import dormand_prince, slerp, standard_errors
+from sde_diffusers.likelihood import slerp, standard_errors
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
+from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import SDE_NAMES
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler

@@ -12,8 +12,8 @@ Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (b
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
 after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
 
-Several processes on CPUs: accelerate launch --multi_gpu --num_processes N, or torchrun --nproc-per-node N. Without MPI,
-`accelerate launch --cpu --num_processes N` starts only one.
+Several processes on CPUs: accelerate launch --multi_gpu --num_processes N, or torchrun --nproc-per-node N. (Without
+MPI, `accelerate launch --cpu --num_processes N` starts only one.)
 
 Several machines: each process reads the images and, to resume, the checkpoint, which the main process writes to
 `output_dir`; so that folder has to be shared by the machines, or copied to them before they resume. Send signals to
