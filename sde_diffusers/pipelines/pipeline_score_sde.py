@@ -253,34 +253,34 @@ class ScoreSdePipeline(DiffusionPipeline):
     def bits_per_dim(
         self,
         images: Tensor,
-        class_labels=None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         dequantize: bool | int = True,
         probes: int | str | Tensor = 1,
-        probe_distribution: str = "rademacher",
-        levels: int = 256,
         eps: float = 1e-5,
         rtol: float = 1e-5,
         atol: float = 1e-5,
+        class_labels=None,
+        probe_distribution: str = "rademacher",
+        levels: int = 256,
         variable: str | None = None,
     ) -> LikelihoodOutput:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
         Args:
             images: (N, C, H, W) integers in [0, levels) (uint8 by default), or floating point in [0, 1].
-            class_labels: as in `__call__`; the likelihood is then that given the class.
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: number of passes (True: one) with uniform noise u in (round((levels - 1) image) + u) / levels,
                 whose average bounds the discrete likelihood. False: the density at the given values, which must then
                 have been dequantized for the result to be comparable.
             probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
                 "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
-            probe_distribution: "rademacher" (of less variance) or "gaussian".
-            levels: number of values of a pixel, 2^(bit depth).
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
                 know where they start later (DDPM tables, another SDE than the training's).
             rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well; with
                 `probes="exact"` a tenth of them is used.
+            class_labels: as in `__call__`; the likelihood is then that given the class.
+            probe_distribution: "rademacher" (of less variance) or "gaussian".
+            levels: number of values of a pixel, 2^(bit depth).
 
         Returns:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).
