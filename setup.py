@@ -20,7 +20,7 @@ setup(
     packages=find_packages(include=["sde_diffusers*"]),
     python_requires=">=3.10",
     install_requires=[
-        "diffusers>=0.36",
+        "diffusers>=0.38",
         "huggingface_hub>=0.36",
         "numpy>=2.0",
         "pillow>=11.0",
