@@ -53,7 +53,7 @@ _CIFAR10_DDPMPP = {
     "image_range": (-1.0, 1.0),
 }
 # Training on two CPU cores: no FIR filters, EDM preconditioning, and a gentle Fourier embedding of ln(sigma)/4, which
-# spans about one unit. Measured in docs and model cards, not in a paper.
+# spans about one unit. These are ours, not a paper's.
 _SMALL = {
     "layers_per_block": 2,
     "fourier_scale": 1.0,

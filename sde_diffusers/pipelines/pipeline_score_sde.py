@@ -26,7 +26,8 @@ from sde_diffusers.likelihood import (
     image_bits_per_dim,
     interpolate_images,
 )
-from sde_diffusers.single_file import save_modules
+from sde_diffusers.parameterization import expand_like
+from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 LATENT_NAMES = ["latents"]
@@ -153,7 +154,7 @@ class ScoreSdePipeline(DiffusionPipeline):
         """
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         noise, _ = self._noise_and_denoised(x, t, class_labels)
-        return -noise / self._shaped(self.scheduler.sde.sigma(t), noise)
+        return -noise / expand_like(self.scheduler.sde.sigma(t), noise)
 
     def denoise(self, x: Tensor, t, class_labels=None) -> Tensor:
         """The denoised images E[x_0 | x_t = x] (Tweedie's formula), in the scheduler's image range; see `score`."""
@@ -168,14 +169,9 @@ class ScoreSdePipeline(DiffusionPipeline):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             network_time = self.scheduler.network_time(t).to(x.device, torch.float32)
-            scaled = x * self._shaped(self.scheduler.input_scale(t), x)
+            scaled = x * expand_like(self.scheduler.input_scale(t), x)
             output = self._network(scaled, network_time, self._labels(class_labels, len(x)), 1.0)
             return self.scheduler.noise_and_denoised(output.to(x.dtype), x, t)
-
-    @staticmethod
-    def _shaped(coefficient: Tensor, x: Tensor) -> Tensor:
-        coefficient = coefficient.to(x.device, x.dtype)
-        return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient
 
     def _network(self, x, network_time, labels, guidance_scale):
         """The network's answer, guided if `guidance_scale` is not 1."""
@@ -407,4 +403,4 @@ class ScoreSdePipeline(DiffusionPipeline):
     def _package(cls):
         """The installed package, or None where this class comes from a saved folder."""
         name = ScoreSdePipeline.__module__.split(".")[0]
-        return sys.modules[name] if name != "diffusers_modules" else None
+        return sys.modules[name] if name != REMOTE_PACKAGE else None
