@@ -1,0 +1,83 @@
+"""Bits/dim of test images, with the parts of its standard error."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from draws import seed_of
+from evaluation_config import EvaluationConfig
+from evaluation_samples import weights_digest
+from shards import compute_in_shards
+
+from data import ImageData
+from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.likelihood import standard_errors
+
+
+def bits_per_dim(
+    config: EvaluationConfig, pipe: ScoreSdePipeline, test: ImageData, accelerator: Accelerator
+) -> tuple[dict, torch.Tensor]:
+    """Mean bits/dim of `config.likelihood.num_images` test images (fewer if there are fewer), chosen by the seed.
+
+    Returns:
+        The number with everything that it depends on, and the bits/dim (N,) of each image.
+    """
+    options = config.likelihood
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
+    chosen = order[: options.num_images]
+
+    def evaluate(positions: range) -> dict[str, torch.Tensor]:
+        images, labels = test[chosen[positions.start : positions.stop]]
+        seeds = [seed_of(options.seed, k) for k in chosen[positions.start : positions.stop].tolist()]
+        output = pipe.bits_per_dim(
+            images,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            dequantize=options.passes,
+            probes=options.probes,
+            eps=options.eps,
+            rtol=options.rtol,
+            atol=options.atol,
+            class_labels=labels if options.given_class else None,
+        )
+        nfe = torch.full((len(images),), output.nfe, dtype=torch.float64)
+        return {"estimates": output.estimates.permute(2, 0, 1), "nfe": nfe}  # images first
+
+    settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "eps", "rtol", "atol")}
+    training_sde = {key: value for key, value in sorted(pipe.scheduler.config.items()) if key in SDE_KEYS}
+    description = {
+        "network": weights_digest(pipe.unet),
+        "test": test.name,
+        "num_test_images": len(test),
+        "seed": options.seed,
+        **settings,
+        **training_sde,
+    }
+    found = compute_in_shards(
+        evaluate,
+        Path(config.output_dir) / "shards" / "likelihood",
+        description,
+        len(chosen),
+        min(options.batch_size, len(chosen)),
+        accelerator,
+        "Likelihood",
+    )
+    estimates = found["estimates"].permute(1, 2, 0)
+    each = estimates.mean((0, 1))
+    record = {
+        "metric": "bits_per_dim",
+        "value": each.mean().item(),
+        "standard_error": standard_errors(estimates),
+        "images": "test images",
+        "dataset": test.name,
+        "split": config.data.test_split,
+        "num_images": len(chosen),
+        "dequantization": "uniform",
+        "nfe": found["nfe"].mean().item(),
+        "seed": options.seed,
+        "precision": "float32 network, float64 ODE",
+        **settings,
+    }
+    return record, each
+
+
+SDE_KEYS = ("sde", "sampling_sde", "sigma_min", "sigma_max", "sigma", "beta_min", "beta_max", "prediction_type")

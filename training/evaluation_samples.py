@@ -1,0 +1,174 @@
+"""The samples to evaluate: image k has its own seed, so that it is the same in every run and for any processes."""
+
+import hashlib
+import inspect
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from config import ConfigError, construct
+from draws import seed_of
+from evaluation_config import EvaluationConfig
+from PIL import Image
+from score_model import SCHEDULERS
+from shards import compute_in_shards
+from torch import Tensor
+from tqdm import tqdm
+
+from sde_diffusers import ScoreSdePipeline
+
+NOISE, LABELS = 0, 1  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn images and what it took.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,): the class that each was asked for; None without classes.
+        nfe: evaluations of the network for each image.
+        images_per_second: of one process, the first batch (in which libraries warm up) left out if there are more.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    nfe: int
+    images_per_second: float
+
+
+def load_pipeline(config: EvaluationConfig, device: torch.device) -> ScoreSdePipeline:
+    """The pipeline, with the configuration's sampler in place of its own.
+
+    Raises:
+        ConfigError: there is no such pipeline, or it cannot be sampled as the configuration asks.
+    """
+    try:
+        pipe = ScoreSdePipeline.from_pretrained(config.pipeline)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"pipeline {config.pipeline!r} cannot be loaded: {error}") from error
+    pipe.scheduler = _sampler(config, pipe.scheduler)
+    pipe.unet.to(memory_format=torch.channels_last)  # what bf16 convolutions on CPUs are fast in
+    pipe.set_progress_bar_config(disable=True)
+    conditional, classes = bool(pipe.unet.config.num_class_embeds), config.samples.classes
+    if classes is None:
+        config.samples.classes = "balanced" if conditional else "none"
+    elif classes != "none" and not conditional:
+        raise ConfigError(f"samples.classes is {classes!r}, but the network is not conditional on classes")
+    if config.samples.guidance_scale != 1 and config.samples.classes == "none":
+        raise ConfigError(f"samples.guidance_scale={config.samples.guidance_scale} needs classes, but there are none")
+    if config.likelihood.given_class and not conditional:
+        raise ConfigError("likelihood.given_class=true needs a network that is conditional on classes")
+    return pipe.to(device)
+
+
+def _sampler(config: EvaluationConfig, own):
+    """The scheduler that `config.scheduler` describes; what it does not say is as in the pipeline's own."""
+    arguments = dict(config.scheduler)
+    name = arguments.pop("class_name", type(own).__name__)
+    if name not in SCHEDULERS:
+        raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
+    known = inspect.signature(SCHEDULERS[name]).parameters
+    kept = {key: value for key, value in own.config.items() if key in known}
+    return construct("scheduler", SCHEDULERS[name], {**kept, **arguments})
+
+
+def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
+    """What a sample depends on besides network and seed: the sampler with its arguments, steps, guidance, classes."""
+    known = inspect.signature(type(pipe.scheduler)).parameters
+    arguments = {key: value for key, value in pipe.scheduler.config.items() if key in known and value is not None}
+    return {
+        "class_name": type(pipe.scheduler).__name__,
+        **json.loads(json.dumps(arguments)),
+        "num_inference_steps": config.samples.num_inference_steps or pipe.scheduler.default_num_inference_steps,
+        "guidance_scale": config.samples.guidance_scale,
+        "classes": config.samples.classes,
+    }
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
+    digest = hashlib.sha256(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def draw_samples(
+    config: EvaluationConfig, pipe: ScoreSdePipeline, data_labels: Tensor | None, accelerator: Accelerator
+) -> Samples:
+    """Draw `config.samples.num_images` images, or those of them that an earlier run did not come to.
+
+    Args:
+        data_labels: (M,) of the data set, for classes "random".
+
+    Raises:
+        ConfigError: the data set has no labels, or the folder holds samples of another configuration.
+    """
+    options = config.samples
+    if options.classes == "random" and data_labels is None:
+        raise ConfigError("samples.classes=random needs labels, but the data set has none")
+    size = min(options.batch_size, options.num_images)
+    sampler = describe_sampler(config, pipe)
+
+    def draw(indices: range) -> dict[str, Tensor]:
+        labels = class_labels(options.classes, indices, pipe.unet.config.num_class_embeds, data_labels, options.seed)
+        generators = [torch.Generator().manual_seed(seed_of(options.seed, NOISE, k)) for k in indices]
+        began = time.perf_counter()
+        with torch.no_grad(), accelerator.autocast():
+            output = pipe(
+                batch_size=len(indices),
+                num_inference_steps=sampler["num_inference_steps"],
+                class_labels=labels,
+                guidance_scale=options.guidance_scale,
+                generator=generators,
+                output_type="pt",
+            )
+        images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
+        work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
+        work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
+        return {"images": images, **work, **({} if labels is None else {"labels": labels})}
+
+    description = {
+        "network": weights_digest(pipe.unet),
+        "sampler": sampler,
+        "seed": options.seed,
+        "precision": accelerator.mixed_precision,
+        "data": config.data.dataset if options.classes == "random" else None,
+    }
+    count = -(-options.num_images // size) * size  # whole batches, so that more images can follow later
+    drawn = compute_in_shards(
+        draw, Path(config.output_dir) / "shards" / "samples", description, count, size, accelerator, "Sampling"
+    )
+    seconds = drawn["seconds"][1:] if len(drawn["seconds"]) > 1 else drawn["seconds"]
+    n = options.num_images
+    return Samples(
+        images=drawn["images"][:n],
+        labels=drawn["labels"][:n] if "labels" in drawn else None,
+        nfe=int(drawn["nfe"][0]),
+        images_per_second=size * len(seconds) / seconds.sum().item(),
+    )
+
+
+def class_labels(
+    kind: str, indices: range, num_classes: int | None, data_labels: Tensor | None, seed: int
+) -> Tensor | None:
+    """The classes (n,) that the images with these numbers are asked for: see `SamplesConfig.classes`."""
+    if kind == "none":
+        return None
+    if kind == "balanced":
+        return torch.tensor([k % num_classes for k in indices])
+    return torch.stack([data_labels[seed_of(seed, LABELS, k) % len(data_labels)] for k in indices])
+
+
+def save_images(images: Tensor, folder: Path) -> None:
+    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
+        path = folder / f"{k:06d}.png"
+        if not path.exists():
+            Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
+            path.with_suffix(".incomplete").rename(path)
