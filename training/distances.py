@@ -1,8 +1,8 @@
 """Distances between two sets of images, generated and real, in the feature space of a network.
 
-    Frechet distance    of the Gaussians with the features' means and covariances (Heusel et al. 2017, arXiv:1706.08500)
-    kernel distance     squared maximum mean discrepancy under a cubic kernel (Binkowski et al. 2018, arXiv:1801.01401)
-    precision, recall   shares that lie among the other set's neighbourhoods (Kynkaanniemi et al. 2019, arXiv:1904.06991)
+    Frechet distance    of Gaussians with the features' means and covariances (Heusel et al. 2017, arXiv:1706.08500)
+    kernel distance     squared maximum mean discrepancy, cubic kernel (Binkowski et al. 2018, arXiv:1801.01401)
+    precision, recall   shares within the other set's neighbourhoods (Kynkaanniemi et al. 2019, arXiv:1904.06991)
     density, coverage   the same with less weight on outliers (Naeem et al. 2020, arXiv:2002.09797)
 
 All are computed in float64, and pairs of images in chunks, so that 10,000 against 60,000 fit into little memory.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,6 +78,12 @@ class FeatureStatistics:
     def dimension(self) -> int:
         return len(self.mean)
 
+    @cached_property
+    def root(self) -> torch.Tensor:
+        """Some A of shape (D, D) with A A^T = covariance; eigenvalues that rounding made negative count as 0."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp(min=0).sqrt()
+
     @property
     def is_reliable(self) -> bool:
         """Whether there are at least ten images for each dimension; below, a Frechet distance wants a mark."""
@@ -122,8 +129,8 @@ class FeatureStatistics:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Squared Frechet distance |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), as the FID reports it.
 
-    From few images it comes out too large, by an amount that falls like 1 / count and grows with the dimension: compare
-    only distances from equal counts, and mark those of which `is_reliable` is false.
+    From few images it comes out too large, by an amount that falls like 1 / count and grows with the dimension:
+    compare only distances from equal counts, and mark those of statistics that are not `is_reliable`.
 
     Raises:
         ValueError: dimensions or feature spaces differ, or one has fewer images than its dimension + 1.
@@ -132,7 +139,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     difference = a.mean - b.mean
     # tr (C_a C_b)^1/2 is the sum of the singular values of A^T B for any A A^T = C_a and B B^T = C_b. Unlike a matrix
     # square root of the product it needs no regularisation, and stays real, where a covariance is singular.
-    cross = torch.linalg.svdvals(_square_root(a.covariance).T @ _square_root(b.covariance)).sum()
+    cross = torch.linalg.svdvals(a.root.T @ b.root).sum()
     distance = difference @ difference + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(distance.item(), 0.0)
 
@@ -145,10 +152,10 @@ def bootstrap_frechet(
 ) -> tuple[float, float]:
     """95 % interval of the Frechet distance of generated features, by the bootstrap.
 
-    It says how far the distance may lie from that of another N images of the same model. It says nothing about the bias
-    that N images have (see `frechet_distance`): the interval holds for distances from N images, not from infinitely
-    many. A resample repeats images, and has about twice that bias; so the quantiles are taken of the resamples'
-    deviations from their own mean. The reference counts as fixed.
+    It says how far the distance may lie from that of another N images of the same model. It says nothing about the
+    bias that N images have (see `frechet_distance`): the interval holds for distances from N images, not from
+    infinitely many. A resample repeats images, and has about twice that bias; so the quantiles are taken of the
+    resamples' deviations from their own mean. The reference counts as fixed.
 
     Args:
         features: of the generated images, shape (N, D), N > D.
@@ -187,12 +194,6 @@ def _check_comparable(a: FeatureStatistics, b: FeatureStatistics) -> None:
         raise ValueError(
             f"a Frechet distance in {a.dimension} dimensions needs at least {a.dimension + 1} images, got {count}"
         )
-
-
-def _square_root(covariance: torch.Tensor) -> torch.Tensor:
-    """Some A with A A^T = covariance; eigenvalues that rounding made negative count as 0."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp(min=0).sqrt()
 
 
 # ---- Kernel distance -----------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class DensityCoverage(NamedTuple):
 
 
 def precision_recall(features: torch.Tensor, reference: torch.Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, equation 1).
+    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, section 3).
 
     An image lies in a set's manifold if it is no farther from one of the set's images than this one's k-th nearest
     neighbour in the set. Both numbers depend on the sizes of the sets (the larger one, the smaller its
@@ -297,7 +298,7 @@ def precision_recall(features: torch.Tensor, reference: torch.Tensor, k: int = 3
 
 
 def density_coverage(features: torch.Tensor, reference: torch.Tensor, k: int = 5) -> DensityCoverage:
-    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, equations 4 and 6).
+    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, section 3).
 
     A real image's neighbourhood reaches to its k-th nearest neighbour among the real images.
 

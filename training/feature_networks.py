@@ -56,7 +56,7 @@ class FeatureNetwork:
         self.name, self.dimension, self.resolution = name, dimension, resolution
         self._extract, self._device, self._batch_size = extract, device, batch_size
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Features of images, computed in batches that bound the memory.
 
@@ -75,8 +75,7 @@ class FeatureNetwork:
                 f"got {images.dtype} {tuple(images.shape)}"
             )
         batches = images.split(self._batch_size)
-        features = torch.cat([self._extract(batch.to(self._device)).float().cpu() for batch in batches])
-        return features.clone()  # a normal tensor, which may take part in what follows
+        return torch.cat([self._extract(batch.to(self._device)).float().cpu() for batch in batches])
 
 
 def load_feature_network(
@@ -237,13 +236,13 @@ def _dinov2(weights: str | Path | None, device: str | torch.device) -> FeatureNe
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+        # The whole image is judged: resized to the size that the processor would crop to.
+        size = {side: processor.crop_size[side] for side in ("height", "width")}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"weights {weights or DINOV2} hold no DINOv2 with its image processor: {error}") from error
-    if loading["missing_keys"]:
+    if loading["missing_keys"]:  # which transformers would draw at random
         raise ValueError(f"weights {weights or DINOV2} lack the parameters {sorted(loading['missing_keys'])}")
     model = model.to(device).eval().requires_grad_(False)
-    # The whole image is judged: resized to the size that the processor would crop to.
-    size = dict(processor.crop_size or processor.size)
 
     def extract(images: torch.Tensor) -> torch.Tensor:
         rgb = list(images.expand(-1, 3, -1, -1))

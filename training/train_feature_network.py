@@ -164,7 +164,8 @@ def main(arguments: list[str]) -> int:
             threads=torch.get_num_threads(),
             device="GPU" if device.type == "cuda" else "CPU",
             command=f"python training/train_feature_network.py --epochs {options.epochs} --batch_size "
-            f"{options.batch_size} --lr {options.lr} --seed {options.seed}",
+            f"{options.batch_size} --lr {options.lr} --seed {options.seed}"
+            + (f" --max_images {options.max_images}" if options.max_images else ""),
         )
         (folder / "README.md").write_text(card)
     print(f"{options.output_dir}: {extract.name}, accuracy {100 * accuracy:.2f} % of {len(test):,} test images")
