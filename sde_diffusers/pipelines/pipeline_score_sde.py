@@ -4,20 +4,19 @@ The pipeline knows neither which SDE it samples nor which sampler does it: the s
 network is evaluated, and turns each answer into the next state.
 """
 
-import sys
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.hub import HubPipelineMixin
+from sde_diffusers.images import read_images
 from sde_diffusers.likelihood import (
     LikelihoodOutput,
     ProbabilityFlowOutput,
@@ -27,7 +26,6 @@ from sde_diffusers.likelihood import (
     interpolate_images,
 )
 from sde_diffusers.parameterization import expand_like
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 LATENT_NAMES = ["latents"]
@@ -46,7 +44,7 @@ class ScoreSdePipelineOutput(BaseOutput):
     nfe: int
 
 
-class ScoreSdePipeline(DiffusionPipeline):
+class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
     """Sampling from a score-based generative model (arXiv 2011.13456) with any of this package's schedulers.
 
     Args:
@@ -84,8 +82,10 @@ class ScoreSdePipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
+        image=None,
+        strength: float = 0.5,
     ) -> ScoreSdePipelineOutput | tuple:
-        """Draw images.
+        """Draw images, from noise or (`image`) starting with given ones.
 
         Args:
             batch_size: number of images N.
@@ -100,19 +100,21 @@ class ScoreSdePipeline(DiffusionPipeline):
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
                 the network; a dictionary that it returns may replace "latents".
             callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
+            image: one image, of which `batch_size` versions are drawn, or N of them: PIL, arrays (H, W, C) or tensors
+                (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
+            strength: the share of the time steps that are done, in (0, 1], as in diffusers' image-to-image: with more
+                of them, the image that comes out has less to do with `image`.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
         """
+        if image is not None:
+            image = self._start_image(image, strength)
+            batch_size = len(image) if batch_size == 1 else batch_size
         shape = self._check(batch_size, guidance_scale, generator, latents, output_type)
-        labels = self._labels(class_labels, batch_size)
-        if guidance_scale != 1 and labels is None:
-            raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
-        if guidance_scale != 1 and not self._knows_no_class:
-            raise ValueError(
-                f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
-                f"but {type(self.unet).__name__} can't."
-            )
+        if image is not None and len(image) not in (1, batch_size):
+            raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
+        labels = self._guided_labels(class_labels, batch_size, guidance_scale)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(
@@ -125,9 +127,14 @@ class ScoreSdePipeline(DiffusionPipeline):
         # The state stays in float32, whatever the network computes in.
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        latents = latents.to(device, torch.float32)
+        if image is None:
+            x = latents * self.scheduler.init_noise_sigma
+        else:
+            t = self.scheduler.start_late(math.ceil(strength * steps))
+            x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
         nfe = 0
-        for k, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
+        for k, t in enumerate(self.progress_bar(self.scheduler.timesteps[self.scheduler.step_index :])):
             output = self._network(self.scheduler.scale_model_input(x, t), t, labels, guidance_scale)
             nfe += 1 if guidance_scale == 1 else 2
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
@@ -312,11 +319,25 @@ class ScoreSdePipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
-        size = self.unet.config.sample_size
-        shape = (batch_size, self.unet.config.in_channels, *([size] * 2 if isinstance(size, int) else size))
+        shape = (batch_size, *self._image_shape)
         if latents is not None and (latents.ndim != 4 or latents.shape[:2] != shape[:2]):  # any size of image will do
             raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
         return shape
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network was made for."""
+        size = self.unet.config.sample_size
+        return (self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+    def _start_image(self, image, strength) -> Tensor:
+        """(N, C, H, W) given images in the network's range, checked."""
+        if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
+        image = read_images("image", image, self._image_shape[0])
+        if image.shape[1:] != self._image_shape:
+            raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
+        return self.scheduler.parameterization.to_model_range(image)
 
     @property
     def _knows_no_class(self) -> bool:
@@ -344,63 +365,25 @@ class ScoreSdePipeline(DiffusionPipeline):
             raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
         return labels.expand(batch_size)
 
+    def _guided_labels(self, class_labels, batch_size, guidance_scale) -> Tensor | None:
+        """Class labels as `_labels` gives them, if they and the network allow for guidance of this scale."""
+        labels = self._labels(class_labels, batch_size)
+        if guidance_scale != 1 and labels is None:
+            raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
+        if guidance_scale != 1 and not self._knows_no_class:
+            raise ValueError(
+                f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
+                f"but {type(self.unet).__name__} can't."
+            )
+        return labels
+
     def _images(self, x: Tensor, output_type: str):
-        images = self.scheduler.parameterization.to_unit_range(x).clamp(0, 1)
+        """The network's range -> images of the given type."""
+        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type)
+
+    def _of_type(self, images: Tensor, output_type: str):
+        """Images in [0, 1] as PIL, numpy or tensor."""
         if output_type == "pt":
             return images
         images = images.cpu().permute(0, 2, 3, 1).numpy()
         return images if output_type == "np" else self.numpy_to_pil(images)
-
-    # Saving and loading: a saved folder holds its own code, and loading it here executes none of it.
-
-    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """Save weights, configurations and the code that loads them where this package is not installed.
-
-        The arguments are those of `DiffusionPipeline.save_pretrained`.
-        """
-        hub_keys = ("repo_id", "commit_message", "private", "token", "create_pr")
-        hub_kwargs = {key: kwargs.pop(key) for key in hub_keys if key in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        save_modules(self, save_directory)
-        if push_to_hub:
-            repo_id = hub_kwargs.pop("repo_id", str(save_directory).rstrip("/").split("/")[-1])
-            self.push_to_hub(repo_id, **hub_kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
-
-        No code of the repository is executed: its classes are looked up in this package.
-        """
-        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
-            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-            try:
-                pretrained_model_name_or_path = snapshot_download(
-                    pretrained_model_name_or_path,
-                    allow_patterns=["*.json", "*.safetensors"],
-                    **{key: kwargs.pop(key) for key in keys if key in kwargs},
-                )
-            except HFValidationError as error:
-                raise OSError(
-                    f"{pretrained_model_name_or_path} is neither a folder nor the id of a repository."
-                ) from error
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def load_config(cls, *args, **kwargs):
-        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
-        config = super().load_config(*args, **kwargs)
-        package = cls._package()
-        if package is not None and isinstance(config, dict):
-            if isinstance(config.get("_class_name"), (list, tuple)):
-                config["_class_name"] = config["_class_name"][1]
-            for name, value in config.items():
-                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
-                    config[name] = [package.__name__, value[1]]
-        return config
-
-    @classmethod
-    def _package(cls):
-        """The installed package, or None where this class comes from a saved folder."""
-        name = ScoreSdePipeline.__module__.split(".")[0]
-        return sys.modules[name] if name != REMOTE_PACKAGE else None

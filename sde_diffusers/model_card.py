@@ -1,0 +1,144 @@
+"""The card of a model's repository (README.md): metadata by which the Hub finds it, what it is, how to use it.
+
+A card says only what the repository's files and its author say.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+
+TASK = "unconditional-image-generation"
+CARD_TAGS = ("score-sde", "image-generation")
+SAMPLES_FILE = "samples.png"
+GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
+TRAINING_SDES = {
+    "ve": "VE SDE",
+    "vp": "VP SDE",
+    "sub_vp": "sub-VP SDE",
+    "ve_exponential": "SDE dx = sigma^t dw",
+    "vp_discrete": "VP SDE of a DDPM's table",
+}
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>[^.-]+))?(?:-\d+-of-\d+)?\.safetensors")
+
+
+def model_card(
+    folder: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+    samples: bool = False,
+    earlier: ModelCard | None = None,
+) -> ModelCard:
+    """The card of a saved pipeline.
+
+    Args:
+        folder: of the pipeline.
+        repo_id: name that the card tells its readers to load.
+        license: identifier of the Hub, such as "apache-2.0".
+        datasets: ids of the data sets that the model was trained on.
+        tags: in addition to `CARD_TAGS`.
+        metrics: {name: value} measured on the first of `datasets`, for the card's model index.
+        description: a paragraph of Markdown: how it was trained, what its classes are, its limits.
+        samples: whether the repository has the picture `SAMPLES_FILE`.
+        earlier: a card that exists already. Unless it was generated its text is kept, and so is all its metadata for
+            which no new value is given.
+
+    Raises:
+        ValueError: on a metric that is no finite number, or without a data set that it was measured on.
+    """
+    given = {"license": license, "datasets": datasets}
+    given = {key: value for key, value in given.items() if value}
+    if metrics:
+        given["eval_results"] = evaluation_results(metrics, datasets)
+    card = earlier
+    if card is None or GENERATED in card.text:
+        text = card_text(Path(folder), repo_id, description, samples)
+        data = (
+            ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=list(CARD_TAGS))
+            if card is None
+            else card.data
+        )
+        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    if tags:
+        given["tags"] = list(dict.fromkeys([*(card.data.tags or CARD_TAGS), *tags]))
+    for key, value in given.items():
+        setattr(card.data, key, value)
+    if card.data.eval_results and not card.data.model_name:
+        card.data.model_name = repo_id.split("/")[-1]
+    return card
+
+
+def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:
+    """Metrics as the Hub's model index wants them."""
+    if not datasets:
+        raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"`metrics` must be finite numbers, but {name} is {value!r}.")
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=datasets[0],
+            dataset_name=datasets[0].split("/")[-1],
+            metric_type=re.sub(r"\W+", "_", name.lower()),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def card_text(folder: Path, repo_id: str, description: str | None, samples: bool) -> str:
+    """The card below its metadata, from the configurations in a saved pipeline's folder."""
+
+    def read(path):
+        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
+
+    pipeline = read("model_index.json")["_class_name"]
+    pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
+    network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
+    size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
+    height, width = [size] * 2 if isinstance(size, int) else size
+    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
+    sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
+    variant, parameters = weights_in(folder / "unet")
+    arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
+    use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
+    if pipeline == "ScoreSdePipeline":
+        call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
+        use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
+    without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
+    paragraphs = [
+        GENERATED,
+        f"# {repo_id.split('/')[-1]}",
+        f"A {'class-conditional ' if classes else ''}score-based generative model "
+        f"([arXiv 2011.13456](https://arxiv.org/abs/2011.13456)) of {images}: `{network.get('_class_name')}` with "
+        f"{parameters:,} parameters, trained with the {sde}, saved with the sampler `{scheduler.get('_class_name')}`.",
+        description and description.strip(),
+        samples and f"![Samples]({SAMPLES_FILE})",
+        "## Use",
+        "With the package `sde-diffusers` installed, no code of this repository is run:",
+        "\n".join(["```python", *use, "```"]),
+        "Without it, the repository's own code is; read it first, and name the `revision` that you have read:",
+        f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def weights_in(folder: Path) -> tuple[str | None, int]:
+    """Variant that a folder's weights must be loaded with (None: none), and their number."""
+    files = {path: match["variant"] for path in sorted(folder.iterdir()) if (match := WEIGHTS.fullmatch(path.name))}
+    variant = None if None in files.values() or not files else min(files.values())
+    parameters = 0
+    for path, name in files.items():
+        if name == variant:
+            with safe_open(path, framework="pt") as tensors:
+                parameters += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    return variant, parameters

@@ -1,0 +1,64 @@
+"""Pushing a Gradio Space that shows a chosen model."""
+
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi, RepoCard
+
+from sde_diffusers.hub import (
+    LARGEST_PUSH,
+    check_size,
+    clear_transport_errors,
+    commit_contents,
+    content_sizes,
+    folder_contents,
+    require_hub,
+    require_write_access,
+)
+
+MODEL_VARIABLE = "MODEL_ID"  # the Space's environment variable that names the model
+
+
+def push_space(
+    folder: str | Path,
+    repo_id: str,
+    model_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    max_bytes: int = LARGEST_PUSH,
+    dry_run: bool = False,
+) -> CommitInfo | dict[str, int]:
+    """Send a Gradio app to the Hub as a Space, and set its variable `MODEL_VARIABLE` to the model's id.
+
+    Args:
+        folder: of the app: app.py, requirements.txt, and README.md with the Space's front matter.
+        repo_id: of the Space, "owner/name" or "name"; it is created if there is none.
+        model_id: what the app loads, by `os.environ["MODEL_ID"]`.
+        commit_message, private, token, max_bytes, dry_run: see `push_model`.
+
+    Returns:
+        The commit, a string that is its address; with `dry_run` {path: bytes}.
+
+    Raises:
+        as `push_model`.
+    """
+    contents = folder_contents(folder)
+    missing = [name for name in ("app.py", "requirements.txt", "README.md") if name not in contents]
+    if missing:
+        raise ValueError(f"`folder` {folder} is no Space: {', '.join(missing)} missing.")
+    sdk = RepoCard.load(contents["README.md"]).data.get("sdk")
+    if sdk != "gradio":
+        raise ValueError(f"`folder` {folder} is no Gradio Space: README.md has `sdk: {sdk}` and not `sdk: gradio`.")
+    check_size(contents, max_bytes)
+    if dry_run:
+        return content_sizes(contents)
+    require_write_access(token)
+    require_hub(repo_id, "space", token)
+    with clear_transport_errors(f"Pushing to {repo_id}"):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(
+            repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
+        ).repo_id
+        api.add_space_variable(repo_id, MODEL_VARIABLE, model_id)  # before the files: they start the build
+        return commit_contents(api, repo_id, "space", contents, [], commit_message, None, False)
