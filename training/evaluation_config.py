@@ -1,4 +1,4 @@
-"""The configuration of an evaluation: a pipeline, a YAML file if wanted, then key=value arguments; all checked first."""
+"""The configuration of an evaluation: a pipeline, a YAML file if wanted, and key=value arguments."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ class DataConfig:
     """The real images, brought to the channels and the size of the pipeline's."""
 
     dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, or a folder (of parquet files or images)
+    name: str | None = None  # of a folder, in results and card: say "zalando-datasets/fashion_mnist"; null = its path
     data_dir: str | None = None  # sub-folder of the data set to read
     reference_split: str = "train"  # what samples are compared with
     test_split: str = "test"  # for likelihoods, yardsticks, and as a measure for nearest neighbours
@@ -73,8 +74,8 @@ class EvaluationConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
-    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name`, arguments; what is left out: the pipeline's
-    mixed_precision: str = "no"  # of the network while sampling: "no", "bf16", "fp16"; "auto" = bf16 where it is native
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name`, arguments; otherwise the pipeline's
+    mixed_precision: str = "no"  # of the network while sampling: "no", "bf16", "fp16", "auto" (bf16 where native)
 
     feature_spaces: list[str] = field(default_factory=list)  # of "fashion-mnist", "inception", "dinov2"
     feature_weights: dict[str, str] = field(default_factory=dict)  # feature space -> a path; see feature_networks.py
@@ -110,7 +111,7 @@ RULES = {  # of values that are not null
     "feature_weights": (f"keyed by {', '.join(FEATURE_SPACES)}", lambda value: set(value) <= set(FEATURE_SPACES)),
     "metrics": _all_of(METRICS),
     "frechet_reference": _one_of(FRECHET_REFERENCES),
-    "bootstrap_resamples": _NATURAL,
+    "bootstrap_resamples": ("0 or at least 20", lambda value: value == 0 or value >= 20),
     "yardsticks": ("standard deviations of at least 0", lambda values: all(0 <= v < math.inf for v in values)),
     "likelihood.num_images": _NATURAL,
     "likelihood.passes": _COUNT,
@@ -166,7 +167,6 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
         )
     if config.frechet_reference == "shipped" and config.feature_spaces != ["fashion-mnist"]:
         raise ConfigError(
-            "frechet_reference=shipped is for feature_spaces=[fashion-mnist], but they are "
-            f"{config.feature_spaces}"
+            f"frechet_reference=shipped is for feature_spaces=[fashion-mnist], but they are {config.feature_spaces}"
         )
     return config

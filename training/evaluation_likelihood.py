@@ -1,9 +1,11 @@
 """Bits/dim of test images, with the parts of its standard error."""
 
+import math
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from config import ConfigError
 from draws import seed_of
 from evaluation_config import EvaluationConfig
 from evaluation_samples import weights_digest
@@ -21,8 +23,13 @@ def bits_per_dim(
 
     Returns:
         The number with everything that it depends on, and the bits/dim (N,) of each image.
+
+    Raises:
+        ConfigError: labels are needed but missing, or the folder holds results of another configuration.
     """
     options = config.likelihood
+    if options.given_class and test.labels is None:
+        raise ConfigError(f"likelihood.given_class=true needs labels, but {test.name} has none")
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
     chosen = order[: options.num_images]
 
@@ -43,14 +50,15 @@ def bits_per_dim(
         return {"estimates": output.estimates.permute(2, 0, 1), "nfe": nfe}  # images first
 
     settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "eps", "rtol", "atol")}
-    training_sde = {key: value for key, value in sorted(pipe.scheduler.config.items()) if key in SDE_KEYS}
     description = {
         "network": weights_digest(pipe.unet),
         "test": test.name,
         "num_test_images": len(test),
+        "sde": repr(pipe.scheduler.sde),
+        "prediction_type": pipe.scheduler.config.prediction_type,
+        "time_input": pipe.scheduler.config.time_input,
         "seed": options.seed,
         **settings,
-        **training_sde,
     }
     found = compute_in_shards(
         evaluate,
@@ -62,15 +70,16 @@ def bits_per_dim(
         "Likelihood",
     )
     estimates = found["estimates"].permute(1, 2, 0)
-    each = estimates.mean((0, 1))
+    each, errors = estimates.mean((0, 1)), standard_errors(estimates)
     record = {
         "metric": "bits_per_dim",
         "value": each.mean().item(),
-        "standard_error": standard_errors(estimates),
+        "standard_error": {name: None if math.isnan(error) else error for name, error in errors.items()},
         "images": "test images",
         "dataset": test.name,
         "split": config.data.test_split,
         "num_images": len(chosen),
+        "sde": repr(pipe.scheduler.sde),
         "dequantization": "uniform",
         "nfe": found["nfe"].mean().item(),
         "seed": options.seed,
@@ -78,6 +87,3 @@ def bits_per_dim(
         **settings,
     }
     return record, each
-
-
-SDE_KEYS = ("sde", "sampling_sde", "sigma_min", "sigma_max", "sigma", "beta_min", "beta_max", "prediction_type")

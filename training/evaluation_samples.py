@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import ConfigError, construct
+from config import ConfigError
 from draws import seed_of
 from evaluation_config import EvaluationConfig
 from PIL import Image
-from score_model import SCHEDULERS
 from shards import compute_in_shards
 from torch import Tensor
 from tqdm import tqdm
 
+from data import ImageData
 from sde_diffusers import ScoreSdePipeline
 
 NOISE, LABELS = 0, 1  # streams of random numbers
@@ -40,82 +40,48 @@ class Samples:
     images_per_second: float
 
 
-def load_pipeline(config: EvaluationConfig, device: torch.device) -> ScoreSdePipeline:
-    """The pipeline, with the configuration's sampler in place of its own.
-
-    Raises:
-        ConfigError: there is no such pipeline, or it cannot be sampled as the configuration asks.
-    """
-    try:
-        pipe = ScoreSdePipeline.from_pretrained(config.pipeline)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"pipeline {config.pipeline!r} cannot be loaded: {error}") from error
-    pipe.scheduler = _sampler(config, pipe.scheduler)
-    pipe.unet.to(memory_format=torch.channels_last)  # what bf16 convolutions on CPUs are fast in
-    pipe.set_progress_bar_config(disable=True)
-    conditional, classes = bool(pipe.unet.config.num_class_embeds), config.samples.classes
-    if classes is None:
-        config.samples.classes = "balanced" if conditional else "none"
-    elif classes != "none" and not conditional:
-        raise ConfigError(f"samples.classes is {classes!r}, but the network is not conditional on classes")
-    if config.samples.guidance_scale != 1 and config.samples.classes == "none":
-        raise ConfigError(f"samples.guidance_scale={config.samples.guidance_scale} needs classes, but there are none")
-    if config.likelihood.given_class and not conditional:
-        raise ConfigError("likelihood.given_class=true needs a network that is conditional on classes")
-    return pipe.to(device)
-
-
-def _sampler(config: EvaluationConfig, own):
-    """The scheduler that `config.scheduler` describes; what it does not say is as in the pipeline's own."""
-    arguments = dict(config.scheduler)
-    name = arguments.pop("class_name", type(own).__name__)
-    if name not in SCHEDULERS:
-        raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
-    known = inspect.signature(SCHEDULERS[name]).parameters
-    kept = {key: value for key, value in own.config.items() if key in known}
-    return construct("scheduler", SCHEDULERS[name], {**kept, **arguments})
-
-
 def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
     """What a sample depends on besides network and seed: the sampler with its arguments, steps, guidance, classes."""
     known = inspect.signature(type(pipe.scheduler)).parameters
     arguments = {key: value for key, value in pipe.scheduler.config.items() if key in known and value is not None}
+    possible = "balanced" if pipe.unet.config.num_class_embeds else "none"
     return {
         "class_name": type(pipe.scheduler).__name__,
         **json.loads(json.dumps(arguments)),
         "num_inference_steps": config.samples.num_inference_steps or pipe.scheduler.default_num_inference_steps,
         "guidance_scale": config.samples.guidance_scale,
-        "classes": config.samples.classes,
+        "classes": config.samples.classes or possible,
     }
 
 
 def weights_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    digest = hashlib.sha256(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
 def draw_samples(
-    config: EvaluationConfig, pipe: ScoreSdePipeline, data_labels: Tensor | None, accelerator: Accelerator
+    config: EvaluationConfig, pipe: ScoreSdePipeline, reference: ImageData, accelerator: Accelerator
 ) -> Samples:
     """Draw `config.samples.num_images` images, or those of them that an earlier run did not come to.
 
     Args:
-        data_labels: (M,) of the data set, for classes "random".
+        reference: whose labels classes "random" are drawn from.
 
     Raises:
         ConfigError: the data set has no labels, or the folder holds samples of another configuration.
     """
     options = config.samples
-    if options.classes == "random" and data_labels is None:
-        raise ConfigError("samples.classes=random needs labels, but the data set has none")
+    if options.classes == "random" and reference.labels is None:
+        raise ConfigError(f"samples.classes=random needs labels, but {reference.name} has none")
     size = min(options.batch_size, options.num_images)
-    sampler = describe_sampler(config, pipe)
+    sampler, num_classes = describe_sampler(config, pipe), pipe.unet.config.num_class_embeds
 
     def draw(indices: range) -> dict[str, Tensor]:
-        labels = class_labels(options.classes, indices, pipe.unet.config.num_class_embeds, data_labels, options.seed)
+        labels = class_labels(sampler["classes"], indices, num_classes, reference.labels, options.seed)
         generators = [torch.Generator().manual_seed(seed_of(options.seed, NOISE, k)) for k in indices]
         began = time.perf_counter()
         with torch.no_grad(), accelerator.autocast():
@@ -137,7 +103,7 @@ def draw_samples(
         "sampler": sampler,
         "seed": options.seed,
         "precision": accelerator.mixed_precision,
-        "data": config.data.dataset if options.classes == "random" else None,
+        "data": [reference.name, len(reference)] if options.classes == "random" else None,
     }
     count = -(-options.num_images // size) * size  # whole batches, so that more images can follow later
     drawn = compute_in_shards(
