@@ -165,6 +165,10 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
             f"neighbors.space must be pixels or one of feature_spaces, {config.feature_spaces}, "
             f"but is {config.neighbors.space!r}"
         )
+    if not config.samples.num_images and not config.likelihood.num_images and not config.yardsticks:
+        raise ConfigError("samples.num_images, likelihood.num_images and yardsticks leave nothing to evaluate")
+    if config.yardsticks and not config.feature_spaces:
+        raise ConfigError("yardsticks are for the distances in feature_spaces, but there are none")
     if config.frechet_reference == "shipped" and config.feature_spaces != ["fashion-mnist"]:
         raise ConfigError(
             f"frechet_reference=shipped is for feature_spaces=[fashion-mnist], but they are {config.feature_spaces}"

@@ -30,12 +30,16 @@ class Samples:
     Attributes:
         images: uint8, (N, C, H, W).
         labels: int64, (N,): the class that each was asked for; None without classes.
+        sampler: its class and arguments, steps, guidance and classes.
+        batch_size: images drawn at once.
         nfe: evaluations of the network for each image.
         images_per_second: of one process, the first batch (in which libraries warm up) left out if there are more.
     """
 
     images: Tensor
     labels: Tensor | None
+    sampler: dict
+    batch_size: int
     nfe: int
     images_per_second: float
 
@@ -114,6 +118,8 @@ def draw_samples(
     return Samples(
         images=drawn["images"][:n],
         labels=drawn["labels"][:n] if "labels" in drawn else None,
+        sampler=sampler,
+        batch_size=size,
         nfe=int(drawn["nfe"][0]),
         images_per_second=size * len(seconds) / seconds.sum().item(),
     )
