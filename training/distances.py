@@ -23,13 +23,13 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 RELIABLE_SAMPLES = 10  # images for each dimension below which a Frechet distance is marked
-CHUNK = 2**24  # pairs of images in memory at a time (128 MB)
+CHUNK = 2**24  # pairs of images whose distances are held at a time: 128 MiB
 
 
 # ---- Frechet distance ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FeatureStatistics:
     """Mean and covariance of features, all that the Frechet distance needs.
 
