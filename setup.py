@@ -28,7 +28,7 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
-        "eval": ["clean-fid>=0.1.35", "scipy<1.18"],  # clean-fid uses what scipy 1.18 removed
+        "eval": ["clean-fid>=0.1.35", "scipy<1.18", "transformers>=5.23"],  # clean-fid uses what scipy 1.18 removed
         "space": ["gradio>=6.31"],
         "dev": [*TRAIN, "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },

@@ -285,7 +285,7 @@ def _inception(weights: str | Path | None, device: str | torch.device) -> Featur
         )
     try:
         model = inception.InceptionV3W(str(path.parent), download=False).to(device).requires_grad_(False)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} is no torchscript module with `layers`: {error}") from error
     resize = importlib.import_module("cleanfid.resize").build_resizer("clean")
 
