@@ -27,7 +27,7 @@ from sde_diffusers.likelihood import (
 )
 from sde_diffusers.parameterization import expand_like
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
 
 
@@ -36,7 +36,8 @@ class ScoreSdePipelineOutput(BaseOutput):
     """Output of `ScoreSdePipeline`.
 
     Args:
-        images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1].
+        images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1], except
+            for the output type "latent".
         nfe: number of evaluations of the network that each image took (guidance evaluates it twice).
     """
 
@@ -58,6 +59,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = LATENT_NAMES
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
@@ -95,10 +97,10 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 (1 - w) unconditional + w conditional. 1 is the conditional network itself.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
-            output_type: "pil", "np" or "pt".
+            output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
             return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
-                the network; a dictionary that it returns may replace "latents".
+                the network (there are `pipe.num_timesteps`); a dictionary that it returns may replace "latents".
             callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
             image: one image, of which `batch_size` versions are drawn, or N of them: PIL, arrays (H, W, C) or tensors
                 (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
@@ -133,10 +135,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         else:
             t = self.scheduler.start_late(math.ceil(strength * steps))
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
+        timesteps = self.scheduler.timesteps[self.scheduler.step_index :]
+        self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)  # a callback may change the scale
         nfe = 0
-        for k, t in enumerate(self.progress_bar(self.scheduler.timesteps[self.scheduler.step_index :])):
-            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, guidance_scale)
-            nfe += 1 if guidance_scale == 1 else 2
+        for k, t in enumerate(self.progress_bar(timesteps)):
+            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, self.guidance_scale)
+            nfe += 1 if self.guidance_scale == 1 else 2
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
             if callback_on_step_end is not None:
                 values = {name: x for name in callback_on_step_end_tensor_inputs}
@@ -144,6 +148,16 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         images = self._images(x, output_type)
         self.maybe_free_model_hooks()
         return ScoreSdePipelineOutput(images, nfe) if return_dict else (images, nfe)
+
+    @property
+    def guidance_scale(self) -> float:
+        """w of the sampling that is under way, or was last."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of times at which that sampling evaluates the network."""
+        return self._num_timesteps
 
     # The central objects.
 
@@ -379,6 +393,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
 
     def _images(self, x: Tensor, output_type: str):
         """The network's range -> images of the given type."""
+        if output_type == "latent":
+            return x
         return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type)
 
     def _of_type(self, images: Tensor, output_type: str):
