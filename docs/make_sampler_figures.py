@@ -16,40 +16,16 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from sde_diffusers import (
-    ScoreSdeExponentialScheduler,
-    ScoreSdePipeline,
-    ScoreSdePredictorCorrectorScheduler,
-    ScoreSdeProbabilityFlowScheduler,
-)
+from sde_diffusers import ScoreSdePipeline
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from exact_scores import as_images, exact_output  # noqa: E402
 from few_step_samplers import MIXTURE, latents, plot  # noqa: E402
+from sampler_distances import EXPONENTIAL, SAMPLERS, sampler  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-
-EXPONENTIAL, FLOW, CORRECTED = (
-    ScoreSdeExponentialScheduler,
-    ScoreSdeProbabilityFlowScheduler,
-    ScoreSdePredictorCorrectorScheduler,
-)
-ODE = {"solver_order": 3, "eta": 0.0, "algorithm": "data"}
-# Name, class, options (all of the sampler's own: a saved configuration may hold others), evaluations of n steps.
-SAMPLERS = [
-    ("Exponential, order 3", EXPONENTIAL, ODE, lambda n: n),
-    ("Exponential, order 2", EXPONENTIAL, {**ODE, "solver_order": 2}, lambda n: n),
-    ("Exponential, noise form", EXPONENTIAL, {**ODE, "algorithm": "noise"}, lambda n: n),
-    ("Heun", FLOW, {"method": "heun", "s_churn": 0.0}, lambda n: 2 * n - 1),
-    ("Euler (DDIM)", FLOW, {"method": "euler", "s_churn": 0.0}, lambda n: n),
-    ("Exponential SDE", EXPONENTIAL, {**ODE, "solver_order": 2, "eta": 1.0}, lambda n: n),
-    ("Heun, churn", FLOW, {"method": "heun", "s_churn": 10.0}, lambda n: 2 * n - 1),
-    ("Ancestral", CORRECTED, {"predictor": "ancestral", "corrector": "none"}, lambda n: n),
-    ("Reverse diffusion", CORRECTED, {"predictor": "reverse_diffusion", "corrector": "none"}, lambda n: n),
-    ("Predictor-corrector", CORRECTED, {"predictor": "reverse_diffusion", "corrector": "langevin"}, lambda n: 2 * n),
-]
 
 
 def trajectory(path):
@@ -92,10 +68,9 @@ def gallery(folder, path, budgets=(5, 10, 20, 50), images=3):
     figure.subplots_adjust(left=0.16, right=0.995, bottom=0.005, top=0.95, wspace=0.04, hspace=0.06)
     for axis, budget in zip(axes[0], budgets, strict=True):
         axis.set_title(f"at most {budget} evaluations", fontsize=9)
-    for row, (name, cls, options, evaluations) in zip(axes, SAMPLERS, strict=True):
-        pipe.scheduler = cls.from_config(config, time_grid=None, final_denoise=None, **options)
+    for row, name in zip(axes, SAMPLERS, strict=True):
         for axis, budget in zip(row, budgets, strict=True):
-            steps = max(n for n in range(1, budget + 1) if n == 1 or evaluations(n) <= budget)
+            pipe.scheduler, steps = sampler(name, budget, config)
             generators = [torch.Generator().manual_seed(seed) for seed in range(images)]
             drawn = pipe(images, steps, generator=generators, latents=start, output_type="pt").images.cpu()
             strip = torch.cat(list(drawn), dim=2).permute(1, 2, 0)
