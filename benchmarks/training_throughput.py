@@ -3,8 +3,10 @@
     python benchmarks/training_throughput.py results/throughput --score_sde ~/score_sde_pytorch
 
 A step is everything that training does: noise, forward, denoising score matching loss, backward, gradient clipping,
-Adam, moving average of the weights. The contenders take turns, so that whatever else the machine does hits all of them
-alike; medians over the rounds are reported, and ratios of them. Writes into the output folder
+Adam, moving average of the weights. Each contender has a process of its own, since the trainer here sets the C
+library's allocator (`training/memory.py`) and the others' do not; the paper's code is timed with that setting, too.
+They take turns, so that whatever else the machine does hits all of them alike; medians over the rounds are reported,
+and ratios of them. Writes into the output folder
 
 - `throughput.json` and `throughput.png`: images per second of every contender,
 - `loss_curves.png` (and the losses, in the JSON): that bfloat16 autocast trains as float32 does, on real images.
@@ -13,10 +15,12 @@ alike; medians over the rounds are reported, and ratios of them. Writes into the
 import argparse
 import copy
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -28,6 +32,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
+
+from memory import keep_freed_memory  # noqa: E402
 
 from data import load_images  # noqa: E402
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel  # noqa: E402
@@ -136,22 +142,66 @@ class Trainer:
         return loss.item()
 
 
-def measure(contenders, images, rounds, steps):
-    """Images per second, {name: one number per round}; the contenders take turns, after one step to warm up."""
-    rates = {name: [] for name in contenders}
+@dataclass(frozen=True)
+class Contender:
+    """One bar of the chart."""
+
+    network: str  # OURS, DIFFUSERS or PAPER
+    bfloat16: bool
+    keeps_memory: bool  # with the allocator set as training/train.py does
+    score_sde: Path | None = None  # for PAPER
+
+    @property
+    def name(self):
+        kept = ", allocator set" if self.keeps_memory and self.network != OURS else ""
+        return f"{self.network}, {'bfloat16' if self.bfloat16 else 'float32'}{kept}"
+
+
+def train_in_turns(connection, contender, images, threads):
+    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took."""
+    if contender.keeps_memory:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    if contender.network == PAPER:
+        network, score = paper_network(contender.score_sde)
+    else:
+        network, score = ours() if contender.network == OURS else diffusers_unet()
+    images = images.clone()  # out of the memory that the processes share
+    trainer = Trainer(network, score, contender.bfloat16, channels_last=contender.network != PAPER)
+    trainer.step(images)
+    connection.send(sum(p.numel() for p in trainer.parameters))
+    while steps := connection.recv():
+        start = time.perf_counter()
+        for _ in range(steps):
+            trainer.step(images)
+        connection.send(time.perf_counter() - start)
+
+
+def measure(contenders, images, rounds, steps, threads):
+    """({name: images per second, one number per round}, {name: number of parameters}); the contenders take turns."""
+    context = multiprocessing.get_context("spawn")
+    rates, parameters, connections, processes = {}, {}, {}, []
     progress = tqdm(total=len(contenders) * (rounds * steps + 1), desc="throughput", unit="step")
-    for trainer in contenders.values():
-        trainer.step(images)
+    for contender in contenders:
+        connection, theirs = context.Pipe()
+        process = context.Process(target=train_in_turns, args=(theirs, contender, images, threads), daemon=True)
+        process.start()
+        theirs.close()  # so that its death ends our waiting
+        parameters[contender.name], rates[contender.name] = connection.recv(), []
+        connections[contender.name] = connection
+        processes.append(process)
         progress.update()
     for _ in range(rounds):
-        for name, trainer in contenders.items():
-            start = time.perf_counter()
-            for _ in range(steps):
-                trainer.step(images)
-                progress.update()
-            rates[name].append(steps * len(images) / (time.perf_counter() - start))
+        for name, connection in connections.items():
+            connection.send(steps)
+            rates[name].append(steps * len(images) / connection.recv())
+            progress.update(steps)
+    for connection, process in zip(connections.values(), processes, strict=True):
+        connection.send(0)
+        process.join()
     progress.close()
-    return rates
+    return rates, parameters
 
 
 def loss_curves(images, steps, batch_size):
@@ -223,16 +273,16 @@ def main():
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
 
-    torch.manual_seed(0)
-    contenders = {
-        f"{OURS}, bfloat16": Trainer(*ours(), bfloat16=True),
-        f"{OURS}, float32": Trainer(*ours()),
-        f"{DIFFUSERS}, bfloat16": Trainer(*diffusers_unet(), bfloat16=True),
-        f"{DIFFUSERS}, float32": Trainer(*diffusers_unet()),
-    }
+    contenders = [
+        Contender(OURS, bfloat16=True, keeps_memory=True),
+        Contender(OURS, bfloat16=False, keeps_memory=True),
+        Contender(DIFFUSERS, bfloat16=True, keeps_memory=False),
+        Contender(DIFFUSERS, bfloat16=False, keeps_memory=False),
+    ]
     if args.score_sde:
-        contenders[f"{PAPER}, float32"] = Trainer(*paper_network(args.score_sde), channels_last=False)
-    rates = measure(contenders, images[: args.batch_size], args.rounds, args.steps)
+        contenders.append(Contender(PAPER, bfloat16=False, keeps_memory=False, score_sde=args.score_sde))
+        contenders.append(Contender(PAPER, bfloat16=False, keeps_memory=True, score_sde=args.score_sde))
+    rates, parameters = measure(contenders, images[: args.batch_size], args.rounds, args.steps, args.threads)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
         f"{name} / {other}": medians[name] / medians[other]
@@ -240,13 +290,14 @@ def main():
         for other in medians
         if name.startswith(OURS) and not other.startswith(OURS)
     }
+    keep_freed_memory()
     losses = loss_curves(images, args.curve_steps, args.batch_size) if args.curve_steps else {}
 
     results = {
         "images_per_second": medians,
         "rounds": rates,
         "ratios": ratios,
-        "parameters": {name: sum(p.numel() for p in trainer.parameters) for name, trainer in contenders.items()},
+        "parameters": parameters,
         "losses": losses,
         "batch_size": args.batch_size,
         "threads": args.threads,

@@ -76,6 +76,7 @@ class SamplesConfig:
 class Config:
     output_dir: str = MISSING
     overwrite: bool = False  # delete the run that output_dir holds
+    initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
     resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -58,6 +58,28 @@ def build_network(config: Config, image_shape: tuple[int, int, int] | None = Non
     return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
 
 
+def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
+    """Copy the weights of the pipeline `config.initial_weights` into a new network of the same architecture.
+
+    Raises:
+        ConfigError: if there is no such pipeline, or its tensors differ in name or shape (they are listed).
+    """
+    source = config.initial_weights
+    try:
+        weights = NCSNppUNet2DModel.from_pretrained(source, subfolder="unet").state_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
+    names = sorted(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
+    if names:
+        listed = "; ".join(f"{name}: {shapes[0].get(name)}, not {shapes[1].get(name)}" for name in names[:8])
+        raise ConfigError(
+            f"initial_weights: the network of {source!r} is another one than this configuration's, in {len(names)} "
+            f"tensors ({listed}{'; ...' if len(names) > 8 else ''})"
+        )
+    network.load_state_dict(weights)
+
+
 def check_score_model(config: Config) -> None:
     """Everything about these sections that can be said before the images are loaded.
 

@@ -40,11 +40,12 @@ from diffusers.training_utils import EMAModel
 from draws import Examples, draw_examples, seed_of
 from figures import image_grid, noising_strip
 from interruption import Interruption
+from memory import keep_freed_memory
 from pixels import suggest_sigma_max
 from precision import mixed_precision
 from run_folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run_log import RunLog
-from score_model import build_network, build_objective, build_scheduler, check_score_model
+from score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
 from splits import check_labels, load_splits
 from tqdm import tqdm
 
@@ -96,6 +97,8 @@ class Training:
 
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.data.image_shape)
+        if config.initial_weights and checkpoint is None:
+            load_initial_weights(config, self.network)
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
         self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False).to(accelerator.device)
@@ -379,6 +382,7 @@ def main(arguments: list[str]) -> int:
     try:
         config = read_config(arguments)
         check_score_model(config)
+        keep_freed_memory()
         # Others wait while the main process draws samples.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
         accelerator = Accelerator(
