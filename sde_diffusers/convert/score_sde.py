@@ -1,16 +1,22 @@
-"""Checkpoints of other code bases, converted to pipelines: `from_score_sde`, `from_diffusers`.
+"""Checkpoints of the paper's own PyTorch code (github.com/yang-song/score_sde_pytorch).
 
-Pipelines of diffusers keep their network; only the scheduler is translated. Networks of the paper's own code
-(github.com/yang-song/score_sde_pytorch, `model.name` "ncsnpp" and "ddpm") keep their layers in one flat list,
-`all_modules.<i>`, in the order in which they are used. The conversion walks our network in that order and states,
-layer by layer, which of our tensors the next entry of the list holds.
+Its networks (`model.name` "ncsnpp" and "ddpm") keep their layers in one flat list, `all_modules.<i>`, in the order in
+which they are used. The conversion walks our network in that order and states, layer by layer, which of our tensors
+the next entry of the list holds.
 """
 
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
 
+from sde_diffusers.convert.checkpoints import (
+    check_against_recorded,
+    load_converted,
+    network_answer,
+    read_json,
+    read_tensors,
+)
+from sde_diffusers.convert.score_sde_configs import SCORE_SDE_CONFIGS
 from sde_diffusers.models.layers import FourierFeatures, InputSkip, OutputSkip, ResidualBlock
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
@@ -19,24 +25,45 @@ from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabi
 from sde_diffusers.sdes import VPSDE
 
 
-def from_score_sde(state_dict, config):
+def from_score_sde(state_dict, config, recorded=None):
     """A model of the paper's own code as a pipeline: network, SDE and the sampler of its configuration.
 
     Args:
-        state_dict (`dict[str, torch.Tensor]`): See `unet_from_score_sde`.
-        config (`dict`): The reference's configuration, nested.
+        state_dict (`dict`, `str` or `Path`): The network's tensors (see `unet_from_score_sde`), a whole checkpoint
+            ("model" and "ema": the EMA weights are taken), or a file that holds either, written by `torch.save` or as
+            safetensors. Files are read without running code from them.
+        config (`dict`, `str` or `Path`): The reference's configuration, nested; a key of `SCORE_SDE_CONFIGS`, which
+            are named as its files ("ve/cifar10_ncsnpp_continuous"); or a JSON file.
+        recorded (`dict`, `str` or `Path`, *optional*): What the reference's network answered, to compare with: the
+            tensors `x`, `labels` and `y`, or a safetensors file of them.
 
     Returns:
         `ScoreSdePipeline` with a `ScoreSdePredictorCorrectorScheduler` (`sampling.method` "pc") or a
         `ScoreSdeProbabilityFlowScheduler` ("ode").
 
     Raises:
-        ValueError: If the configuration can't be expressed, or the tensors do not fit it.
+        ValueError: If the configuration can't be expressed, the tensors do not fit it, or the answers differ from
+            the recorded ones.
+        FileNotFoundError: If there is no such file.
     """
+    if isinstance(config, (str, Path)):
+        config = SCORE_SDE_CONFIGS[config] if config in SCORE_SDE_CONFIGS else _read_config(config)
     scheduler = ScoreSdePredictorCorrectorScheduler(**scheduler_config_from_score_sde(config))
     if "sampling" in config and _Section(config, "sampling").choice("method", ("pc", "ode")) == "ode":
         scheduler = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config)
-    return ScoreSdePipeline(unet=unet_from_score_sde(state_dict, config), scheduler=scheduler)
+    unet_config_from_score_sde(config)  # refuse what can't be expressed before a large file is read
+    if isinstance(state_dict, (str, Path)):
+        state_dict = read_tensors(state_dict)
+    pipe = ScoreSdePipeline(unet=unet_from_score_sde(state_dict, config), scheduler=scheduler)
+    if recorded is not None:
+        check_against_recorded(network_answer(pipe), recorded)
+    return pipe
+
+
+def _read_config(path):
+    if not Path(path).is_file():
+        raise ValueError(f"`config` must be a JSON file or one of {', '.join(SCORE_SDE_CONFIGS)}, but is {path}.")
+    return read_json(path)
 
 
 def scheduler_config_from_score_sde(config):
@@ -86,62 +113,6 @@ def scheduler_config_from_score_sde(config):
     return scheduler_config
 
 
-def from_diffusers(pipe_or_path):
-    """A pipeline of diffusers with a DDPM-like scheduler or its `ScoreSdeVeScheduler` as a `ScoreSdePipeline`.
-
-    The network stays as it is; its beta or sigma table becomes the SDE, so that every sampler, the likelihood and
-    latent codes work with it.
-
-    Args:
-        pipe_or_path: a pipeline with the components `unet` and `scheduler`, or a path or Hub id to load it from.
-
-    Returns:
-        `ScoreSdePipeline`, with a `ScoreSdeProbabilityFlowScheduler` for DDPM-like schedulers (DDPM, DDIM and all
-        others that hold `betas`) and a `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
-
-    Raises:
-        ValueError: if the pipeline has other components, its terminal signal-to-noise ratio is zero (no finite noise
-            level then stands for t = 1), its network also predicts variances, or its scheduler is of another kind.
-    """
-    pipe = pipe_or_path
-    if isinstance(pipe, (str, Path)):
-        pipe = DiffusionPipeline.from_pretrained(pipe)
-    components = set(pipe.components)
-    if components != {"unet", "scheduler"}:
-        raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")
-    unet, scheduler = pipe.unet, pipe.scheduler
-    if unet.config.out_channels != unet.config.in_channels:
-        raise ValueError(
-            f"The network turns {unet.config.in_channels} channels into {unet.config.out_channels}: learned variances "
-            "(and other inputs than the noisy image) can't be converted."
-        )
-    config = scheduler.config
-    if type(scheduler).__name__ == "ScoreSdeVeScheduler":
-        keys = ("sigma_min", "sigma_max", "snr", "sampling_eps", "num_train_timesteps")
-        sampler = ScoreSdePredictorCorrectorScheduler(
-            sde="ve", corrector_steps=config.correct_steps, **{key: config[key] for key in keys}
-        )
-        return ScoreSdePipeline(unet=unet, scheduler=sampler)
-    betas = getattr(scheduler, "betas", None)
-    if betas is None:
-        raise ValueError(
-            f"The scheduler must be ScoreSdeVeScheduler or hold `betas` as DDPMScheduler does, but is "
-            f"{type(scheduler).__name__}."
-        )
-    if config.get("rescale_betas_zero_snr") or not (betas < 1).all():
-        raise ValueError(
-            "The scheduler's terminal signal-to-noise ratio is zero (`rescale_betas_zero_snr`, or a beta of 1): "
-            "x_1 would hold no trace of x_0, and no finite log(alpha / sigma) stands for it."
-        )
-    sampler = ScoreSdeProbabilityFlowScheduler(
-        sde="vp_discrete",
-        trained_betas=betas.double().tolist(),
-        prediction_type=config.prediction_type,
-        num_train_timesteps=len(betas),
-    )
-    return ScoreSdePipeline(unet=unet, scheduler=sampler)
-
-
 def unet_config_from_score_sde(config):
     """The configuration of `NCSNppUNet2DModel` that equals a network of the paper's code.
 
@@ -181,7 +152,6 @@ def unet_config_from_score_sde(config):
     else:
         unet_config.update(
             time_embedding_type=model.choice("embedding_type", ("fourier", "positional")),
-            fourier_scale=float(model["fourier_scale"]),
             fir=model["fir"],
             fir_kernel=tuple(model["fir_kernel"]),
             resblock_type=model["resblock_type"].lower(),
@@ -191,6 +161,8 @@ def unet_config_from_score_sde(config):
             progressive_combine=model["progressive_combine"].lower(),
             init_scale=float(model["init_scale"]),
         )
+        if unet_config["time_embedding_type"] == "fourier":
+            unet_config["fourier_scale"] = float(model["fourier_scale"])
     if unet_config["scale_by_sigma"] and unet_config["time_embedding_type"] == "positional":
         unet_config.update({key: model[key] for key in ("sigma_min", "sigma_max", "num_scales")})
     return unet_config
@@ -200,9 +172,8 @@ def unet_from_score_sde(state_dict, config):
     """A network of the paper's own code as a `NCSNppUNet2DModel`.
 
     Args:
-        state_dict (`dict[str, torch.Tensor]`): The reference network's tensors, `all_modules.<i>...` and `sigmas`,
-            with or without `module.` in front. The reference's checkpoints hold the EMA weights as a bare list, in
-            the order of the parameters: put them in their places first.
+        state_dict (`dict`): The reference network's tensors, `all_modules.<i>...` and `sigmas`, with or without
+            `module.` in front; or a whole checkpoint, with the entries "model" and "ema", whose EMA weights are taken.
         config (`dict`): The reference's configuration, nested.
 
     Returns:
@@ -213,41 +184,43 @@ def unet_from_score_sde(state_dict, config):
             of the wrong shape.
     """
     unet = NCSNppUNet2DModel(**unet_config_from_score_sde(config))
-    source = {key.removeprefix("module."): value for key, value in state_dict.items()}
     problems = []
+    source = {key.removeprefix("module."): value for key, value in _ema_weights(state_dict, problems).items()}
     table = source.pop("sigmas", None)  # a function of the configuration: compared, not copied
     if table is not None and unet.config.num_scales is not None:
         expected = torch.linspace(0, 1, unet.config.num_scales, dtype=torch.float64)
         expected = unet.config.sigma_max * (unet.config.sigma_min / unet.config.sigma_max) ** expected
         if table.shape != expected.shape or not torch.allclose(table.double(), expected, rtol=1e-5):
             problems.append("sigmas: is not the geometric table of model.sigma_min, sigma_max and num_scales")
-
-    converted, shapes = {}, {key: value.shape for key, value in unet.state_dict().items()}
-    for target, keys in _score_sde_layout(unet).items():
-        missing = [key for key in keys if key not in source]
-        if missing:
-            problems += [f"{key}: missing" for key in missing]
-            continue
-        tensors = [source.pop(key) for key in keys]
-        if keys[0].endswith(".W") and target.endswith(".weight"):  # (in, out) -> (out, in, 1, 1)
-            tensors = [tensor.t()[:, :, None, None] if tensor.ndim == 2 else tensor for tensor in tensors]
-        elif target.endswith("frequency_bits"):
-            tensors = [tensor.float().view(torch.int32) for tensor in tensors]
-        rows = shapes[target][0] // len(tensors)
-        expected = torch.Size([rows, *shapes[target][1:]])
-        wrong = [
-            f"{key}: shape {tuple(tensor.shape)} (as {target}), expected {tuple(expected)}"
-            for key, tensor in zip(keys, tensors, strict=True)
-            if tensor.shape != expected
-        ]
-        problems += wrong
-        if not wrong:
-            converted[target] = torch.cat(tensors)
-    problems += [f"{key}: unexpected" for key in source]
-    if problems:
-        raise ValueError("The state dict does not fit the configuration:\n  " + "\n  ".join(problems))
-    unet.load_state_dict(converted)
+    for key, tensor in source.items():
+        if ".NIN_" in key and key.endswith(".W") and tensor.ndim == 2:  # (in, out) -> (out, in, 1, 1)
+            source[key] = tensor.t()[:, :, None, None]
+    load_converted(unet, source, _score_sde_layout(unet), problems)
     return unet.eval()
+
+
+def _ema_weights(checkpoint, problems):
+    """The tensors of a checkpoint by name, with the EMA weights in the places of the parameters.
+
+    The reference keeps them as a bare list of the parameters that are trained, in the order of the network, which is
+    also that of its state dict: all entries but the table of sigmas and the fixed Fourier frequencies.
+    """
+    if "model" not in checkpoint:
+        return checkpoint
+    state = dict(checkpoint["model"])
+    averages = checkpoint.get("ema", {}).get("shadow_params", [])
+    trained = [key for key in state if key.removeprefix("module.") not in ("sigmas", "all_modules.0.W")]
+    if len(averages) != len(trained):
+        problems.append(f"ema.shadow_params: {len(averages)} tensors for {len(trained)} parameters")
+        return state
+    for i, (key, average) in enumerate(zip(trained, averages, strict=True)):
+        if average.shape != state[key].shape:
+            problems.append(
+                f"ema.shadow_params[{i}]: shape {tuple(average.shape)}, "
+                f"but its parameter {key} has {tuple(state[key].shape)}"
+            )
+        state[key] = average
+    return state
 
 
 class _Section:

@@ -1,0 +1,213 @@
+"""The other way: a VP model as a plain pipeline of diffusers, `to_diffusers`.
+
+diffusers' `UNet2DModel` expresses the networks of the original DDPM. One difference remains: it attends after every
+residual block on the way up, where ours attends once per level, after the last. The attention layers that ours lacks
+get an output projection of zeros, so that they add nothing.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from sde_diffusers.convert.checkpoints import check_against_recorded
+from sde_diffusers.models.layers import GroupNorm
+from sde_diffusers.parameterization import linear_beta_table
+
+TRAINING_EPS = 1e-5  # the smallest time of the paper's training
+
+
+def to_diffusers(pipe, folder):
+    """Write a pipeline as a plain `DDPMPipeline` of diffusers, which `DDIMPipeline.from_pretrained` reads as well.
+
+    A network of diffusers' own (`from_diffusers`) goes out as it is. The exported network is compared with the
+    original on a random input before anything is written.
+
+    A continuous VP network, conditioned on 999 t, becomes a table of 1000 levels at t = k / 999; the first, where
+    there would be no noise, is at t = 1e-5.
+
+    Args:
+        pipe (`ScoreSdePipeline`): The pipeline.
+        folder (`str` or `Path`): Where to write; must not exist.
+
+    Returns:
+        `DDPMPipeline`: What was written.
+
+    Raises:
+        ValueError: If diffusers can't express the model, naming the first option that it lacks.
+        FileExistsError: If the folder exists.
+    """
+    if Path(folder).exists():
+        raise FileExistsError(f"{folder} exists.")
+    scheduler = _ddpm_scheduler(pipe.scheduler)
+    unet = pipe.unet
+    if type(unet) is not UNet2DModel:
+        unet = _unet2d(unet)
+        _compare(unet, pipe.unet, len(scheduler.betas))
+    exported = DDPMPipeline(unet=unet, scheduler=scheduler)
+    write_pipeline(exported, folder)
+    return exported
+
+
+def write_pipeline(pipe, folder):
+    """Save a pipeline to a new folder, under a temporary name until it is complete.
+
+    Raises:
+        FileExistsError: If the folder exists.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # what an interrupted run left
+    try:
+        pipe.save_pretrained(temporary)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require(condition, name, value, allowed):
+    if not condition:
+        raise ValueError(f"diffusers' pipelines can't express `{name}`={value!r}; it must be {allowed}.")
+
+
+def _ddpm_scheduler(scheduler):
+    """The noise table of diffusers' `DDPMScheduler` that holds the levels on which the network is conditioned."""
+    config, parameterization = scheduler.config, scheduler.parameterization
+    _require(config.sde in ("vp", "vp_discrete"), "sde", config.sde, "'vp' or 'vp_discrete'")
+    prediction, labels = parameterization.prediction_type, parameterization.time_input
+    _require(prediction != "score", "prediction_type", prediction, "'epsilon', 'sample' or 'v_prediction'")
+    _require(parameterization.image_range == (-1, 1), "image_range", parameterization.image_range, "(-1, 1)")
+    if config.sde == "vp":
+        _require(labels == "999t", "time_input", labels, "'999t' with 'vp'")
+        t = torch.linspace(0, 1, 1000, dtype=torch.float64)
+        t[0] = TRAINING_EPS
+        log_signal = 2 * scheduler.training_sde.alpha(t).log()  # of the cumulative product of 1 - beta
+        betas = -torch.expm1(torch.cat([log_signal[:1], log_signal.diff()]))
+    else:
+        _require(labels == "index", "time_input", labels, "'index' with 'vp_discrete'")
+        betas = linear_beta_table() if config.trained_betas is None else torch.tensor(config.trained_betas)
+    return DDPMScheduler(
+        num_train_timesteps=len(betas),
+        trained_betas=betas.tolist(),
+        prediction_type=prediction,
+        clip_sample=False,
+        timestep_spacing="trailing",  # begins at the noisiest level, as our samplers do
+    )
+
+
+def _unet2d(unet):
+    """Our network as a `UNet2DModel`, with the same weights."""
+    config = unet.config
+    levels = len(config.block_out_channels)
+    for name, allowed in {
+        "preconditioning": (None,),
+        "patch_size": (1,),
+        "image_range": ((-1.0, 1.0),),
+        "scale_by_sigma": (False,),
+        "time_embedding_type": ("positional",),
+        "num_class_embeds": (None,),  # DDPMPipeline gives no classes
+        "resblock_type": ("ddpm",),
+        "fir": (False,),
+        "resample_with_conv": (True,),
+        "skip_rescale": (False,),
+        "progressive": ("none",),
+        "progressive_input": ("none",),
+        "base_channels": (None, config.block_out_channels[0]),
+    }.items():
+        value = tuple(config[name]) if isinstance(config[name], list) else config[name]
+        _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
+    groups = {module.num_groups for module in unet.modules() if isinstance(module, GroupNorm)}
+    _require(len(groups) == 1, "norm_num_groups", config.norm_num_groups, f"one number for all layers, not {groups}")
+    sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
+    fits = all(side % 2 ** (levels - 1) == 0 for side in sides)
+    _require(fits, "sample_size", config.sample_size, f"a multiple of {2 ** (levels - 1)}")
+
+    attends = [blocks[0].attention is not None for blocks in unet.down_blocks]
+    theirs = UNet2DModel(
+        sample_size=config.sample_size,
+        in_channels=config.in_channels,
+        out_channels=config.out_channels or config.in_channels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=config.layers_per_block,
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)),
+        attention_head_dim=None,  # one head
+        norm_num_groups=groups.pop(),
+        norm_eps=1e-6,
+        downsample_padding=0,
+        dropout=config.dropout,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+    )
+    theirs.load_state_dict(_unet2d_tensors(unet))
+    if unet.dtype != theirs.dtype:
+        theirs = theirs.to(unet.dtype)
+    return theirs.to(unet.device).eval()
+
+
+def _unet2d_tensors(unet):
+    """Our weights under the names of `UNet2DModel`."""
+    tensors = {}
+
+    def put(name, module):
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = module.weight, module.bias
+
+    def put_attention(name, attention):
+        put(f"{name}.group_norm", attention.norm)
+        for part, layer in {"to_q to_k to_v": attention.qkv, "to_out.0": attention.out}.items():
+            parts = part.split()
+            weights, biases = layer.weight.flatten(1).chunk(len(parts)), layer.bias.chunk(len(parts))
+            for key, weight, bias in zip(parts, weights, biases, strict=True):
+                tensors[f"{name}.{key}.weight"], tensors[f"{name}.{key}.bias"] = weight, bias
+
+    def put_blocks(name, blocks):
+        for i, block in enumerate(blocks):
+            parts = {"norm1": block.norm1, "conv1": block.conv1, "time_emb_proj": block.emb, "norm2": block.norm2}
+            parts |= {"conv2": block.conv2, "conv_shortcut": block.shortcut}
+            for part, module in parts.items():
+                if module is not None:
+                    put(f"{name}.resnets.{i}.{part}", module)
+
+    put("conv_in", unet.conv_in)
+    put("time_embedding.linear_1", unet.time_embedding[0])
+    put("time_embedding.linear_2", unet.time_embedding[2])
+    for level, blocks in enumerate(unet.down_blocks):
+        put_blocks(f"down_blocks.{level}", blocks)
+        for i, block in enumerate(blocks):
+            if block.attention is not None:
+                put_attention(f"down_blocks.{level}.attentions.{i}", block.attention)
+        if level < len(unet.downsamplers):
+            put(f"down_blocks.{level}.downsamplers.0.conv", unet.downsamplers[level].conv)
+    put_blocks("mid_block", unet.mid_blocks)
+    put_attention("mid_block.attentions.0", unet.mid_blocks[0].attention)
+    for step, blocks in enumerate(unet.up_blocks):
+        put_blocks(f"up_blocks.{step}", blocks)
+        attention = blocks[-1].attention
+        if attention is not None:
+            for i in range(len(blocks)):
+                name = f"up_blocks.{step}.attentions.{i}"
+                put_attention(name, attention)
+                if i < len(blocks) - 1:  # attention that ours does not have
+                    for key in (f"{name}.to_out.0.weight", f"{name}.to_out.0.bias"):
+                        tensors[key] = torch.zeros_like(tensors[key])
+        if step < len(unet.upsamplers):
+            put(f"up_blocks.{step}.upsamplers.0.conv", unet.upsamplers[step].conv)
+    put("conv_norm_out", unet.norm_out)
+    put("conv_out", unet.conv_out)
+    return tensors
+
+
+@torch.no_grad()
+def _compare(exported, original, table_length):
+    """Both networks on a random input; a ValueError if their answers differ."""
+    config = original.config
+    size = [config.sample_size] * 2 if isinstance(config.sample_size, int) else config.sample_size
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((2, config.in_channels, *size), generator=generator).to(original.device, original.dtype)
+    labels = torch.randint(table_length, (2,), generator=generator).to(original.device)
+    recorded = {"x": x, "labels": labels, "y": original(x, labels).sample}
+    check_against_recorded(lambda x, labels, _: exported(x, labels).sample, recorded)
