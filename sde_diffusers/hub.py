@@ -31,8 +31,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from PIL import Image
 
@@ -280,24 +278,23 @@ def push_model(
     if samples is not None:
         contents[SAMPLES_FILE] = picture_bytes(samples)
     check_size(contents, max_bytes)
-    if not dry_run:
-        require_write_access(token)
-        require_hub(repo_id, "model", token)
-    if "README.md" in contents:
-        earlier = ModelCard.load(contents["README.md"])
-    else:
-        earlier = None if dry_run else card_on_hub(repo_id, revision, token)
-    card = model_card(
-        folder, repo_id, license, datasets, tags, metrics, description, SAMPLES_FILE in contents, earlier
-    )
-    contents["README.md"] = str(card).encode()
+    own_card = ModelCard.load(contents["README.md"]) if "README.md" in contents else None
+
+    def card(name, earlier):
+        samples = SAMPLES_FILE in contents
+        return str(model_card(folder, name, license, datasets, tags, metrics, description, samples, earlier)).encode()
+
+    contents["README.md"] = card(repo_id, own_card)
     if dry_run:
         return content_sizes(contents)
+    require_write_access(token)
+    require_hub(repo_id, "model", token)
     with clear_transport_errors(f"Pushing to {repo_id}"):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
+        contents["README.md"] = card(repo_id, own_card or card_on_hub(repo_id, revision, token))
         stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
         return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
 
@@ -334,9 +331,9 @@ def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelC
     """The card that a repository has."""
     try:
         return ModelCard.load(hf_hub_download(repo_id, "README.md", revision=revision, token=token))
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError:  # the Hub does not answer
         raise
-    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+    except EntryNotFoundError:
         return None
 
 

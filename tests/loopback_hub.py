@@ -14,7 +14,6 @@ import re
 import socket
 import struct
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -151,6 +150,7 @@ class LoopbackHub:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # what is less is not resumed, but done again
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         disable_progress_bars()
@@ -181,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(self.request_line)
         fault = self.hub.fault_for(self.request_line)
         if fault is not None:
-            time.sleep(fault.wait)
+            threading.Event().wait(fault.wait)  # `time.sleep` may be patched for the client
             if fault.cut:
                 return self._cut()
             if fault.status is not None:
@@ -345,6 +345,10 @@ class Handler(BaseHTTPRequestHandler):
         repository.variables[wish["key"]] = wish["value"]
         return self._answer(200, {key: {"key": key, "value": v} for key, v in repository.variables.items()})
 
+    def nothing(self):
+        """What newer clients ask for and do without, and repositories without an owner's name."""
+        return self._answer(404, {"error": "not here"}, {"X-Error-Code": "RepoNotFound"})
+
     # Writing.
 
     def validate_yaml(self):
@@ -490,6 +494,7 @@ API = r"/api/(models|datasets|spaces)/([^/]+/[^/]+)"
 FILES = r"/(datasets/|spaces/)?([^/]+/[^/]+)"
 ROUTES = (
     ("GET", r"/api/whoami-v2", Handler.whoami),
+    ("GET", r"/api/agent-harnesses|/api/(?:models|spaces)/[^/]+", Handler.nothing),
     ("POST", r"/api/repos/create", Handler.create_repository),
     ("POST", r"/api/validate-yaml", Handler.validate_yaml),
     ("POST", r"/api/spaces/([^/]+/[^/]+)/variables", Handler.variables),
