@@ -98,17 +98,14 @@ def _samples_block(samples: Samples) -> Block:
 
 
 def _neighbors_block(samples: Samples, neighbors: Neighbors, reference: Tensor, shown: int) -> Block:
-    """Each sample above its nearest reference image."""
-    chosen = torch.arange(min(shown, len(neighbors.sample_distances)))
-    rows = []
-    for part in chosen.split(PAIRS_IN_ROW):
-        blank = torch.full((PAIRS_IN_ROW - len(part), *reference.shape[1:]), 255, dtype=torch.uint8)
-        rows += [samples.images[part], blank, reference[neighbors.sample_indices[part]], blank]
-    grid = image_grid(torch.cat(rows) / 255, PAIRS_IN_ROW)
-    count = len(chosen.split(PAIRS_IN_ROW))
+    count = min(shown, len(neighbors.sample_distances))
+    nearest = reference[neighbors.sample_indices[:count]]
+    pairs = torch.cat([samples.images[:count], nearest], dim=-2)  # one above the other
+    grid = image_grid(pairs / 255, PAIRS_IN_ROW)
+    columns, rows = min(PAIRS_IN_ROW, count), -(-count // PAIRS_IN_ROW)
     texts = [
-        ((k % PAIRS_IN_ROW + 0.5) / PAIRS_IN_ROW, (k // PAIRS_IN_ROW + 1) / count, f"{distance:.2f}")
-        for k, distance in enumerate(neighbors.sample_distances[chosen].tolist())
+        ((k % columns + 0.5) / columns, (k // columns + 1) / rows, f"{distance:.2f}")
+        for k, distance in enumerate(neighbors.sample_distances[:count].tolist())
     ]
     title = f"Samples, below each its nearest reference image and their distance in {neighbors.space}"
     return _picture_block(grid, title, texts)

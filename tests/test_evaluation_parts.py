@@ -1,0 +1,84 @@
+"""Shards, nearest neighbours and noisy images."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+
+from config import ConfigError  # noqa: E402
+from neighbors import Neighbors, nearest, pixels  # noqa: E402
+from shards import compute_in_shards  # noqa: E402
+from yardsticks import noisy_images  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+def test_shards_are_computed_once_and_joined_in_order(tmp_path, accelerator):
+    computed = []
+
+    def square(part):
+        computed.append(part)
+        return {"squares": torch.tensor([k**2 for k in part])}
+
+    for _ in range(2):
+        found = compute_in_shards(square, tmp_path / "s", {"power": (2,)}, 7, 3, accelerator, "Squares")
+        assert found["squares"].tolist() == [0, 1, 4, 9, 16, 25, 36]
+    assert computed == [range(0, 3), range(3, 6), range(6, 7)]
+    assert json.loads((tmp_path / "s" / "description.json").read_text()) == {"power": [2], "shard_size": 3}
+    with pytest.raises(ConfigError, match=r"power was \[2\] and is \[3\] now"):
+        compute_in_shards(square, tmp_path / "s", {"power": (3,)}, 7, 3, accelerator, "Squares")
+
+
+def test_a_shard_that_was_cut_short_is_not_taken(tmp_path, accelerator):
+    def fail(part):
+        if part.start:
+            raise RuntimeError
+        return {"x": torch.zeros(len(part))}
+
+    with pytest.raises(RuntimeError):
+        compute_in_shards(fail, tmp_path, {}, 4, 2, accelerator, "")
+    (tmp_path / ".00000002-00000004.safetensors.1.incomplete").write_bytes(b"half")
+    found = compute_in_shards(lambda part: {"x": torch.ones(len(part))}, tmp_path, {}, 4, 2, accelerator, "")
+    assert found["x"].tolist() == [0, 0, 1, 1]
+
+
+def test_nearest_images_are_those_of_all_distances():
+    generator = torch.Generator().manual_seed(0)
+    queries, reference = (torch.rand(n, 20, generator=generator) for n in (30, 600))
+    queries[3] = reference[77]
+    distances, indices = nearest(queries, reference, "")
+    expected = torch.cdist(queries.double(), reference.double()).min(1)
+    torch.testing.assert_close(indices, expected.indices)
+    torch.testing.assert_close(distances, expected.values.float())
+    assert indices[3] == 77 and distances[3] == 0
+
+
+def test_copies_of_training_images_are_noticed():
+    generator = torch.Generator().manual_seed(0)
+    training, test, new = (torch.randint(256, (200, 1, 4, 4), generator=generator).byte() for _ in range(3))
+
+    def share(samples):
+        distances, indices = nearest(pixels(samples), pixels(training), "")
+        test_distances, _ = nearest(pixels(test), pixels(training), "")
+        return Neighbors(distances, indices, test_distances, "pixels").record()["value"]
+
+    assert share(new) < 0.05
+    assert share(torch.cat([new[:100], training[:100]])) == pytest.approx(0.5, abs=0.03)
+
+
+def test_yardsticks_have_the_noise_that_they_are_named_by():
+    images = torch.full((50, 1, 28, 28), 128, dtype=torch.uint8)
+    sets = noisy_images(images, [0, 8, 16.5], 40, seed=0)
+    assert list(sets) == [f"test images + noise {deviation}/255" for deviation in ("0", "8", "16.5")]
+    for noisy, deviation in zip(sets.values(), (0, 8, 16.5), strict=True):
+        assert noisy.dtype == torch.uint8 and noisy.shape == (40, 1, 28, 28)
+        assert noisy.float().std().item() == pytest.approx((deviation**2 + (deviation > 0) / 12) ** 0.5, rel=0.02)
+    assert len(noisy_images(images, [8], None, seed=0)["test images + noise 8/255"]) == 50
