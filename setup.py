@@ -6,7 +6,6 @@ TRAIN = [
     "datasets>=4.4",
     "matplotlib>=3.9",
     "omegaconf>=2.3",
-    "safetensors>=0.8",
     "tensorboard>=2.18",
     "torchvision>=0.24",
     "tqdm>=4.67",
@@ -24,8 +23,10 @@ setup(
         "huggingface_hub>=0.36",
         "numpy>=2.0",
         "pillow>=11.0",
+        "safetensors>=0.8",
         "torch>=2.9",
     ],
+    entry_points={"console_scripts": ["sde-diffusers = sde_diffusers.cli:main"]},
     extras_require={
         "train": TRAIN,
         "eval": ["clean-fid>=0.1.35", "scipy<1.18", "transformers>=5.23"],  # clean-fid uses what scipy 1.18 removed
