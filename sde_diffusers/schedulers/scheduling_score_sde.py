@@ -21,6 +21,7 @@ from sde_diffusers.parameterization import (
     Parameterization,
     build_sde,
     expand_like,
+    linear_beta_table,
     require_choice,
 )
 from sde_diffusers.sdes import GaussianSDE
@@ -160,6 +161,14 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise from which sampling starts."""
         return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+
+    @property
+    def betas(self) -> Tensor:
+        """(N,) float64, the beta table of "vp_discrete", as in diffusers' schedulers; other SDEs have none."""
+        if self.config.sde != "vp_discrete":
+            raise AttributeError(f"{type(self).__name__} with `sde`={self.config.sde!r} has no `betas`.")
+        betas = self.config.trained_betas
+        return linear_beta_table() if betas is None else torch.tensor(betas, dtype=torch.float64)
 
     @property
     def at_grid_point(self) -> bool:
