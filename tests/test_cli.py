@@ -1,0 +1,99 @@
+"""The command sde-diffusers, against a Hub on this machine."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from loopback_hub import LoopbackHub
+
+from sde_diffusers.cli import main
+
+FOLDER = Path(__file__).parent.parent / "pretrained" / "fashion-mnist-ve"
+ID = "tester/garments"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with LoopbackHub() as hub:
+        hub.connect(monkeypatch, tmp_path / "home")
+        yield hub
+
+
+def test_push(hub, capsys):
+    arguments = ["push", str(FOLDER), ID, "--private", "--message", "First", "--revision", "trial"]
+    card = ["--license", "mit", "--dataset", "a/b", "--tag", "x", "--tag", "y", "--metric", "FID=3.5"]
+    assert main(arguments + card) == 0
+    repository = hub.model(ID)
+    commit = repository.branches["trial"]
+    assert capsys.readouterr().out == f"{hub.endpoint}/{ID}/commit/{commit}\n"
+    assert repository.private and repository.messages[-1] == "First" and commit != repository.branches["main"]
+    files = repository.files("trial")
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert files[weights] == (FOLDER / weights).read_bytes() and "samples.png" in files
+    data = ModelCard(files["README.md"].decode()).data
+    assert data.license == "mit" and data.datasets == ["a/b"] and data.tags[-2:] == ["x", "y"]
+    assert data.eval_results[0].metric_value == 3.5
+
+
+def test_dry_run_lists_files_with_sizes(hub, capsys):
+    assert main(["push", str(FOLDER), ID, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    size = (FOLDER / "samples.png").stat().st_size
+    assert f"{size:>14,}  samples.png" in lines
+    assert "files would be sent to tester/garments" in lines[-1] and len(lines) > 8
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["push", "nowhere", ID], "nowhere"),
+        (["push", str(FOLDER), ID, "--max-gigabytes", "0.001"], "`max_bytes`"),
+        (["push", str(FOLDER), ID, "--metric", "FID=3.5"], "`datasets`"),
+        (["push-space", str(FOLDER), "tester/space", "--model", ID], "app.py"),
+    ],
+)
+def test_mistakes_are_explained(hub, capsys, arguments, message):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sde-diffusers: error: ") and message in error
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["push"], ["push", "a", "b", "--metric", "FID"], ["push", "a", "b", "--unknown"], ["push-space", "a", "b"]],
+)
+def test_arguments_are_checked(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_a_refused_token_is_explained(hub, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert main(["push", str(FOLDER), ID]) == 1
+    error = capsys.readouterr().err
+    assert "401" in error and "hf auth login" in error
+
+
+def test_a_failed_upload_names_the_file_and_the_cause(hub, capsys, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.fail("PUT /lfs", times=1000, status=503)
+    assert main(["push", str(FOLDER), ID]) == 1
+    error = capsys.readouterr().err
+    assert "503" in error and ("safetensors" in error or "samples.png" in error)
+
+
+def test_push_space(hub, capsys, tmp_path):
+    folder = tmp_path / "app"
+    folder.mkdir()
+    (folder / "app.py").write_text("print()\n")
+    (folder / "requirements.txt").write_text("gradio\n")
+    (folder / "README.md").write_text("---\nsdk: gradio\n---\n")
+    arguments = ["push-space", str(folder), "tester/space", "--model", ID]
+    assert main([*arguments, "--dry-run"]) == 0 and hub.requests == []
+    assert main(arguments) == 0
+    repository = hub.repositories["spaces", "tester/space"]
+    assert repository.variables == {"MODEL_ID": ID} and "app.py" in repository.files()
+    assert f"/spaces/tester/space/commit/{repository.branches['main']}" in capsys.readouterr().out
