@@ -103,6 +103,11 @@ class Config:
     checkpoint_every: int = 1000  # 0 = only at the end
     checkpoints_limit: int | None = 2  # keep this many; null = all
 
+    push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
+    hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
+    hub_private: bool | None = None  # visibility of a repository that is created; null = as your account has it
+    hub_license: str | None = None  # for the model card, such as "apache-2.0"
+
 
 def _positive(value) -> bool:
     return 0 < value < math.inf

@@ -6,7 +6,7 @@ from pathlib import Path
 from checkpoints import list_checkpoints
 from config import Config, ConfigError
 
-CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pipeline")
+CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", "pipeline")
 FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 

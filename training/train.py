@@ -7,6 +7,7 @@
     config.yaml     the whole configuration          figures/         samples, loss curve, forward noising
     metrics.jsonl   loss, speed, ... by step         tensorboard/     the same: tensorboard --logdir FOLDER
     checkpoints/    to resume from: resume=latest    best/, pipeline/ of lowest validation loss; at the end
+    pushed/         what push_to_hub=true sent last
 
 Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (bit for bit on one CPU process), and
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
@@ -43,6 +44,7 @@ from interruption import Interruption
 from memory import keep_freed_memory
 from pixels import suggest_sigma_max
 from precision import mixed_precision
+from publishing import Publisher
 from run_folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run_log import RunLog
 from score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
@@ -79,6 +81,7 @@ class Training:
         checkpoint = checkpoint_to_resume(config)
         if checkpoint is None and accelerator.is_main_process:
             require_free_folder(config)
+        self.publisher = Publisher(config) if config.push_to_hub and accelerator.is_main_process else None
 
         with accelerator.local_main_process_first():
             self.data, validation = load_splits(config)
@@ -195,9 +198,13 @@ class Training:
                     return
                 if config.sample_every and self._due(config.sample_every) and main:
                     self.draw_samples()
+                if self.publisher and self._due(config.checkpoint_every) and self.step < config.steps:
+                    self.publisher.offer(self.step, self._save_pipeline)
         if main:
             self._save_pipeline(self.folder / "pipeline")
             self.log.close()
+            if self.publisher:
+                self.publisher.finish(self.step, self.folder / "pipeline")
             print(
                 f'Done: from sde_diffusers import ScoreSdePipeline; pipe = ScoreSdePipeline.from_pretrained("'
                 f'{self.folder / "pipeline"}")'
