@@ -8,6 +8,7 @@ from sde_diffusers.losses import DenoisingScoreMatching
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import Parameterization
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeRestorationPipeline
 from sde_diffusers.schedulers.scheduling_exponential import ScoreSdeExponentialScheduler
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
@@ -28,6 +29,7 @@ __all__ = [
     "ScoreSdePipeline",
     "ScoreSdePredictorCorrectorScheduler",
     "ScoreSdeProbabilityFlowScheduler",
+    "ScoreSdeRestorationPipeline",
     "SubVPSDE",
     "VESDE",
     "VPSDE",

@@ -69,6 +69,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             )
         self.register_modules(unet=unet, scheduler=scheduler)
 
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline of this class that shares the components of another one; see `DiffusionPipeline.from_pipe`."""
+        # diffusers' own takes only networks of exactly the class that the constructor is annotated with
+        return super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
+
     # Sampling.
 
     @torch.no_grad()

@@ -226,6 +226,21 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
         self._calls = 0
 
+    def start_late(self, steps: int) -> Tensor:
+        """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
+
+        Returns:
+            Scalar float64, the SDE time of the first evaluation that is left, `timesteps[step_index]`.
+
+        Raises:
+            ValueError: unless 1 <= steps <= `num_inference_steps`.
+        """
+        if self.num_inference_steps is None or not 1 <= steps <= self.num_inference_steps:
+            raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps}.")
+        starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
+        self._calls = starts[-1 - steps]
+        return self.times[self._calls]
+
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
         """The state as the network takes it at the coming evaluation (the same unless `sampling_sde` is set)."""
         if self.sde is self.training_sde:
