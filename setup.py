@@ -6,6 +6,7 @@ TRAIN = [
     "datasets>=4.4",
     "matplotlib>=3.9",
     "omegaconf>=2.3",
+    "psutil>=7.0",
     "tensorboard>=2.18",
     "torchvision>=0.24",
     "tqdm>=4.67",

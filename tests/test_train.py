@@ -300,16 +300,31 @@ def test_signals_and_crashes_leave_no_trace(tiny, tmp_path, capsys):
 
 def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
     overrides = ["steps=50", "optimizer.lr=1e-2"]
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2")
     process = start(tiny, tmp_path / "two", *overrides, launcher=launcher)
     one = metrics(run_here(tiny, tmp_path / "one", *overrides))
     micro = metrics(run_here(tiny, tmp_path / "micro", *overrides, "gradient_accumulation_steps=3"))
-    output = process.communicate(timeout=120)
+    output = process.communicate(timeout=300)
     assert process.returncode == 0 and "on 2 x cpu" in output[0], output
     two = metrics(tmp_path / "two")
     assert list(one) == list(two) == list(micro) == list(range(1, 51))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-3
     assert max(abs(one[step] - micro[step]) for step in one) < 1e-3
+
+
+def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):
+    first = run_here(tiny, tmp_path / "first", "steps=2")
+    start = ["steps=1", "optimizer.lr=1e-30", f"initial_weights={first}/pipeline"]
+    second = run_here(tiny, tmp_path / "second", *start)
+    weights = load_file(first / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert_same_bits(weights, load_file(second / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"))
+
+    arguments = [str(tiny), f"output_dir={tmp_path}/third", *start]
+    assert train.main([*arguments, "model.block_out_channels=[16]"]) == 1
+    error = capsys.readouterr().err
+    assert "initial_weights" in error and "conv_in.weight: (8, 16, 3, 3), not (16, 16, 3, 3)" in error
+    assert train.main([*arguments, f"initial_weights={tmp_path}/nowhere"]) == 1
+    assert f"initial_weights must be a saved pipeline, but is '{tmp_path}/nowhere'" in capsys.readouterr().err
 
 
 def test_divergence_stops_with_advice(tiny, tmp_path, capsys):

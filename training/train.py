@@ -13,8 +13,7 @@ Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (b
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
 after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
 
-Several processes on CPUs: accelerate launch --multi_gpu --num_processes N, or torchrun --nproc-per-node N. (Without
-MPI, `accelerate launch --cpu --num_processes N` starts only one.)
+Several processes on CPUs: accelerate launch --cpu --num_processes N training/train.py ... (see `launching.py`).
 
 Several machines: each process reads the images and, to resume, the checkpoint, which the main process writes to
 `output_dir`; so that folder has to be shared by the machines, or copied to them before they resume. Send signals to
@@ -25,7 +24,6 @@ import contextlib
 import copy
 import logging
 import math
-import os
 import shlex
 import sys
 import time
@@ -41,6 +39,7 @@ from diffusers.training_utils import EMAModel
 from draws import Examples, draw_examples, seed_of
 from figures import image_grid, noising_strip
 from interruption import Interruption
+from launching import start_all_processes
 from memory import keep_freed_memory
 from pixels import suggest_sigma_max
 from precision import mixed_precision
@@ -397,12 +396,6 @@ def main(arguments: list[str]) -> int:
             cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
             kwargs_handlers=[patience],
         )
-        if accelerator.num_processes == 1 and "MASTER_PORT" in os.environ and "RANK" not in os.environ:
-            print(
-                "Only one process runs: `accelerate launch --cpu` starts no more without MPI. For several on CPUs:\n"
-                "    accelerate launch --multi_gpu --num_processes N training/train.py ...",
-                file=sys.stderr,
-            )
         data_messages, seen = logging.getLogger("data"), set()
         data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
@@ -415,4 +408,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    start_all_processes()
     sys.exit(main(sys.argv[1:]))
