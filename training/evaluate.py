@@ -89,7 +89,7 @@ class Evaluation:
         if samples is not None:
             records.append(self.speed(samples))
         if samples is not None and config.neighbors.num_images:
-            neighbors = self.neighbors(samples, features.get(config.neighbors.space))
+            neighbors = self.neighbors(samples, config.neighbors.space, features)
             records.append(neighbors.record() | self.about_samples(samples))
         self.write(records, samples, neighbors, bits)
 
@@ -125,15 +125,17 @@ class Evaluation:
             for record in found:
                 yield record | about | (shipped if record["metric"] == "frechet_distance" else {})
 
-    def neighbors(self, samples: Samples, features: dict[str, Tensor] | None) -> Neighbors:
-        """Of samples and test images among the reference images; in pixels where no features are given."""
-        if features is None:
+    def neighbors(self, samples: Samples, space: str, features: dict[str, dict[str, Tensor]]) -> Neighbors:
+        """Nearest reference images of samples and test images, in pixels or one of the feature spaces."""
+        if space == "pixels":
             images = {SAMPLES: samples.images, TEST: self.test.images, REFERENCE: self.reference.images}
-            features = {name: pixels(x) for name, x in images.items()}
+            vectors = {name: pixels(x) for name, x in images.items()}
+        else:
+            vectors, space = features[space], self.networks[space].name
         count = self.config.neighbors.num_images
-        of_samples, indices = nearest(features[SAMPLES][:count], features[REFERENCE], "Neighbours of samples")
-        of_test_images, _ = nearest(features[TEST][:count], features[REFERENCE], "Neighbours of test images")
-        return Neighbors(of_samples, indices, of_test_images, self.config.neighbors.space)
+        of_samples, indices = nearest(vectors[SAMPLES][:count], vectors[REFERENCE], "Neighbours of samples")
+        of_test_images, _ = nearest(vectors[TEST][:count], vectors[REFERENCE], "Neighbours of test images")
+        return Neighbors(of_samples, indices, of_test_images, space)
 
     def speed(self, samples: Samples) -> dict:
         device = self.accelerator.device
@@ -172,7 +174,7 @@ class Evaluation:
         parameters = sum(parameter.numel() for parameter in self.pipe.unet.parameters())
         title = f"{config.pipeline} ({parameters:,} parameters, weights {self.about_network['network']})"
         if samples is not None:
-            sampler = ", ".join(f"{key} {value}" for key, value in samples.sampler.items())
+            sampler = ", ".join(str(v) if k == "class_name" else f"{k} {v}" for k, v in samples.sampler.items())
             precision = PRECISIONS[self.accelerator.mixed_precision]
             title += f"\n{sampler}\nNFE {samples.nfe}, seed {config.samples.seed}, {precision}"
         curve = Path(config.pipeline).parent / "metrics.jsonl"  # of train.py's output folder
@@ -204,6 +206,8 @@ def main(arguments: list[str]) -> int:
             cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
             kwargs_handlers=[patience],
         )
+        data_messages, seen = logging.getLogger("data"), set()
+        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
         Evaluation(config, accelerator).run()
         accelerator.end_training()

@@ -80,7 +80,13 @@ def _tables_block(table: Table) -> Block:
         lengths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
         widths = [length / sum(lengths) for length in lengths]
         cells = axes.table(
-            table.rows, colLabels=table.header, colWidths=widths, cellLoc="left", bbox=(0, 0, 1, 1), edges="horizontal"
+            table.rows,
+            colLabels=table.header,
+            colWidths=widths,
+            cellLoc="left",
+            colLoc="left",
+            bbox=(0, 0, 1, 1),
+            edges="horizontal",
         )
         cells.auto_set_font_size(False)
         cells.set_fontsize(9)
@@ -104,7 +110,7 @@ def _neighbors_block(samples: Samples, neighbors: Neighbors, reference: Tensor, 
     grid = image_grid(pairs / 255, PAIRS_IN_ROW)
     columns, rows = min(PAIRS_IN_ROW, count), -(-count // PAIRS_IN_ROW)
     texts = [
-        ((k % columns + 0.5) / columns, (k // columns + 1) / rows, f"{distance:.2f}")
+        ((k % columns + 0.5) / columns, (k // columns + 1) / rows, f"{distance:.3g}")
         for k, distance in enumerate(neighbors.sample_distances[:count].tolist())
     ]
     title = f"Samples, below each its nearest reference image and their distance in {neighbors.space}"

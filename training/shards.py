@@ -33,7 +33,7 @@ def compute_in_shards(
 
     Args:
         compute: gives the named tensors of some items; they are joined along their first dimension, in order.
-        folder: where the shards lie; made if necessary.
+        folder: where the shards lie, one folder for all processes; made if necessary.
         description: everything that the results depend on, of types that JSON has.
         count, size: number of items, at least 1, and of items in a shard (the last one may have fewer).
         accelerator: of all processes, each of which has to make this call; each gets the whole result.
