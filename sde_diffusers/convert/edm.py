@@ -12,6 +12,7 @@ D(x; sigma) = E[x_0 | x_0 + sigma noise = x] for images in [-1, 1], F being the 
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging
 
 from sde_diffusers.convert.checkpoints import check_against_recorded, load_converted, read_json, read_tensors
 from sde_diffusers.models.layers import FourierFeatures
@@ -19,6 +20,8 @@ from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
+
+logger = logging.get_logger(__name__)
 
 EDM_PICKLE_ADVICE = """\
 EDM's .pkl files hold code, which is run when they are read. If you trust the file, take the weights out of it where \
@@ -65,8 +68,8 @@ EDM_SIGMAS = (0.002, 80.0)  # where its sampler begins and ends, for networks wi
 def from_edm(state_dict, config, recorded=None):
     """A network of EDM with its preconditioning as a pipeline.
 
-    The network for augmentation labels (`augment_dim`) is left out: EDM's own sampling leaves these labels out too,
-    which is the same as zeros.
+    The layer for augmentation labels (`augment_dim`) is left out, with a warning: EDM's own sampling gives no such
+    labels, which is the same as zeros.
 
     Args:
         state_dict (`dict`, `str` or `Path`): The wrapper's tensors, `model.enc...`, or a file of them (safetensors,
@@ -187,7 +190,8 @@ def _edm_scheduler_config(wrapper, config):
     if wrapper == "VPPrecond":
         beta_min = config["beta_min"]
         return {"sde": "vp", "beta_min": beta_min, "beta_max": beta_min + config["beta_d"]}
-    low, high = max(config["sigma_min"], EDM_SIGMAS[0]), min(config["sigma_max"], EDM_SIGMAS[1])
+    low, high = config["sigma_min"] or EDM_SIGMAS[0], config["sigma_max"]
+    high = high if high < float("inf") else EDM_SIGMAS[1]
     if wrapper == "VEPrecond":
         return {"sde": "ve", "sigma_min": low / 2, "sigma_max": high / 2}
     return {
@@ -201,16 +205,16 @@ def _edm_scheduler_config(wrapper, config):
 
 def _edm_tensors(unet, state_dict, config):
     """EDM's tensors in our axes, which of them make up each of ours, and what is wrong with the rest."""
-    source = {key.removeprefix("model."): value for key, value in state_dict.items()}
+    source = {key.removeprefix("model."): value.float() for key, value in state_dict.items()}
     problems = []
     taps = torch.tensor(config["resample_filter"], dtype=torch.float32)
     fir = torch.outer(taps, taps)[None, None] / taps.sum() ** 2
     for key in [key for key in source if key.endswith("resample_filter")]:  # said by the configuration: compared
         recorded = source.pop(key)
-        if recorded.shape != fir.shape or not torch.allclose(recorded.float(), fir):
+        if recorded.shape != fir.shape or not torch.allclose(recorded, fir):
             problems.append(f"{key}: is not the filter {list(config['resample_filter'])} of the configuration")
-    if config["augment_dim"]:
-        source.pop("map_augment.weight", None)
+    if config["augment_dim"] and source.pop("map_augment.weight", None) is not None:
+        logger.warning("map_augment.weight is left out: the network is that for augmentation labels of zero.")
     for key, tensor in source.items():
         if ".qkv." in key and len(tensor) % 3 == 0:  # rows (channel, q k v) -> (q k v, channel)
             source[key] = tensor.unflatten(0, (-1, 3)).transpose(0, 1).flatten(0, 1)

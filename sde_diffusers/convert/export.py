@@ -13,7 +13,6 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded
 from sde_diffusers.models.layers import GroupNorm
-from sde_diffusers.parameterization import linear_beta_table
 
 TRAINING_EPS = 1e-5  # the smallest time of the paper's training
 
@@ -89,7 +88,7 @@ def _ddpm_scheduler(scheduler):
         betas = -torch.expm1(torch.cat([log_signal[:1], log_signal.diff()]))
     else:
         _require(labels == "index", "time_input", labels, "'index' with 'vp_discrete'")
-        betas = linear_beta_table() if config.trained_betas is None else torch.tensor(config.trained_betas)
+        betas = scheduler.betas
     return DDPMScheduler(
         num_train_timesteps=len(betas),
         trained_betas=betas.tolist(),
