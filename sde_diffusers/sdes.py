@@ -386,3 +386,10 @@ class DiscreteVPSDE(GaussianSDE):
         table = self._log_alphas.to(log_alpha.device)
         k = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.num_betas)
         return (k - 1 + (log_alpha - table[k - 1]) / (table[k] - table[k - 1])) / self.num_betas
+
+    def paper_chain(self, times):
+        """Through the whole table the chain is DDPM's, whose ancestral sampler adds sqrt(beta_i), as in `VPSDE`;
+        through fewer times the exact transitions stand, with the noise of the exact posterior."""
+        chain = self.chain(times)
+        whole = len(times) == self.num_betas and math.isclose(times[-1].item(), self.smallest_time)
+        return chain._replace(posterior_noise=chain.b) if whole else chain

@@ -218,6 +218,43 @@ def test_state_is_float32_or_better(cls):
     assert isinstance(as_tuple, tuple) and as_tuple[0].shape == x.shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_a_loop_over_16_bit_samples_keeps_a_float32_state(cls, dtype):
+    """The states of both loops differ by one rounding, however many steps were taken; a changed sample is obeyed."""
+    ends, output = [], torch.randn(4, 2, 1, 1, generator=torch.Generator().manual_seed(1))
+    for kind in (torch.float32, dtype):
+        scheduler, generator = cls(sde="vp"), torch.Generator().manual_seed(0)
+        scheduler.set_timesteps(30)
+        x = start(scheduler, 4, torch.float32).to(dtype).to(kind)
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.3 * output, t, x, generator=generator).prev_sample
+            assert x.dtype == kind
+        ends.append(x)
+    assert torch.equal(ends[0].to(dtype), ends[1])
+    scheduler.set_timesteps(30)
+    x = start(scheduler, 4, dtype)
+    for change in (0.0, 1.0):
+        states = torch.Generator().manual_seed(0)
+        x = scheduler.step(output, scheduler.timesteps[0], x, generator=states).prev_sample + change
+    assert scheduler._unrounded(x, torch.float32).equal(x.float())
+
+
+@pytest.mark.parametrize("steps", [1000, 100])
+def test_ancestral_noise_through_a_table(steps):
+    """Through the whole table sqrt(beta), as in the paper's code; through a part, that of the exact posterior."""
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde="vp_discrete", predictor="ancestral", corrector="none")
+    scheduler.set_timesteps(steps)
+    zero, ones = torch.zeros(1, 1, 2, 2).double(), torch.ones(1, 1, 2, 2).double()
+    output = scheduler.step(zero, None, zero, variance_noise=ones)
+    noise = (output.prev_sample - output.prev_sample_mean)[0, 0, 0, 0].item()
+    sde, (t, s) = scheduler.sde, scheduler.times[:2]
+    a, b = sde.transition(s, t)
+    posterior = (b * sde.sigma(s) / sde.sigma(t)).item()
+    assert noise == pytest.approx(betas[-1].sqrt().item() if steps == 1000 else posterior, rel=1e-9)
+
+
 @pytest.mark.parametrize("corrector", ["none", "ald"])
 def test_one_generator_for_each_image(corrector):
     """Image i depends on its own seed alone (except under Langevin, whose step size is averaged over the batch)."""

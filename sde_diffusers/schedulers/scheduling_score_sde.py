@@ -134,7 +134,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps = None
         self.timesteps = self.times = torch.empty(0)
-        self._calls = 0
+        self._calls, self._state = 0, None
 
     def _interval(self) -> tuple[float, float]:
         """The times between which sampling runs: no noisier or cleaner than what the network has seen."""
@@ -224,7 +224,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = num_inference_steps
         self.times, self._ends_step = self._plan(num_inference_steps)
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
-        self._calls = 0
+        self._calls, self._state = 0, None
 
     def start_late(self, steps: int) -> Tensor:
         """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
@@ -255,7 +255,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             model_output: (N, C, H, W) the network's answer for `scale_model_input(sample)`.
             timestep: the entry of `timesteps`; accepted as in diffusers, but the step is known from the count of
                 calls, since entries repeat.
-            sample: (N, C, H, W) the state. The arithmetic is in float32 or, if the sample is, in float64.
+            sample: (N, C, H, W) the state. The arithmetic is in float32 or, if the sample is, in float64. Between
+                steps with a 16-bit sample the state is kept in float32, unless the sample was changed in between.
             generator: a `torch.Generator` or a list of N, one for each image.
             variance_noise: (N, C, H, W) standard normal noise to use instead of drawing it.
             return_dict: whether to return a `ScoreSdeSchedulerOutput` and not a tuple.
@@ -270,7 +271,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
                 f"{tuple(model_output.shape)}."
             )
         dtype = torch.promote_types(sample.dtype, torch.float32)
-        state, k = sample.to(dtype), self._calls
+        state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])
 
         def draw() -> Tensor:
@@ -280,8 +281,16 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
 
         mean, following = self._update(k, state, noise, draw)
         self._calls += 1
+        self._state = None if following.dtype == sample.dtype else following
         output = [value.to(sample.dtype) for value in (following, mean, denoised)]
         return ScoreSdeSchedulerOutput(*output) if return_dict else tuple(output)
+
+    def _unrounded(self, sample: Tensor, dtype: torch.dtype) -> Tensor:
+        """The state that the last step left, if `sample` is its rounding to fewer bits; else the sample itself."""
+        left = self._state
+        if left is not None and left.shape == sample.shape and torch.equal(left.to(sample), sample):
+            return left
+        return sample.to(dtype)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw from the perturbation kernel: x_t = alpha(t) x_0 + sigma(t) noise.
