@@ -331,7 +331,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
 
     def _check(self, batch_size, guidance_scale, generator, latents, output_type) -> tuple[int, ...]:
         """Refuse what cannot be sampled; the shape of the images otherwise."""
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
         if not isinstance(guidance_scale, (int, float)) or not np.isfinite(guidance_scale):
             raise ValueError(f"`guidance_scale` must be a finite number, but is {guidance_scale!r}.")
