@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
 
 import evaluate  # noqa: E402
+import evaluation_inputs  # noqa: E402
 import evaluation_samples  # noqa: E402
 from config import ConfigError  # noqa: E402
 from distances import FeatureStatistics, frechet_distance  # noqa: E402
@@ -201,6 +202,21 @@ def test_frechet_distance_of_too_few_images_is_refused(folder, tmp_path):
     assert record["value"] is None and "at least 21 images, got 16" in record["refused"]
 
 
+def test_frechet_distance_from_shipped_statistics(folder, tmp_path, monkeypatch):
+    network = load_feature_network("fashion-mnist", folder / "features-4")
+    images = load_images(str(ROOT / "data" / "fashion_mnist"), max_images=300).images
+    statistics = FeatureStatistics.from_features(network(images))
+    path = tmp_path / "statistics.safetensors"
+    statistics.save(path, feature_space=network.name, dataset="all of them", split="train", resolution=28)
+    for module in (evaluate, evaluation_inputs):
+        monkeypatch.setattr(module, "shipped_statistics_path", lambda network: path)
+    more = ["feature_spaces=[fashion-mnist]", "frechet_reference=shipped", "metrics=[frechet_distance]"]
+    (record, _) = run(folder, tmp_path, *more)
+    assert (record["dataset"], record["num_reference"]) == ("all of them", 300)
+    own = FeatureStatistics.from_features(network(drawn(tmp_path)[:16]))
+    assert record["value"] == pytest.approx(frechet_distance(own, statistics), rel=1e-4)
+
+
 # ---- the card ------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +287,7 @@ def test_more_images_follow_those_that_are_there(complete, folder, tmp_path):
 def test_two_processes_draw_the_images_of_one(complete, folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(ROOT / "training" / "evaluate.py"), *arguments(folder, tmp_path, *FEATURES)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)
     records = json.loads((tmp_path / "results.json").read_text())["results"]
     expected = {(r["images"], r["metric"]): r["value"] for r in complete[1] if "feature_space" in r}

@@ -14,6 +14,8 @@ NAMES = {
     "images_per_second": "Images per second",
     "nearer_than_1_percent_of_test_images": "Samples nearer to training images than 1 % of test images",
 }
+# What tells two results of one metric apart, beside data set and name.
+SETTINGS = ("num_images", "sampler", "seed", "precision", "space", "given_class", "passes", "probes")
 TYPES = {("frechet_distance", "inception"): "fid", ("kernel_distance", "inception"): "kid"}
 
 
@@ -81,6 +83,3 @@ def update_card(pipeline: str, results: list[EvalResult], network: str) -> None:
     temporary = path.with_suffix(".incomplete")
     temporary.write_text(str(card))
     os.replace(temporary, path)
-
-
-SETTINGS = ("num_images", "sampler", "seed", "precision", "space", "given_class", "passes", "probes")
