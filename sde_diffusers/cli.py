@@ -8,6 +8,7 @@ import sys
 
 from huggingface_hub.errors import HfHubHTTPError
 
+from sde_diffusers.convert_command import add_parser
 from sde_diffusers.hub import LARGEST_PUSH, push_model
 from sde_diffusers.space import MODEL_VARIABLE, push_space
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, or 1 after an error that is explained on stderr."""
     parser = argparse.ArgumentParser(prog="sde-diffusers", description="Score-based diffusion models for diffusers.")
     commands = parser.add_subparsers(title="commands", required=True)
+    add_parser(commands)  # convert
     add_push_parser(commands)
     add_push_space_parser(commands)
     options = parser.parse_args(arguments)
