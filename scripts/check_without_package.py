@@ -37,7 +37,7 @@ pipe = DiffusionPipeline.from_pretrained(id, trust_remote_code=True)
 pipe.set_progress_bar_config(disable=True)
 generator = torch.Generator().manual_seed(0)
 images = pipe(batch_size=4, num_inference_steps=10, generator=generator, output_type="pt").images
-versions = {module.__name__: module.__version__ for module in (diffusers, huggingface_hub, torch)}
+versions = {module.__name__: str(module.__version__) for module in (diffusers, huggingface_hub, torch)}
 torch.save({"images": images, "refusal": refusal, "versions": versions}, target)
 """
 

@@ -93,7 +93,7 @@ def named_number(text: str) -> tuple[str, float]:
     try:
         return name, float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, as in FID=3.2") from None
+        raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, VALUE a number") from None
 
 
 def run_push(options) -> int:
