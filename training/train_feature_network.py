@@ -66,7 +66,7 @@ with the FID, nor with distances in the features of other weights.
   over the image to {dimension} features, and a linear layer.
 - **Training**: {epochs} epochs of {batch_size} images, cross-entropy, SGD with Nesterov momentum {momentum}, weight
   decay {weight_decay}, learning rate up to {lr} and linearly back to 0, random shifts of up to {max_shift} pixels,
-  precision "{precision}"; {minutes:.1f} minutes with {threads} thread(s) on a {device}. Features are float32.
+  precision "{precision}"; {minutes:.1f} processor minutes ({threads} thread(s); {device}). Features are float32.
 - **Statistics**: `statistics.safetensors`: mean and covariance of the features of the {train_count:,} training images.
 - **Licence**: weights Apache-2.0.
 - **Limits**: it knows ten kinds of garment at 28 x 28 and nothing else.
@@ -112,9 +112,9 @@ def main(arguments: list[str]) -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = mixed_precision(Config())
-    began = time.perf_counter()
+    began = time.process_time()
     network = train_classifier(train, device, precision, options)
-    minutes = (time.perf_counter() - began) / 60
+    minutes = (time.process_time() - began) / 60
 
     # The folder takes its name only once all of it is there.
     with written_folder(options.output_dir) as folder:
