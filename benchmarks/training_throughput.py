@@ -115,14 +115,14 @@ def paper_network(checkout):
 class Trainer:
     """Trains one network; `step(images)` is one full training step and returns the loss."""
 
-    def __init__(self, network, score, bfloat16=False, channels_last=True, learning_rate=2e-4, seed=0):
+    def __init__(self, network, score, bfloat16=False, channels_last=True, learning_rate=2e-4, seed=0, fused=False):
         network.train()
         if channels_last:
             network.to(memory_format=torch.channels_last)
         self.score, self.bfloat16 = score, bfloat16
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=fused)
         self.generator = torch.Generator().manual_seed(seed)
 
     def step(self, images):
@@ -168,7 +168,8 @@ def train_in_turns(connection, contender, images, threads):
     else:
         network, score = ours() if contender.network == OURS else diffusers_unet()
     images = images.clone()  # out of the memory that the processes share
-    trainer = Trainer(network, score, contender.bfloat16, channels_last=contender.network != PAPER)
+    paper, our = contender.network == PAPER, contender.network == OURS
+    trainer = Trainer(network, score, contender.bfloat16, channels_last=not paper, fused=our)  # each as it is trained
     trainer.step(images)
     connection.send(sum(p.numel() for p in trainer.parameters))
     while steps := connection.recv():
