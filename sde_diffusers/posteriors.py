@@ -181,7 +181,7 @@ class MMPS(PosteriorMethod):
     """
 
     steps: int = 3
-    damping: float = 0.0
+    damping: float = 0.1
 
     def __post_init__(self):
         if not isinstance(self.steps, int) or self.steps < 1:

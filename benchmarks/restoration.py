@@ -1,0 +1,333 @@
+"""How well posterior samples restore images, and how true to the posterior they are.
+
+    python benchmarks/restoration.py gaussian OUTPUT_FOLDER
+    python benchmarks/restoration.py images OUTPUT_FOLDER [--pipeline FOLDER] [--classifier FOLDER] [--count 200]
+
+gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact, so that the posterior under a linear
+          measurement is known: error of each method's mean (root mean square over the pixels, relative to that of the
+          posterior's deviation), of its covariance (Frobenius norm, relative to the true one's) and coverage (how much
+          of the true posterior lies in the method's central 90 % intervals, mean over undetermined pixels and
+          measurements). All methods run under the reverse-time SDE (exponential solver, order 1, eta = 1). Where a
+          method is affine in the measurement and the state, its moments are followed exactly; the others' are those of
+          samples, whose own error in the covariance is given as "floor".
+images    Test images of Fashion-MNIST, one posterior sample each: PSNR in dB (mean over images) and the accuracy of an
+          independent classifier on the restored images, next to trivial restorations. Restored images are kept in the
+          folder, so that an interrupted run goes on, and accuracies can be added later.
+
+Writes gaussian.json and .md, or images.json and .md.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdeRestorationPipeline
+from sde_diffusers.operators import (
+    Downsampling,
+    GaussianBlur,
+    Grayscale,
+    Mask,
+    box_mask,
+    random_mask,
+)
+from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, posterior_output
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "training")]
+from feature_networks import load_classifier  # noqa: E402
+from gaussian_images import GaussianImages  # noqa: E402
+
+from data import load_images  # noqa: E402
+
+NOISE = 0.05  # of noisy measurements, in units of images in [0, 1]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def write(path, text):
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# ---- Gaussian images -----------------------------------------------------------------------------------------------
+
+SIZE, STEPS, MEASUREMENTS, SAMPLES = 4, 150, 4, 1000
+GAUSSIAN_OPERATORS = {
+    "box": Mask(box_mask(SIZE, SIZE, (1, 1, 3, 4))),
+    "random 75 % missing": Mask(random_mask((SIZE, SIZE), 0.75, generator())),
+    "grayscale": Grayscale(),
+    "downsampling 2": Downsampling(2),
+    "blur 1.0": GaussianBlur(1.0),
+}
+GAUSSIAN_METHODS = {  # with the true deviation of the images; True: affine
+    "projection": (Projection(), True),
+    "DPS": (DPS(sigma_data=0.2), False),
+    "Pi-GDM": (PiGDM(sigma_data=0.2), True),
+    "MMPS, default": (MMPS(), False),
+    "MMPS, converged": (MMPS(steps=60, damping=0.0), True),
+}
+
+
+def gaussian_problem(name, noise_std):
+    """Scheduler, network and MEASUREMENTS random measurements (in the network's range [-1, 1])."""
+    scheduler = ScoreSdeExponentialScheduler(
+        sde="ve",
+        sigma_min=1e-3,
+        sigma_max=20.0,
+        prediction_type="sample",
+        image_range=(-1, 1),
+        solver_order=1,
+        eta=1.0,
+    )
+    network = GaussianImages(sample_size=SIZE).answers(scheduler)
+    operator = GAUSSIAN_OPERATORS[name]
+    x = network.draw(MEASUREMENTS, generator(1))
+    noise = torch.randn(operator.measurement_shape(x.shape), generator=generator(2), dtype=x.dtype)
+    noise = operator(noise) if isinstance(operator, Mask) else noise
+    return scheduler, network, operator, operator(x) + noise_std * noise
+
+
+def run(scheduler, network, method, problem, x, noises):
+    """Sampling as the restoration pipeline does it, with given noise for each step and projection."""
+    scheduler.set_timesteps(STEPS)
+    ends = [*scheduler.times[1:].tolist(), None]
+    for t, end in zip(scheduler.timesteps, ends, strict=True):
+        output = posterior_output(lambda x, t: network(x, t).sample, scheduler, method, problem, x)
+        x = scheduler.step(output, t, x, variance_noise=noises()).prev_sample
+        alpha, sigma = (
+            (1.0, 0.0) if end is None else (scheduler.sde.alpha(end).item(), scheduler.sde.sigma(end).item())
+        )
+        x = method.project(problem, x, alpha, sigma, noises)
+        yield x
+
+
+def affine_moments(scheduler, network, operator, y, noise_std, method):
+    """Means (N, d) and covariance (d, d) of what an affine method draws, without random numbers.
+
+    Each step is x' = M x + c(y) + B z + B_p z_p. Rows of one batch carry, from step to step, the images of the means
+    and, column by column, a square root of the covariance: unit vectors through each step show M, B and B_p.
+    """
+    n, d = len(y), len(network.mean)
+    shape = (n, network.config.in_channels, SIZE, SIZE)
+    axes = torch.eye(d, dtype=torch.float64).view(d, *shape[1:])
+    zero = torch.zeros(d, *shape[1:], dtype=torch.float64)
+    # rows: the N means; then the responses to the state's, the step's and the projection's unit vectors, from y[0]
+    rows = torch.cat([torch.arange(n), torch.zeros(1 + 3 * d, dtype=torch.long)])
+    problem = Measurement(operator, y[rows], noise_std, 1.0)
+    origin = torch.zeros(1, *shape[1:], dtype=torch.float64)
+    still = torch.zeros(shape, dtype=torch.float64)
+    step_noise = torch.cat([still, origin, zero, axes, zero])
+    projection_noise = torch.cat([still, origin, zero, zero, axes])
+    means, covariance = still, scheduler.init_noise_sigma**2 * torch.eye(d, dtype=torch.float64)
+    scheduler.set_timesteps(STEPS)
+    ends = [*scheduler.times[1:].tolist(), None]
+    for t, end in zip(scheduler.timesteps, ends, strict=True):
+        x = torch.cat([means, origin, axes, zero, zero])
+        output = posterior_output(lambda x, t: network(x, t).sample, scheduler, method, problem, x)
+        x = scheduler.step(output, t, x, variance_noise=step_noise).prev_sample
+        alpha, sigma = (
+            (1.0, 0.0) if end is None else (scheduler.sde.alpha(end).item(), scheduler.sde.sigma(end).item())
+        )
+        x = method.project(problem, x, alpha, sigma, lambda: projection_noise)
+        means = x[:n]
+        m, b, b_p = (x[n + 1 :] - x[n]).flatten(1).T.split(d, dim=1)
+        covariance = m @ covariance @ m.T + b @ b.T + b_p @ b_p.T
+    if noise_std == 0:
+        means = operator.consistent(means, y)
+        seen = (lambda v: v - operator.pseudo_inverse(operator(v)))(axes).flatten(1).T
+        covariance = seen @ covariance @ seen.T
+    return means.flatten(1), covariance
+
+
+def sampled_moments(network, scheduler, operator, y, noise_std, method):
+    """Means and pooled covariance of samples, by the pipeline itself (images in [0, 1] are wide enough)."""
+    pipe = ScoreSdeRestorationPipeline(unet=network, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    offset = operator(torch.full((len(y), network.config.in_channels, SIZE, SIZE), 0.5, dtype=torch.float64))
+    images = pipe(
+        offset + y / 2, operator, noise_std / 2, method, SAMPLES, STEPS, generator=generator(3), output_type="pt"
+    ).images
+    samples = (2 * images.double() - 1).flatten(1).unflatten(0, (len(y), SAMPLES))
+    means = samples.mean(1)
+    residual = (samples - means[:, None]).flatten(0, 1)
+    return means, residual.T @ residual / (len(residual) - len(y))
+
+
+def gaussian_table(folder):
+    records = []
+    cells = [(name, noise) for noise in (0.0, NOISE) for name in GAUSSIAN_OPERATORS]
+    normal = torch.distributions.Normal(0.0, 1.0)
+    for name, noise in tqdm(cells, desc="operators"):
+        scheduler, network, operator, y = gaussian_problem(name, 2 * noise)
+        mean, covariance = network.posterior(operator, y, 2 * noise)
+        deviation = covariance.diagonal().clamp(min=0).sqrt()
+        free = deviation > 1e-4
+        for label, (method, affine) in GAUSSIAN_METHODS.items():
+            try:
+                method.check(operator, noise)
+            except ValueError:
+                continue
+            if affine:
+                means, spread = affine_moments(scheduler, network, operator, y, 2 * noise, method)
+            else:
+                means, spread = sampled_moments(network, scheduler, operator, y, 2 * noise, method)
+            half = 1.6449 * spread.diagonal().clamp(min=0).sqrt()
+            upper, lower = ((means + sign * half - mean)[:, free] / deviation[free] for sign in (1, -1))
+            floor = 0.0 if affine else sampling_floor(covariance)
+            records.append(
+                {
+                    "operator": name,
+                    "noise_std": noise,
+                    "method": label,
+                    "mean_error": ((means - mean).square().mean().sqrt() / deviation.square().mean().sqrt()).item(),
+                    "covariance_error": ((spread - covariance).norm() / covariance.norm()).item(),
+                    "coverage": (normal.cdf(upper) - normal.cdf(lower)).mean().item(),
+                    "floor": floor,
+                }
+            )
+    write(folder / "gaussian.json", json.dumps({"steps": STEPS, "records": records}, indent=1) + "\n")
+    lines = ["| operator | noise | method | mean error | covariance error | floor | coverage of 90 % |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for r in records:
+        floor = f"{100 * r['floor']:.1f} %" if r["floor"] else "exact"
+        lines.append(
+            f"| {r['operator']} | {r['noise_std']} | {r['method']} | {100 * r['mean_error']:.1f} % | "
+            f"{100 * r['covariance_error']:.1f} % | {floor} | {100 * r['coverage']:.1f} % |"
+        )
+    write(folder / "gaussian.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def sampling_floor(covariance):
+    """Expected relative Frobenius error of the covariance of as many exact draws."""
+    n = MEASUREMENTS * (SAMPLES - 1)
+    return math.sqrt((covariance.trace() ** 2 / covariance.square().sum() + 1) / n)
+
+
+# ---- Fashion-MNIST -------------------------------------------------------------------------------------------------
+
+IMAGE_METHODS = ("projection", "dps", "pigdm", "mmps")
+
+
+def image_operators(count):
+    """Name -> (operator, measurement noise), in the order in which they run."""
+    operators = {
+        "centre box": Mask(box_mask(28, 28, (7, 7, 21, 21))),
+        "random 75 % missing": Mask(random_mask((count, 1, 28, 28), 0.75, generator())),
+        "4x super-resolution": Downsampling(4),
+        "blur 1.5": GaussianBlur(1.5),
+    }
+    return {(name, noise): operator for noise in (0.0, NOISE) for name, operator in operators.items()}
+
+
+def measured(operator, images, noise):
+    y = operator(images)
+    white = torch.randn(y.shape, generator=generator(4))
+    return y + noise * (operator(white) if isinstance(operator, Mask) else white)
+
+
+def trivial(operator, y, mean):
+    """Trivial restorations: observed pixels and the mean of the data elsewhere; bicubic enlargement; y itself."""
+    if isinstance(operator, Mask):
+        return {"fill with the mean": operator(y) + mean - operator(mean)}
+    if isinstance(operator, Downsampling):
+        enlarged = interpolate(y, scale_factor=operator.factor, mode="bicubic")
+        return {"bicubic": enlarged, "mean image": mean.expand(len(y), -1, -1, -1)}
+    return {"as measured": y}
+
+
+def image_table(arguments, folder):
+    data = load_images("fashion_mnist", "test")
+    images, labels = data[torch.arange(arguments.count)]
+    images = images.float() / 255
+    mean = load_images("fashion_mnist", "train").images.float().mean(0, keepdim=True) / 255
+    pipe = ScoreSdeRestorationPipeline.from_pretrained(arguments.pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
+    classify = load_classifier(arguments.classifier)[0] if arguments.classifier else None
+    records = [scores("the images themselves", None, "", images, images, labels, classify)]
+    for (name, noise), operator in image_operators(arguments.count).items():
+        y = measured(operator, images, noise)
+        for label, restored in trivial(operator, y, mean.expand_as(images)).items():
+            records.append(scores(name, noise, label, restored.clamp(0, 1), images, labels, classify))
+        for method in IMAGE_METHODS:
+            if method == "projection" and noise and operator.gram is None:
+                continue
+            path = folder / f"{name} {noise} {method}.safetensors".replace(" ", "_").replace("%", "percent")
+            if not path.is_file():
+                parts = []
+                for start in tqdm(range(0, len(images), arguments.batch), desc=f"{name}, noise {noise}, {method}"):
+                    stop = start + arguments.batch
+                    part = Mask(operator.mask[start:stop]) if name.startswith("random") else operator
+                    parts.append(
+                        pipe(
+                            y[start:stop],
+                            part,
+                            noise,
+                            method,
+                            num_inference_steps=arguments.steps,
+                            generator=generator(start),
+                            output_type="pt",
+                        ).images
+                    )
+                save_file({"images": torch.cat(parts)}, f"{path}.tmp")
+                os.replace(f"{path}.tmp", path)
+            restored = load_file(path)["images"]
+            records.append(scores(name, noise, method, restored, images, labels, classify))
+            report(records, arguments, folder)
+
+
+def scores(name, noise, method, restored, images, labels, classify):
+    error = (restored - images).square().flatten(1).mean(1)
+    record = {"task": name, "noise_std": noise, "method": method}
+    record["psnr"] = None if not error.any() else (-10 * error.log10()).mean().item()
+    if classify is not None:
+        with torch.no_grad():
+            answers = classify((restored * 255).round() / 255).argmax(1)
+        record["accuracy"] = (answers == labels).float().mean().item()
+    return record
+
+
+def report(records, arguments, folder):
+    settings = {"images": arguments.count, "steps": arguments.steps, "pipeline": Path(arguments.pipeline).name}
+    write(folder / "images.json", json.dumps({**settings, "records": records}, indent=1) + "\n")
+    lines = ["| task | noise | restoration | PSNR (dB) | accuracy |", "|---|---|---|---|---|"]
+    for r in records:
+        psnr = "" if r["psnr"] is None else f"{r['psnr']:.2f}"
+        accuracy = f"{100 * r['accuracy']:.1f} %" if "accuracy" in r else ""
+        noise = "" if r["noise_std"] is None else r["noise_std"]
+        lines.append(f"| {r['task']} | {noise} | {r['method']} | {psnr} | {accuracy} |")
+    write(folder / "images.md", "\n".join(lines) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("gaussian", "images"))
+    parser.add_argument("folder", type=Path, help="where the results are written")
+    parser.add_argument("--pipeline", default=str(ROOT / "pretrained" / "fashion-mnist-ve"))
+    parser.add_argument("--classifier", help="folder of a trained classifier")
+    parser.add_argument("--count", type=int, default=200, help="number of test images")
+    parser.add_argument("--steps", type=int, default=20, help="time steps of the sampler")
+    parser.add_argument("--batch", type=int, default=50)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.table == "gaussian":
+        gaussian_table(arguments.folder)
+    else:
+        image_table(arguments, arguments.folder)
+        print((arguments.folder / "images.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
