@@ -1,0 +1,136 @@
+"""VP models exported to plain diffusers: the same network, the same samples."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDPMPipeline, UNet2DModel
+from test_convert_diffusers import ddpm_unet
+
+from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.convert import from_diffusers, to_diffusers
+
+DDPM = {
+    "sample_size": 16,
+    "block_out_channels": (8, 8, 16),
+    "layers_per_block": 1,
+    "attention_resolutions": (8,),
+    "resblock_type": "ddpm",
+    "time_embedding_type": "positional",
+    "fir": False,
+    "scale_by_sigma": False,
+    "image_range": (-1.0, 1.0),
+    "skip_rescale": False,
+    "norm_num_groups": 4,
+}
+
+
+def network(**changes):
+    torch.manual_seed(0)
+    unet = NCSNppUNet2DModel(**{**DDPM, **changes}).eval()
+    for parameter in unet.parameters():  # some start at (nearly) zero, which would hide them
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return unet
+
+
+def pipeline(unet=None, **scheduler):
+    scheduler = {"sde": "vp_discrete", "method": "euler", "time_grid": "uniform", **scheduler}
+    pipe = ScoreSdePipeline(unet=unet or network(), scheduler=ScoreSdeProbabilityFlowScheduler(**scheduler))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# DDIM's "trailing" times of ten steps: labels 999, 899, ..., 99.
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"sde": "vp_discrete", "sampling_eps": 0.1},
+        {"sde": "vp_discrete", "sampling_eps": 0.1, "trained_betas": torch.linspace(2e-4, 0.01, 1000).tolist()},
+        {"sde": "vp_discrete", "sampling_eps": 0.1, "prediction_type": "v_prediction"},
+        {"sde": "vp", "sampling_eps": 99 / 999},
+        {"sde": "vp", "sampling_eps": 99 / 999, "beta_max": 10.0},
+    ],
+)
+def test_ddim_draws_the_same_images(scheduler, tmp_path):
+    pipe = pipeline(**scheduler)
+    to_diffusers(pipe, tmp_path / "exported")
+    exported = DDIMPipeline.from_pretrained(tmp_path / "exported")
+    exported.set_progress_bar_config(disable=True)
+    x, labels = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    with torch.no_grad():
+        torch.testing.assert_close(exported.unet(x, labels).sample, pipe.unet(x, labels).sample, rtol=0, atol=1e-5)
+    theirs = exported(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    ours = pipe(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    assert exported.scheduler.timesteps.tolist() == pipe.scheduler.timesteps.round().tolist()
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)
+
+
+def test_the_folder_needs_diffusers_alone(tmp_path):
+    to_diffusers(pipeline(sde="vp"), tmp_path / "exported")
+    index = json.loads((tmp_path / "exported" / "model_index.json").read_text())
+    assert index["_class_name"] == "DDPMPipeline" and index["unet"] == ["diffusers", "UNet2DModel"]
+    assert not list((tmp_path / "exported").rglob("*.py")) and [p.name for p in tmp_path.iterdir()] == ["exported"]
+    exported = DDPMPipeline.from_pretrained(tmp_path / "exported")
+    exported.set_progress_bar_config(disable=True)
+    assert exported(1, num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+def test_there_and_back(tmp_path):
+    """A network of diffusers goes out as it came; an exported one comes back with the same SDE."""
+    unet = ddpm_unet()
+    exported = to_diffusers(pipeline(unet), tmp_path / "theirs")
+    assert exported.unet is unet
+    to_diffusers(pipeline(), tmp_path / "ours")
+    again = from_diffusers(tmp_path / "ours")
+    assert type(again.unet) is UNet2DModel
+    t = torch.tensor([0.001, 0.5, 1.0])
+    torch.testing.assert_close(again.scheduler.sde.alpha(t), pipeline().scheduler.sde.alpha(t), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"preconditioning": "edm"},
+        {"patch_size": 2},
+        {"image_range": (0.0, 1.0)},
+        {"scale_by_sigma": True, "time_embedding_type": "fourier"},
+        {"time_embedding_type": "fourier"},
+        {"num_class_embeds": 3},
+        {"resblock_type": "biggan"},
+        {"fir": True},
+        {"resample_with_conv": False},
+        {"skip_rescale": True},
+        {"progressive": "output_skip"},
+        {"progressive_input": "residual"},
+        {"base_channels": 4},
+        {"norm_num_groups": None, "block_out_channels": (8, 16, 32)},
+        {"sample_size": 14, "attention_resolutions": ()},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_networks_that_diffusers_lacks_are_refused(changes, tmp_path):
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ValueError, match=f"`{name}`="):
+        to_diffusers(pipeline(NCSNppUNet2DModel(**{**DDPM, **changes})), tmp_path / "exported")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name"),
+    [
+        ({"sde": "ve"}, "sde"),
+        ({"sde": "sub_vp"}, "sde"),
+        ({"sde": "vp", "prediction_type": "score"}, "prediction_type"),
+        ({"sde": "vp", "image_range": (0, 1)}, "image_range"),
+        ({"sde": "vp", "time_input": "t"}, "time_input"),
+        ({"sde": "vp_discrete", "time_input": "999t"}, "time_input"),
+    ],
+)
+def test_schedulers_that_diffusers_lacks_are_refused(scheduler, name, tmp_path):
+    with pytest.raises(ValueError, match=f"`{name}`="):
+        to_diffusers(pipeline(**scheduler), tmp_path / "exported")
+
+
+def test_nothing_is_overwritten(tmp_path):
+    with pytest.raises(FileExistsError, match="exists"):
+        to_diffusers(pipeline(), tmp_path)
