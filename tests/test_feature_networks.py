@@ -93,7 +93,7 @@ def test_shipped_statistics_are_those_of_the_training_images(shipped, garments):
     statistics = FeatureStatistics.load(shipped_statistics_path(shipped), shipped.name)
     assert statistics.count == 60_000 and statistics.dimension == shipped.dimension and statistics.is_reliable
     assert statistics.description["dataset"] == "fashion_mnist" and statistics.description["split"] == "train"
-    training = load_images(str(ROOT / "data" / "fashion_mnist"), "train", max_images=2000).images
+    training = load_images(str(ROOT / "data" / "fashion_mnist"), "train", max_images=1000).images
     near = frechet_distance(FeatureStatistics.from_features(shipped(training)), statistics)
     noisy = (training + 16 * torch.randn(training.shape)).round().clamp(0, 255).byte()
     far = frechet_distance(FeatureStatistics.from_features(shipped(noisy)), statistics)
@@ -102,12 +102,12 @@ def test_shipped_statistics_are_those_of_the_training_images(shipped, garments):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the whole of Fashion-MNIST is not on this machine")
 def test_shipped_statistics_are_recomputed(shipped):
-    """From every 12th training image: their mean lies within its standard error of the shipped one."""
+    """From every 30th training image: their mean lies within its standard error of the shipped one."""
     statistics = FeatureStatistics.load(shipped_statistics_path(shipped), shipped.name)
-    features = shipped(load_images(str(SHARED), "train", max_images=5000).images).double()
-    deviation = (features.mean(0) - statistics.mean) / (statistics.covariance.diagonal() / 5000).sqrt()
+    features = shipped(load_images(str(SHARED), "train", max_images=2000).images).double()
+    deviation = (features.mean(0) - statistics.mean) / (statistics.covariance.diagonal() / 2000).sqrt()
     assert deviation.abs().max() < 4.5
-    torch.testing.assert_close(features.var(0), statistics.covariance.diagonal(), rtol=0.25, atol=0)
+    torch.testing.assert_close(features.var(0), statistics.covariance.diagonal(), rtol=0.35, atol=0)
 
 
 def test_other_weights_have_another_name_and_no_shipped_statistics(shipped, tmp_path):
