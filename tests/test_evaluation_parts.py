@@ -11,6 +11,7 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from config import ConfigError  # noqa: E402
+from evaluation_tables import make_tables, markdown  # noqa: E402
 from neighbors import Neighbors, nearest, pixels  # noqa: E402
 from shards import compute_in_shards  # noqa: E402
 from yardsticks import noisy_images  # noqa: E402
@@ -82,3 +83,18 @@ def test_yardsticks_have_the_noise_that_they_are_named_by():
         assert noisy.dtype == torch.uint8 and noisy.shape == (40, 1, 28, 28)
         assert noisy.float().std().item() == pytest.approx((deviation**2 + (deviation > 0) / 12) ** 0.5, rel=0.02)
     assert len(noisy_images(images, [8], None, seed=0)["test images + noise 8/255"]) == 50
+
+
+def test_tables_show_notes_once():
+    about = {"feature_space": "f", "feature_dimension": 4, "resolution": "8x8x1", "dataset": "d", "split": "train"}
+    about |= {"num_images": 1000, "num_reference": 50}
+    records = [
+        {"metric": "frechet_distance", "value": None, "refused": "too few", **about, "images": "samples", "nfe": 9},
+        {"metric": "precision", "value": 0.5, **about, "images": "samples", "nfe": 9},
+        {"metric": "frechet_distance", "value": 2.0, "mark": "biased", **about, "images": "real", "dataset": "e"},
+        {"metric": "precision", "value": 0.25, **about, "images": "real"},
+    ]
+    (table,) = make_tables(records)
+    assert table.rows == [["samples", "1,000", "9", "refused [1]", "0.5"], ["real", "1,000", "", "2 [2] [3]", "0.25"]]
+    assert table.notes == ["[1] too few", "[2] biased", "[3] against 50 images of e, train"]
+    assert "| samples | 1,000 | 9 | refused [1] | 0.5 |" in markdown(table)

@@ -30,27 +30,31 @@ def markdown(table: Table) -> str:
 
 def _feature_table(space: str, records: list[dict]) -> Table:
     metrics = list(dict.fromkeys(record["metric"] for record in records))
-    rows, notes = [], {}
+    about, notes, rows = records[-1], [], []
+    reference = f"{about['dataset']}, {about['split']}"
     for images in dict.fromkeys(record["images"] for record in records):
         own = {record["metric"]: record for record in records if record["images"] == images}
         cells = []
         for metric in metrics:
-            if metric not in own:
-                cells.append("")
-                continue
-            note = own[metric].get("refused") or own[metric].get("mark")
-            sign = f" [{list(notes).index(note) + 1 if note in notes else len(notes) + 1}]" if note else ""
-            notes |= {note: None} if note else {}
-            cells.append(_number(own[metric]) + sign)
-        any_record = next(iter(own.values()))
-        rows.append([images, f"{any_record['num_images']:,}", str(any_record.get("nfe", "")), *cells])
-    first = records[0]
-    title = (
-        f"{space} ({first['feature_dimension']} features of {first['resolution']} images), "
-        f"against {first['dataset']}, {first['split']}"
-    )
+            signs = ""
+            for note in _notes(own[metric], reference) if metric in own else []:
+                if note not in notes:
+                    notes.append(note)
+                signs += f" [{notes.index(note) + 1}]"
+            cells.append(_number(own[metric]) + signs if metric in own else "")
+        first = next(iter(own.values()))
+        rows.append([images, f"{first['num_images']:,}", str(first.get("nfe", "")), *cells])
+    size = f"{about['feature_dimension']} features of {about['resolution']} images"
     header = ["images", "number", "NFE", *(metric.replace("_", " ") for metric in metrics)]
-    return Table(title, header, rows, [f"[{k}] {note}" for k, note in enumerate(notes, 1)])
+    numbered = [f"[{k}] {note}" for k, note in enumerate(notes, 1)]
+    return Table(f"{space} ({size}), against {reference}", header, rows, numbered)
+
+
+def _notes(record: dict, reference: str) -> list[str]:
+    """What a reader has to know about one number."""
+    own = f"{record['dataset']}, {record['split']}"
+    other = None if own == reference else f"against {record['num_reference']:,} images of {own}"
+    return [note for note in (record.get("refused"), record.get("mark"), other) if note]
 
 
 def _number(record: dict) -> str:

@@ -78,7 +78,7 @@ def compare_features(
         try:
             yield from compute[metric]()
         except ValueError as error:  # too few images
-            yield {"metric": metric, "value": None, "refused": str(error)}
+            yield {"metric": metric, "value": None, "num_reference": len(reference), "refused": str(error)}
 
 
 def _frechet(features, statistics, resamples, generator) -> list[dict]:
