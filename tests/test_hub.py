@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden import golden_names, load_golden_pipeline
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from loopback_hub import TOKEN, LoopbackHub
@@ -224,6 +225,22 @@ def test_what_is_not_there(hub, tmp_path):
         ScoreSdePipeline.from_pretrained("tester/nothing")
     with pytest.raises(OSError, match="neither a folder nor the id"):
         ScoreSdePipeline.from_pretrained(tmp_path / "no folder")
+
+
+@pytest.mark.parametrize("name", golden_names("model"))
+def test_the_papers_networks_survive_the_hub(hub, name):
+    """The recorded models of the paper's code: converted, pushed and pulled, they are what they were, bit for bit."""
+    converted = load_golden_pipeline(name.removeprefix("model_"))
+    converted.push_to_hub(ID)
+    pulled = ScoreSdePipeline.from_pretrained(ID)
+    before, after = converted.unet.state_dict(), pulled.unet.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    for ours, theirs in ((converted.unet, pulled.unet), (converted.scheduler, pulled.scheduler)):
+        assert public(ours.config) == public(theirs.config)
+
+
+def public(config):
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in config.items() if not key.startswith("_")}
 
 
 # Cards.
