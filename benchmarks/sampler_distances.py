@@ -288,6 +288,7 @@ def main():
     parser.add_argument("pipeline", help="folder of a saved pipeline")
     parser.add_argument("folder", type=Path, help="where images and results are kept")
     parser.add_argument("--samples", type=int, default=1000, help="images of each row")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network: a third less time")
     parser.add_argument("--only", nargs="*", default=["*"], help="rows to draw, as heun-20 or 'predictor-corrector-*'")
     args = parser.parse_args()
     names = [row.folder for row in all_rows()]
@@ -305,11 +306,14 @@ def main():
     digest = network_digest(pipe.unet)
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     precision, context = faster_precision(pipe.unet, (BATCH, channels, size, size))
+    if args.compile:
+        pipe.unet.compile()
     real = load_images(str(EMBEDDED_FASHION_MNIST), "test", max_images=args.samples).images
     results = {
         "network": digest,
         "samples": args.samples,
         "precision": precision,
+        "compiled": args.compile,
         "torch": torch.__version__,
         "real": {"images": len(real)} | judge(real),
         "rows": [],
