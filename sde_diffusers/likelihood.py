@@ -11,10 +11,15 @@ so it maps images to latent codes and back, and by the change of variables (eq. 
 The trace is estimated without bias as the mean of v^T (d E[noise | x] / dx) v over probes v with E[v v^T] = 1
 (Hutchinson and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
 
-In y = x / alpha and s = sigma / alpha the f-terms vanish and every SDE has the same ODE, dy / ds = E[noise | x]. The
-solver steps in t, as the paper's code does, or in u = asinh(s), linear in s where the noise is below the images' scale
-and logarithmic above. Measured (`benchmarks/likelihood_speed.py`): denoisers need fewer evaluations in u, networks
-conditioned on t itself fewer in t; and f and g of a DDPM table jump in t, while its ODE in u is smooth.
+The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (c alpha)), linear in
+sigma / alpha where the noise is below the images' scale c and logarithmic above, with the state in units of the
+marginal deviation of data of scale c:
+
+    y = x / sqrt((c alpha)^2 + sigma^2),    dy / du = E[noise | x] - tanh(u) y,    for every SDE.
+
+If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
+trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), this takes
+a fraction of the evaluations. f and g of a DDPM table also jump in t, while its ODE in u does not.
 """
 
 import math
@@ -108,7 +113,7 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, f
 class ProbabilityFlow:
     """The right-hand side dy / du for images y and, with probes, the integrand of the log-likelihood.
 
-    In either variable x = a y and dy / du = f y + c E[noise | x] with functions a, f and c of u.
+    In either variable x = a y and dy / du = f y + b E[noise | x] with functions a, f and b of u.
 
     Args:
         pipe: a `ScoreSdePipeline`.
@@ -126,26 +131,28 @@ class ProbabilityFlow:
         self.variable = variable or ("noise_level" if denoiser_or_table else "t")
         self.probes, self.sum_probes = probes, sum_probes
         self.sde, self.dimensions = pipe.scheduler.sde, math.prod(shape[1:])
+        low, high = p.image_range
+        self.data_scale = (high - low) / 4  # about the deviation of images
         self.nfe = 0
 
     def variable_of_time(self, t: float) -> float:
-        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()))
+        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()) / self.data_scale)
 
     def coefficients(self, u: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """t, a, f and c at u; scalars in float64."""
+        """t, a, f and b at u; scalars in float64."""
         u = torch.tensor(u, dtype=torch.float64)
         if self.variable == "t":
             return u, torch.ones_like(u), self.sde.drift(u), self.sde.diffusion(u) ** 2 / (2 * self.sde.sigma(u))
-        t = self.sde.inverse_half_log_snr(-u.sinh().log()).clamp(*self.interval)
-        return t, self.sde.alpha(t), torch.zeros_like(u), u.cosh()
+        t = self.sde.inverse_half_log_snr(-(self.data_scale * u.sinh()).log()).clamp(*self.interval)
+        return t, self.sde.alpha(t) * self.data_scale * u.cosh(), -u.tanh(), torch.ones_like(u)
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
         """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
         self.nfe += 1
-        t, a, f, c = (value.to(state.device) for value in self.coefficients(u))
+        t, a, f, b = (value.to(state.device) for value in self.coefficients(u))
         y = state[:, : self.dimensions].reshape(self.shape)
         noise, traces = self.noise_and_traces(a * y, t.cpu())
-        return torch.cat([(f * y + c * noise).flatten(1), f * self.dimensions + c * a * traces], dim=1)
+        return torch.cat([(f * y + b * noise).flatten(1), f * self.dimensions + b * a * traces], dim=1)
 
     def noise_and_traces(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """E[noise | x] and the (N, P) products v^T (d E[noise | x] / dx) v, from one evaluation of the network."""

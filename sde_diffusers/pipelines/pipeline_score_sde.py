@@ -222,10 +222,11 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         Args:
             images: (N, C, H, W) uint8, or floating point in [0, 1].
             class_labels: as in `__call__`.
-            rtol, atol: tolerances of the adaptive solver, relative to and in the units of the network's images.
-            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level",
-                asinh(sigma / alpha). None takes what needs fewer evaluations: "noise_level" for denoisers (prediction
-                type "sample") and tables (time input "index"), else "t".
+            rtol, atol: tolerances of the adaptive solver, relative to and in the units of its state: the network's
+                images, or, in "noise_level", these divided by the deviation of images at that time.
+            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level", a function of
+                sigma / alpha in which fewer evaluations are as accurate. None takes the latter for denoisers
+                (prediction type "sample") and tables (time input "index"), and else, for the paper's networks, "t".
             return_dict: whether to return a `ProbabilityFlowOutput`, which also reports evaluations and tolerances.
 
         Returns:
