@@ -1,4 +1,4 @@
-# Generated from the package sde_diffusers: sde_diffusers.ode, sde_diffusers.sdes, sde_diffusers.parameterization, sde_diffusers.likelihood, sde_diffusers.single_file, sde_diffusers.pipelines.pipeline_score_sde.
+# Generated from the package sde_diffusers: sde_diffusers.model_card, sde_diffusers.single_file, sde_diffusers.hub, sde_diffusers.images, sde_diffusers.ode, sde_diffusers.sdes, sde_diffusers.parameterization, sde_diffusers.likelihood, sde_diffusers.pipelines.pipeline_score_sde.
 from PIL import Image
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
@@ -6,21 +6,762 @@ from dataclasses import dataclass
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token, hf_hub_download, snapshot_download
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from pathlib import Path
+from safetensors import safe_open
 from torch import Tensor
 from typing import NamedTuple
 import ast
+import contextlib
 import functools
 import importlib.util
 import inspect
+import io
 import json
+import logging
 import math
 import numpy as np
 import os
+import re
 import sys
+import tempfile
 import torch
+
+
+# -------------------- sde_diffusers.model_card
+
+"""The card of a model's repository (README.md): metadata by which the Hub finds it, what it is, how to use it.
+
+A card says only what the repository's files and its author say.
+"""
+
+
+
+TASK = "unconditional-image-generation"
+CARD_TAGS = ("score-sde", "image-generation")
+SAMPLES_FILE = "samples.png"
+GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
+TRAINING_SDES = {
+    "ve": "VE SDE",
+    "vp": "VP SDE",
+    "sub_vp": "sub-VP SDE",
+    "ve_exponential": "SDE dx = sigma^t dw",
+    "vp_discrete": "VP SDE of a DDPM's table",
+}
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>[^.-]+))?(?:-\d+-of-\d+)?\.safetensors")
+
+
+def model_card(
+    folder: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+    samples: bool = False,
+    earlier: ModelCard | None = None,
+) -> ModelCard:
+    """The card of a saved pipeline.
+
+    Args:
+        folder: of the pipeline.
+        repo_id: name that the card tells its readers to load.
+        license: identifier of the Hub, such as "apache-2.0".
+        datasets: ids of the data sets that the model was trained on.
+        tags: in addition to `CARD_TAGS`.
+        metrics: {name: value} measured on the first of `datasets`, for the card's model index.
+        description: a paragraph of Markdown: how it was trained, what its classes are, its limits.
+        samples: whether the repository has the picture `SAMPLES_FILE`.
+        earlier: a card that exists already. Unless it was generated its text is kept, and so is all its metadata for
+            which no new value is given.
+
+    Raises:
+        ValueError: on a metric that is no finite number, or without a data set that it was measured on.
+    """
+    given = {"license": license, "datasets": datasets}
+    given = {key: value for key, value in given.items() if value}
+    if metrics:
+        given["eval_results"] = evaluation_results(metrics, datasets)
+    card = earlier
+    if card is None or GENERATED in card.text:
+        text = card_text(Path(folder), repo_id, description, samples)
+        data = (
+            ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=list(CARD_TAGS))
+            if card is None
+            else card.data
+        )
+        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    if tags:
+        given["tags"] = list(dict.fromkeys([*(card.data.tags or CARD_TAGS), *tags]))
+    for key, value in given.items():
+        setattr(card.data, key, value)
+    if card.data.eval_results and not card.data.model_name:
+        card.data.model_name = repo_id.split("/")[-1]
+    return card
+
+
+def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:
+    """Metrics as the Hub's model index wants them."""
+    if not datasets:
+        raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"`metrics` must be finite numbers, but {name} is {value!r}.")
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=datasets[0],
+            dataset_name=datasets[0].split("/")[-1],
+            metric_type=re.sub(r"\W+", "_", name.lower()),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def card_text(folder: Path, repo_id: str, description: str | None, samples: bool) -> str:
+    """The card below its metadata, from the configurations in a saved pipeline's folder."""
+
+    def read(path):
+        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
+
+    pipeline = read("model_index.json")["_class_name"]
+    pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
+    network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
+    size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
+    height, width = [size] * 2 if isinstance(size, int) else size
+    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
+    sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
+    variant, parameters = weights_in(folder / "unet")
+    arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
+    use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
+    if pipeline == "ScoreSdePipeline":
+        call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
+        use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
+    without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
+    paragraphs = [
+        GENERATED,
+        f"# {repo_id.split('/')[-1]}",
+        f"A {'class-conditional ' if classes else ''}score-based generative model "
+        f"([arXiv 2011.13456](https://arxiv.org/abs/2011.13456)) of {images}: `{network.get('_class_name')}` with "
+        f"{parameters:,} parameters, trained with the {sde}, saved with the sampler `{scheduler.get('_class_name')}`.",
+        description and description.strip(),
+        samples and f"![Samples]({SAMPLES_FILE})",
+        "## Use",
+        "With the package `sde-diffusers` installed, no code of this repository is run:",
+        "\n".join(["```python", *use, "```"]),
+        "Without it, the repository's own code is; read it first, and name the `revision` that you have read:",
+        f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def weights_in(folder: Path) -> tuple[str | None, int]:
+    """Variant that a folder's weights must be loaded with (None: none), and their number."""
+    files = {path: match["variant"] for path in sorted(folder.iterdir()) if (match := WEIGHTS.fullmatch(path.name))}
+    variant = None if None in files.values() or not files else min(files.values())
+    parameters = 0
+    for path, name in files.items():
+        if name == variant:
+            with safe_open(path, framework="pt") as tensors:
+                parameters += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    return variant, parameters
+
+
+# -------------------- sde_diffusers.single_file
+
+"""Saved pipelines carry their own code: one self-contained module for the pipeline and for each of its components.
+
+diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
+modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
+source of x, recursively.
+"""
+
+
+PACKAGE = "sde_diffusers"
+REMOTE_PACKAGE = "diffusers_modules"
+
+
+def source_of(cls: type) -> str:
+    """One self-contained module that defines `cls`.
+
+    For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
+    module defines all samplers that are compatible with it, so that they can be swapped without the package.
+
+    Raises:
+        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
+    """
+    root = cls.__module__.split(".")[0]
+    if root == REMOTE_PACKAGE:
+        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+    if root != PACKAGE:
+        raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
+    modules = {cls.__module__}
+    if hasattr(cls, "_get_compatibles"):
+        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
+    externals, bodies = {}, {}
+    for module in sorted(modules):  # the same file, whichever sampler is in use
+        collect(module, externals, bodies)
+    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
+    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
+
+
+def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
+    """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
+    if module in bodies:
+        return
+    path = importlib.util.find_spec(module).origin
+    source = Path(path).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    needed = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
+            needed.append(node.module)
+        else:
+            externals[ast.unparse(node)] = None
+        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    for other in needed:
+        collect(other, externals, bodies)
+    body = "\n".join(line for line in lines if line is not None).strip()
+    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
+
+
+def module_name(cls: type) -> str:
+    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
+    name = cls.__module__.split(".")[-1]
+    return "scheduling_score_sde" if name.startswith("scheduling_") else name
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class needs its code saved with it: it is this package's or came with a saved folder."""
+    return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
+
+
+def save_modules(pipeline, folder) -> None:
+    """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
+    folder = Path(folder)
+    index_path = folder / "model_index.json"
+    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index.pop("_name_or_path", None)  # a path of this machine
+    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
+        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
+        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    for name, component in pipeline.components.items():
+        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+        if is_ours(cls):
+            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
+            index[name] = [module_name(cls), cls.__name__]
+    write(index_path, json.dumps(index, indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# -------------------- sde_diffusers.hub
+
+"""Pipelines at home on the Hub: saving, pushing and pulling complete repositories.
+
+A repository holds the weights as safetensors, the configurations, the code that loads them where this package is not
+installed (`single_file.py`), a card (`model_card.py`) and, if there is one, a grid of samples. A push is one commit:
+it is there as a whole or not at all.
+"""
+
+
+
+
+PATIENCE = 10.0  # seconds that the Hub has for a first answer
+LARGEST_PUSH = 20 * 10**9  # bytes
+PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+hub_log = logging.getLogger(__name__)
+
+Contents = dict[str, Path | bytes]  # of a repository: path -> file of this machine, or content
+
+
+class HubPipelineMixin:
+    """Saving and loading of pipelines with repositories that carry their own code; before `DiffusionPipeline`."""
+
+    def save_pretrained(
+        self,
+        save_directory,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """Save weights, configurations and the code that loads them where this package is not installed.
+
+        The arguments are those of `DiffusionPipeline.save_pretrained`; with `push_to_hub=True` also those of
+        `push_to_hub`, `repo_id` being the folder's name by default.
+        """
+        options = {} if push_to_hub else kwargs
+        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
+        save_modules(self, save_directory)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", Path(save_directory).resolve().name)
+            push_model(save_directory, repo_id, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **kwargs,
+    ) -> CommitInfo | dict[str, int]:
+        """Send the pipeline to the Hub as a complete repository.
+
+        Args:
+            repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
+            safe_serialization: only True: pickles can hold any code.
+            variant: part of the weights' file names, such as "fp16".
+            max_shard_size: weights above this size are split, such as "5GB".
+            commit_message, private, token, create_pr, and others by name: see `push_model`.
+
+        Returns:
+            The commit, a string that is its address; with `dry_run=True` {path: bytes}.
+
+        Raises:
+            see `push_model`.
+        """
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` must be True: a repository's weights are safetensors.")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+            return push_model(
+                folder,
+                repo_id,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                private=private,
+                token=token,
+                create_pr=create_pr,
+                **kwargs,
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
+
+        No code of the repository is executed: its classes are looked up in this package.
+
+        Raises:
+            OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
+        """
+        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
+            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+            options = {key: kwargs.pop(key) for key in keys if key in kwargs}
+            pretrained_model_name_or_path = pull_model(
+                str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
+        config = super().load_config(*args, **kwargs)
+        package = cls._package()
+        if package is not None and isinstance(config, dict):
+            if isinstance(config.get("_class_name"), (list, tuple)):
+                config["_class_name"] = config["_class_name"][1]
+            for name, value in config.items():
+                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
+                    config[name] = [package.__name__, value[1]]
+        return config
+
+    @classmethod
+    def _package(cls):
+        """The installed package, or None where this class comes from a saved folder."""
+        name = HubPipelineMixin.__module__.split(".")[0]
+        return sys.modules[name] if name != REMOTE_PACKAGE else None
+
+
+# What a push sends.
+
+
+def folder_contents(folder: str | Path) -> Contents:
+    """The files of a folder, less hidden ones and Python's caches.
+
+    Raises:
+        ValueError: if there is no such folder, or it holds pickles, which run any code when they are loaded.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder, but {folder} is not.")
+    contents = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
+            contents["/".join(parts)] = path
+    pickles = [name for name in contents if name.endswith(PICKLES)]
+    if pickles:
+        raise ValueError(f"`folder` {folder} holds pickles, which are not pushed: {', '.join(pickles)}.")
+    return contents
+
+
+def missing_from(contents: Contents) -> list[str]:
+    """What a saved pipeline lacks to be a complete repository, in words."""
+    if "model_index.json" not in contents:
+        return ["model_index.json"]
+    index = json.loads(contents["model_index.json"].read_text(encoding="utf-8"))
+    missing = []
+    if not isinstance(index.get("_class_name"), list):
+        missing.append("the pipeline's code")
+    elif f"{index['_class_name'][0]}.py" not in contents:
+        missing.append(f"{index['_class_name'][0]}.py")
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or value[0] is None:
+            continue
+        files = [path.split("/", 1)[1] for path in contents if path.startswith(f"{name}/")]
+        if value[0] not in ("diffusers", "transformers") and f"{value[0]}.py" not in files:
+            missing.append(f"{name}/{value[0]}.py")
+        if "config.json" in files and not any(file.endswith(".safetensors") for file in files):
+            missing.append(f"{name}/*.safetensors")
+        if not any(file.endswith("config.json") for file in files):
+            missing.append(f"{name}/*config.json")
+    return missing
+
+
+def content_sizes(contents: Contents) -> dict[str, int]:
+    """Bytes of each file."""
+    return {
+        name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in contents.items()
+    }
+
+
+def check_size(contents: Contents, max_bytes: int) -> None:
+    """Raise a ValueError if a push would send more than `max_bytes`."""
+    sizes = content_sizes(contents)
+    if sum(sizes.values()) > max_bytes:
+        largest = max(sizes, key=sizes.get)
+        raise ValueError(
+            f"{len(sizes)} files of {sum(sizes.values()) / 1e9:.3g} GB would be sent (the largest: {largest}), "
+            f"but `max_bytes` allows {max_bytes / 1e9:.3g} GB."
+        )
+
+
+def picture_bytes(picture: str | Path | Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.open(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# Push and pull.
+
+
+def push_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    max_bytes: int = LARGEST_PUSH,
+    dry_run: bool = False,
+    samples: str | Path | Image.Image | None = None,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+) -> CommitInfo | dict[str, int]:
+    """Send a saved pipeline's folder to the Hub, with a card, in one commit.
+
+    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights and modules
+    that the new ones replace under other names are deleted from the repository. The folder itself is left alone.
+
+    Args:
+        folder: of the pipeline, as `save_pretrained` writes it.
+        repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
+        commit_message: of the commit.
+        private: whether a repository that is created is private; None = as your account has it.
+        token: of an account that may write; None = that of `hf auth login` or HF_TOKEN.
+        create_pr: whether to open a pull request instead of committing.
+        revision: the branch to commit to, created if there is none; None = main.
+        max_bytes: refuse to send more.
+        dry_run: say what would be sent, and send nothing; the Hub is not asked.
+        samples: a grid of samples, or its file, to be shown on the card; None = the folder's samples.png, if any.
+        license, datasets, tags, metrics, description: see `model_card`.
+
+    Returns:
+        The commit, a string that is its address; with `dry_run` {path: bytes}.
+
+    Raises:
+        ValueError: on arguments out of range or an incomplete folder, before anything is sent.
+        ConnectionError: if the Hub cannot be reached.
+        OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
+        RuntimeError: if a file cannot be uploaded.
+    """
+    contents = folder_contents(folder)
+    missing = missing_from(contents)
+    if missing:
+        raise ValueError(
+            f"`folder` {folder} is no complete pipeline: {', '.join(missing)} missing. Save it with "
+            "`ScoreSdePipeline.save_pretrained`."
+        )
+    if samples is not None:
+        contents[SAMPLES_FILE] = picture_bytes(samples)
+    check_size(contents, max_bytes)
+    own_card = ModelCard.load(contents["README.md"]) if "README.md" in contents else None
+
+    def card(name, earlier):
+        samples = SAMPLES_FILE in contents
+        return str(model_card(folder, name, license, datasets, tags, metrics, description, samples, earlier)).encode()
+
+    contents["README.md"] = card(repo_id, own_card)
+    if dry_run:
+        return content_sizes(contents)
+    require_write_access(token)
+    require_hub(repo_id, "model", token)
+    with clear_transport_errors(f"Pushing to {repo_id}"):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        contents["README.md"] = card(repo_id, own_card or card_on_hub(repo_id, revision, token))
+        stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
+        return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
+
+
+def commit_contents(api, repo_id, repo_type, contents, stale, message, revision, create_pr) -> CommitInfo:
+    """One commit that writes `contents` and deletes the paths `stale`."""
+    operations = [CommitOperationAdd(name, source) for name, source in contents.items()]
+    operations += [CommitOperationDelete(name) for name in stale]
+    message = message or f"Upload {len(contents)} files"
+    return api.create_commit(
+        repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, create_pr=create_pr
+    )
+
+
+def replaced_files(remote: list[str], contents: Contents) -> list[str]:
+    """Files of a repository that would be loaded beside, or instead of, the new ones.
+
+    Weights of the same variant in another number of shards, and other modules of the same component.
+    """
+
+    def role(path):
+        folder, _, name = path.rpartition("/")
+        weights = WEIGHTS.fullmatch(name)
+        index = re.fullmatch(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json", name)
+        if weights or index:
+            return folder, "weights", (weights or index)["variant"]
+        return (folder, "code", None) if name.endswith(".py") else (folder, name, None)
+
+    new_roles = {role(path) for path in contents}
+    return [path for path in remote if path not in contents and role(path) in new_roles]
+
+
+def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:
+    """The card that a repository has."""
+    try:
+        return ModelCard.load(hf_hub_download(repo_id, "README.md", revision=revision, token=token))
+    except LocalEntryNotFoundError:  # the Hub does not answer
+        raise
+    except EntryNotFoundError:
+        return None
+
+
+def pull_model(
+    repo_id: str,
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> str:
+    """Download configurations and weights, but no code, into the cache of huggingface_hub.
+
+    Returns:
+        The folder. Where the Hub cannot be reached within seconds, it is that of an earlier download.
+
+    Raises:
+        OSError: if there is no such repository, or the Hub cannot be reached and there is no earlier download.
+    """
+    unreachable = None
+    try:
+        if not local_files_only:
+            require_hub(repo_id, "model", token)
+    except ConnectionError as error:
+        if force_download:
+            raise
+        unreachable = error
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+    if unreachable is not None:
+        hub_log.warning("%s Looking for %s in the cache.", unreachable, repo_id)
+    try:
+        with clear_transport_errors(f"Downloading {repo_id}"):
+            return snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only or unreachable is not None,
+                allow_patterns=["*.json", "*.safetensors"],
+                ignore_patterns=None if variant else ["*diffusion_pytorch_model.*.safetensors"],
+            )
+    except LocalEntryNotFoundError as error:
+        if unreachable is None:
+            raise
+        raise OSError(f"{unreachable} The cache holds no complete copy of {repo_id}.") from error
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+
+
+def require_write_access(token: str | None) -> None:
+    """Raise a LocalTokenNotFoundError if there is no token at all."""
+    if not (token or get_token()):
+        raise LocalTokenNotFoundError("Pushing needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
+
+
+def require_hub(repo_id: str, repo_type: str, token: str | bool | None) -> None:
+    """Raise a ConnectionError if the Hub gives no answer of any kind within `PATIENCE` seconds.
+
+    The client's own requests retry for long, and have no limit of time.
+    """
+    api = HfApi(token=token)
+    try:
+        api.repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
+    except HfHubHTTPError:
+        return  # an answer, if only that there is no such repository
+    except (OfflineModeIsEnabled, ValueError):
+        raise
+    except Exception as error:  # of the HTTP library, which is another one from release to release
+        raise ConnectionError(
+            f"The Hub ({api.endpoint}) cannot be reached: {error or type(error).__name__}."
+        ) from error
+
+
+@contextlib.contextmanager
+def clear_transport_errors(action: str):
+    """Say what was being done where a connection breaks; all other errors pass."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError):
+        raise
+    except Exception as error:  # see `require_hub`
+        raise ConnectionError(f"{action} failed: {error or type(error).__name__}.") from error
+
+
+# -------------------- sde_diffusers.images
+
+"""Images and masks as people have them (PIL, numpy, tensors), read into tensors."""
+
+
+
+def read_images(name: str, value, channels: int | None = None) -> Tensor:
+    """Images as a float32 tensor (N, C, H, W) in [0, 1].
+
+    Args:
+        name: of the argument, for messages.
+        value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
+            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W); numbers are uint8, or floating point in
+            [0, 1].
+        channels: the number of channels C that the result must have.
+
+    Raises:
+        ValueError: on another type, shape or range.
+    """
+    if isinstance(value, Image.Image):
+        value = [value]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
+        if channels in (1, 3):
+            value = [image.convert("L" if channels == 1 else "RGB") for image in value]
+        if len({(image.size, image.mode) for image in value}) > 1:
+            raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
+        value = np.stack([np.asarray(image) for image in value])
+        value = value[..., None] if value.ndim == 3 else value
+    if isinstance(value, np.ndarray):
+        value = value[..., None] if value.ndim == 2 else value
+        value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
+    images = value[None] if value.ndim == 3 else value
+    if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
+        expected = f"{'C' if channels is None else channels} channels"
+        raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    low, high = images.min().item(), images.max().item()
+    if not images.is_floating_point() or not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"`{name}` must be uint8, or floating point in [0, 1], but is {images.dtype} from {low} to {high}."
+        )
+    return images.float()
+
+
+def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
+    """A mask as a boolean tensor (N or 1, 1 or C, H, W), True (white) where pixels are to be painted.
+
+    Args:
+        name: of the argument, for messages.
+        value: a PIL image painted by hand (or a list): 1-bit, grey or colour, white where pixels are to be painted; or
+            a drawing layer whose opacity (RGBA, LA) is the mask. Soft edges count from one half. Or an array (H, W),
+            (H, W, 1) or (N, H, W, 1), or a tensor (H, W), (C, H, W) or (N, C, H, W), which must be binary: booleans,
+            0 and 1, or uint8 0 and 255.
+        size: (H, W) of the images.
+
+    Raises:
+        ValueError: on another type, shape or size, or values in between.
+    """
+    if isinstance(value, Image.Image):
+        value = [value]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
+        sizes = {image.size for image in value}
+        if sizes != {(size[1], size[0])}:
+            raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {sizes}.")
+        mask = torch.from_numpy(np.stack([painted_pixels(image) for image in value]))[:, None]
+    else:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value if value.ndim == 2 else np.moveaxis(value, -1, -3)))
+        if not isinstance(value, Tensor):
+            raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
+        if value.dtype == torch.uint8 and value.max() > 1:
+            binary, mask = ((value == 0) | (value == 255)).all(), value > 0
+        else:
+            binary, mask = ((value == 0) | (value == 1)).all(), value == 1
+        if not binary:
+            raise ValueError(
+                f"`{name}` must be binary (0 and 1, booleans, or uint8 0 and 255), but has values in between, "
+                f"from {value.min().item()} to {value.max().item()}."
+            )
+    while mask.ndim < 4:
+        mask = mask[None]
+    if mask.ndim != 4 or mask.shape[2:] != size:
+        raise ValueError(f"`{name}` must have the image's size {size}, but has shape {tuple(mask.shape)}.")
+    if not mask.any():
+        raise ValueError(f"`{name}` marks no pixel to be painted (white, or 1).")
+    return mask
+
+
+def painted_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W) booleans: opaque pixels of a layer that is transparent somewhere, else white ones."""
+    if image.mode in ("RGBA", "LA"):
+        opacity = np.asarray(image.getchannel("A"))
+        if (opacity < 128).any():
+            return opacity >= 128
+        image = image.convert("RGB")
+    return np.asarray(image.convert("L")) >= 128
 
 
 # -------------------- sde_diffusers.ode
@@ -492,6 +1233,13 @@ class DiscreteVPSDE(GaussianSDE):
         k = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.num_betas)
         return (k - 1 + (log_alpha - table[k - 1]) / (table[k] - table[k - 1])) / self.num_betas
 
+    def paper_chain(self, times):
+        """Through the whole table the chain is DDPM's, whose ancestral sampler adds sqrt(beta_i), as in `VPSDE`;
+        through fewer times the exact transitions stand, with the noise of the exact posterior."""
+        chain = self.chain(times)
+        whole = len(times) == self.num_betas and math.isclose(times[-1].item(), self.smallest_time)
+        return chain._replace(posterior_noise=chain.b) if whole else chain
+
 
 # -------------------- sde_diffusers.parameterization
 
@@ -706,10 +1454,15 @@ so it maps images to latent codes and back, and by the change of variables (eq. 
 The trace is estimated without bias as the mean of v^T (d E[noise | x] / dx) v over probes v with E[v v^T] = 1
 (Hutchinson and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
 
-In y = x / alpha and s = sigma / alpha the f-terms vanish and every SDE has the same ODE, dy / ds = E[noise | x]. The
-solver steps in t, as the paper's code does, or in u = asinh(s), linear in s where the noise is below the images' scale
-and logarithmic above. Measured (`benchmarks/likelihood_speed.py`): denoisers need fewer evaluations in u, networks
-conditioned on t itself fewer in t; and f and g of a DDPM table jump in t, while its ODE in u is smooth.
+The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (c alpha)), linear in
+sigma / alpha where the noise is below the images' scale c and logarithmic above, with the state in units of the
+marginal deviation of data of scale c:
+
+    y = x / sqrt((c alpha)^2 + sigma^2),    dy / du = E[noise | x] - tanh(u) y,    for every SDE.
+
+If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
+trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), this takes
+a fraction of the evaluations. f and g of a DDPM table also jump in t, while its ODE in u does not.
 """
 
 
@@ -795,7 +1548,7 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, f
 class ProbabilityFlow:
     """The right-hand side dy / du for images y and, with probes, the integrand of the log-likelihood.
 
-    In either variable x = a y and dy / du = f y + c E[noise | x] with functions a, f and c of u.
+    In either variable x = a y and dy / du = f y + b E[noise | x] with functions a, f and b of u.
 
     Args:
         pipe: a `ScoreSdePipeline`.
@@ -813,26 +1566,28 @@ class ProbabilityFlow:
         self.variable = variable or ("noise_level" if denoiser_or_table else "t")
         self.probes, self.sum_probes = probes, sum_probes
         self.sde, self.dimensions = pipe.scheduler.sde, math.prod(shape[1:])
+        low, high = p.image_range
+        self.data_scale = (high - low) / 4  # about the deviation of images
         self.nfe = 0
 
     def variable_of_time(self, t: float) -> float:
-        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()))
+        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()) / self.data_scale)
 
     def coefficients(self, u: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """t, a, f and c at u; scalars in float64."""
+        """t, a, f and b at u; scalars in float64."""
         u = torch.tensor(u, dtype=torch.float64)
         if self.variable == "t":
             return u, torch.ones_like(u), self.sde.drift(u), self.sde.diffusion(u) ** 2 / (2 * self.sde.sigma(u))
-        t = self.sde.inverse_half_log_snr(-u.sinh().log()).clamp(*self.interval)
-        return t, self.sde.alpha(t), torch.zeros_like(u), u.cosh()
+        t = self.sde.inverse_half_log_snr(-(self.data_scale * u.sinh()).log()).clamp(*self.interval)
+        return t, self.sde.alpha(t) * self.data_scale * u.cosh(), -u.tanh(), torch.ones_like(u)
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
         """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
         self.nfe += 1
-        t, a, f, c = (value.to(state.device) for value in self.coefficients(u))
+        t, a, f, b = (value.to(state.device) for value in self.coefficients(u))
         y = state[:, : self.dimensions].reshape(self.shape)
         noise, traces = self.noise_and_traces(a * y, t.cpu())
-        return torch.cat([(f * y + c * noise).flatten(1), f * self.dimensions + c * a * traces], dim=1)
+        return torch.cat([(f * y + b * noise).flatten(1), f * self.dimensions + b * a * traces], dim=1)
 
     def noise_and_traces(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """E[noise | x] and the (N, P) products v^T (d E[noise | x] / dx) v, from one evaluation of the network."""
@@ -1088,101 +1843,6 @@ def check_probes(probes, distribution, shape) -> None:
         )
 
 
-# -------------------- sde_diffusers.single_file
-
-"""Saved pipelines carry their own code: one self-contained module for the pipeline and for each of its components.
-
-diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
-modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
-source of x, recursively.
-"""
-
-
-PACKAGE = "sde_diffusers"
-REMOTE_PACKAGE = "diffusers_modules"
-
-
-def source_of(cls: type) -> str:
-    """One self-contained module that defines `cls`.
-
-    For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
-    module defines all samplers that are compatible with it, so that they can be swapped without the package.
-
-    Raises:
-        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
-    """
-    root = cls.__module__.split(".")[0]
-    if root == REMOTE_PACKAGE:
-        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
-    if root != PACKAGE:
-        raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
-    modules = {cls.__module__}
-    if hasattr(cls, "_get_compatibles"):
-        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
-    externals, bodies = {}, {}
-    for module in sorted(modules):  # the same file, whichever sampler is in use
-        collect(module, externals, bodies)
-    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
-    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
-
-
-def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
-    """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
-    if module in bodies:
-        return
-    path = importlib.util.find_spec(module).origin
-    source = Path(path).read_text(encoding="utf-8")
-    lines = source.splitlines()
-    needed = []
-    for node in ast.parse(source).body:
-        if not isinstance(node, (ast.Import, ast.ImportFrom)):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
-            needed.append(node.module)
-        else:
-            externals[ast.unparse(node)] = None
-        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
-    for other in needed:
-        collect(other, externals, bodies)
-    body = "\n".join(line for line in lines if line is not None).strip()
-    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
-
-
-def module_name(cls: type) -> str:
-    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
-    name = cls.__module__.split(".")[-1]
-    return "scheduling_score_sde" if name.startswith("scheduling_") else name
-
-
-def is_ours(cls: type) -> bool:
-    """Whether a class needs its code saved with it: it is this package's or came with a saved folder."""
-    return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
-
-
-def save_modules(pipeline, folder) -> None:
-    """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
-    folder = Path(folder)
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text(encoding="utf-8"))
-    index.pop("_name_or_path", None)  # a path of this machine
-    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
-        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
-        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
-    for name, component in pipeline.components.items():
-        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
-        if is_ours(cls):
-            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
-            index[name] = [module_name(cls), cls.__name__]
-    write(index_path, json.dumps(index, indent=2) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 # -------------------- sde_diffusers.pipelines.pipeline_score_sde
 
 """Unconditional and class-conditional generation with a score network, and the score itself.
@@ -1194,7 +1854,7 @@ network is evaluated, and turns each answer into the next state.
 
 
 
-OUTPUT_TYPES = ("pil", "np", "pt")
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
 
 
@@ -1203,7 +1863,8 @@ class ScoreSdePipelineOutput(BaseOutput):
     """Output of `ScoreSdePipeline`.
 
     Args:
-        images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1].
+        images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1], except
+            for the output type "latent".
         nfe: number of evaluations of the network that each image took (guidance evaluates it twice).
     """
 
@@ -1211,7 +1872,7 @@ class ScoreSdePipelineOutput(BaseOutput):
     nfe: int
 
 
-class ScoreSdePipeline(DiffusionPipeline):
+class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
     """Sampling from a score-based generative model (arXiv 2011.13456) with any of this package's schedulers.
 
     Args:
@@ -1225,6 +1886,7 @@ class ScoreSdePipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = LATENT_NAMES
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
         super().__init__()
@@ -1233,6 +1895,12 @@ class ScoreSdePipeline(DiffusionPipeline):
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
         self.register_modules(unet=unet, scheduler=scheduler)
+
+    @classmethod
+    def from_pipe(cls, pipeline, **kwargs):
+        """A pipeline of this class that shares the components of another one; see `DiffusionPipeline.from_pipe`."""
+        # diffusers' own takes only networks of exactly the class that the constructor is annotated with
+        return super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
 
     # Sampling.
 
@@ -1249,8 +1917,10 @@ class ScoreSdePipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end=None,
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
+        image=None,
+        strength: float = 0.5,
     ) -> ScoreSdePipelineOutput | tuple:
-        """Draw images.
+        """Draw images, from noise or (`image`) starting with given ones.
 
         Args:
             batch_size: number of images N.
@@ -1260,24 +1930,26 @@ class ScoreSdePipeline(DiffusionPipeline):
                 (1 - w) unconditional + w conditional. 1 is the conditional network itself.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
-            output_type: "pil", "np" or "pt".
+            output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
             return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
-                the network; a dictionary that it returns may replace "latents".
+                the network (there are `pipe.num_timesteps`); a dictionary that it returns may replace "latents".
             callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
+            image: one image, of which `batch_size` versions are drawn, or N of them: PIL, arrays (H, W, C) or tensors
+                (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
+            strength: the share of the time steps that are done, in (0, 1], as in diffusers' image-to-image: with more
+                of them, the image that comes out has less to do with `image`.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
         """
+        if image is not None:
+            image = self._start_image(image, strength)
+            batch_size = len(image) if batch_size == 1 else batch_size
         shape = self._check(batch_size, guidance_scale, generator, latents, output_type)
-        labels = self._labels(class_labels, batch_size)
-        if guidance_scale != 1 and labels is None:
-            raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
-        if guidance_scale != 1 and not self._knows_no_class:
-            raise ValueError(
-                f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
-                f"but {type(self.unet).__name__} can't."
-            )
+        if image is not None and len(image) not in (1, batch_size):
+            raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
+        labels = self._guided_labels(class_labels, batch_size, guidance_scale)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(
@@ -1290,11 +1962,18 @@ class ScoreSdePipeline(DiffusionPipeline):
         # The state stays in float32, whatever the network computes in.
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        x = latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+        latents = latents.to(device, torch.float32)
+        if image is None:
+            x = latents * self.scheduler.init_noise_sigma
+        else:
+            t = self.scheduler.start_late(math.ceil(strength * steps))
+            x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
+        timesteps = self.scheduler.timesteps[self.scheduler.step_index :]
+        self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)  # a callback may change the scale
         nfe = 0
-        for k, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
-            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, guidance_scale)
-            nfe += 1 if guidance_scale == 1 else 2
+        for k, t in enumerate(self.progress_bar(timesteps)):
+            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, self.guidance_scale)
+            nfe += 1 if self.guidance_scale == 1 else 2
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
             if callback_on_step_end is not None:
                 values = {name: x for name in callback_on_step_end_tensor_inputs}
@@ -1302,6 +1981,16 @@ class ScoreSdePipeline(DiffusionPipeline):
         images = self._images(x, output_type)
         self.maybe_free_model_hooks()
         return ScoreSdePipelineOutput(images, nfe) if return_dict else (images, nfe)
+
+    @property
+    def guidance_scale(self) -> float:
+        """w of the sampling that is under way, or was last."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of times at which that sampling evaluates the network."""
+        return self._num_timesteps
 
     # The central objects.
 
@@ -1319,7 +2008,7 @@ class ScoreSdePipeline(DiffusionPipeline):
         """
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         noise, _ = self._noise_and_denoised(x, t, class_labels)
-        return -noise / self._shaped(self.scheduler.sde.sigma(t), noise)
+        return -noise / expand_like(self.scheduler.sde.sigma(t), noise)
 
     def denoise(self, x: Tensor, t, class_labels=None) -> Tensor:
         """The denoised images E[x_0 | x_t = x] (Tweedie's formula), in the scheduler's image range; see `score`."""
@@ -1334,14 +2023,9 @@ class ScoreSdePipeline(DiffusionPipeline):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             network_time = self.scheduler.network_time(t).to(x.device, torch.float32)
-            scaled = x * self._shaped(self.scheduler.input_scale(t), x)
+            scaled = x * expand_like(self.scheduler.input_scale(t), x)
             output = self._network(scaled, network_time, self._labels(class_labels, len(x)), 1.0)
             return self.scheduler.noise_and_denoised(output.to(x.dtype), x, t)
-
-    @staticmethod
-    def _shaped(coefficient: Tensor, x: Tensor) -> Tensor:
-        coefficient = coefficient.to(x.device, x.dtype)
-        return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient
 
     def _network(self, x, network_time, labels, guidance_scale):
         """The network's answer, guided if `guidance_scale` is not 1."""
@@ -1365,10 +2049,11 @@ class ScoreSdePipeline(DiffusionPipeline):
         Args:
             images: (N, C, H, W) uint8, or floating point in [0, 1].
             class_labels: as in `__call__`.
-            rtol, atol: tolerances of the adaptive solver, relative to and in the units of the network's images.
-            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level",
-                asinh(sigma / alpha). None takes what needs fewer evaluations: "noise_level" for denoisers (prediction
-                type "sample") and tables (time input "index"), else "t".
+            rtol, atol: tolerances of the adaptive solver, relative to and in the units of its state: the network's
+                images, or, in "noise_level", these divided by the deviation of images at that time.
+            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level", a function of
+                sigma / alpha in which fewer evaluations are as accurate. None takes the latter for denoisers
+                (prediction type "sample") and tables (time input "index"), and else, for the paper's networks, "t".
             return_dict: whether to return a `ProbabilityFlowOutput`, which also reports evaluations and tolerances.
 
         Returns:
@@ -1474,7 +2159,7 @@ class ScoreSdePipeline(DiffusionPipeline):
 
     def _check(self, batch_size, guidance_scale, generator, latents, output_type) -> tuple[int, ...]:
         """Refuse what cannot be sampled; the shape of the images otherwise."""
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
         if not isinstance(guidance_scale, (int, float)) or not np.isfinite(guidance_scale):
             raise ValueError(f"`guidance_scale` must be a finite number, but is {guidance_scale!r}.")
@@ -1482,11 +2167,25 @@ class ScoreSdePipeline(DiffusionPipeline):
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
-        size = self.unet.config.sample_size
-        shape = (batch_size, self.unet.config.in_channels, *([size] * 2 if isinstance(size, int) else size))
+        shape = (batch_size, *self._image_shape)
         if latents is not None and (latents.ndim != 4 or latents.shape[:2] != shape[:2]):  # any size of image will do
             raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
         return shape
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network was made for."""
+        size = self.unet.config.sample_size
+        return (self.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+    def _start_image(self, image, strength) -> Tensor:
+        """(N, C, H, W) given images in the network's range, checked."""
+        if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
+        image = read_images("image", image, self._image_shape[0])
+        if image.shape[1:] != self._image_shape:
+            raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
+        return self.scheduler.parameterization.to_model_range(image)
 
     @property
     def _knows_no_class(self) -> bool:
@@ -1514,63 +2213,27 @@ class ScoreSdePipeline(DiffusionPipeline):
             raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
         return labels.expand(batch_size)
 
+    def _guided_labels(self, class_labels, batch_size, guidance_scale) -> Tensor | None:
+        """Class labels as `_labels` gives them, if they and the network allow for guidance of this scale."""
+        labels = self._labels(class_labels, batch_size)
+        if guidance_scale != 1 and labels is None:
+            raise ValueError(f"`guidance_scale`={guidance_scale} needs `class_labels`, but they are None.")
+        if guidance_scale != 1 and not self._knows_no_class:
+            raise ValueError(
+                f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
+                f"but {type(self.unet).__name__} can't."
+            )
+        return labels
+
     def _images(self, x: Tensor, output_type: str):
-        images = self.scheduler.parameterization.to_unit_range(x).clamp(0, 1)
+        """The network's range -> images of the given type."""
+        if output_type == "latent":
+            return x
+        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type)
+
+    def _of_type(self, images: Tensor, output_type: str):
+        """Images in [0, 1] as PIL, numpy or tensor."""
         if output_type == "pt":
             return images
         images = images.cpu().permute(0, 2, 3, 1).numpy()
         return images if output_type == "np" else self.numpy_to_pil(images)
-
-    # Saving and loading: a saved folder holds its own code, and loading it here executes none of it.
-
-    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """Save weights, configurations and the code that loads them where this package is not installed.
-
-        The arguments are those of `DiffusionPipeline.save_pretrained`.
-        """
-        hub_keys = ("repo_id", "commit_message", "private", "token", "create_pr")
-        hub_kwargs = {key: kwargs.pop(key) for key in hub_keys if key in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        save_modules(self, save_directory)
-        if push_to_hub:
-            repo_id = hub_kwargs.pop("repo_id", str(save_directory).rstrip("/").split("/")[-1])
-            self.push_to_hub(repo_id, **hub_kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
-
-        No code of the repository is executed: its classes are looked up in this package.
-        """
-        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
-            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-            try:
-                pretrained_model_name_or_path = snapshot_download(
-                    pretrained_model_name_or_path,
-                    allow_patterns=["*.json", "*.safetensors"],
-                    **{key: kwargs.pop(key) for key in keys if key in kwargs},
-                )
-            except HFValidationError as error:
-                raise OSError(
-                    f"{pretrained_model_name_or_path} is neither a folder nor the id of a repository."
-                ) from error
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def load_config(cls, *args, **kwargs):
-        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
-        config = super().load_config(*args, **kwargs)
-        package = cls._package()
-        if package is not None and isinstance(config, dict):
-            if isinstance(config.get("_class_name"), (list, tuple)):
-                config["_class_name"] = config["_class_name"][1]
-            for name, value in config.items():
-                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
-                    config[name] = [package.__name__, value[1]]
-        return config
-
-    @classmethod
-    def _package(cls):
-        """The installed package, or None where this class comes from a saved folder."""
-        name = ScoreSdePipeline.__module__.split(".")[0]
-        return sys.modules[name] if name != "diffusers_modules" else None

@@ -398,6 +398,13 @@ class DiscreteVPSDE(GaussianSDE):
         k = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.num_betas)
         return (k - 1 + (log_alpha - table[k - 1]) / (table[k] - table[k - 1])) / self.num_betas
 
+    def paper_chain(self, times):
+        """Through the whole table the chain is DDPM's, whose ancestral sampler adds sqrt(beta_i), as in `VPSDE`;
+        through fewer times the exact transitions stand, with the noise of the exact posterior."""
+        chain = self.chain(times)
+        whole = len(times) == self.num_betas and math.isclose(times[-1].item(), self.smallest_time)
+        return chain._replace(posterior_noise=chain.b) if whole else chain
+
 
 # -------------------- sde_diffusers.parameterization
 
@@ -718,7 +725,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps = None
         self.timesteps = self.times = torch.empty(0)
-        self._calls = 0
+        self._calls, self._state = 0, None
 
     def _interval(self) -> tuple[float, float]:
         """The times between which sampling runs: no noisier or cleaner than what the network has seen."""
@@ -745,6 +752,14 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise from which sampling starts."""
         return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+
+    @property
+    def betas(self) -> Tensor:
+        """(N,) float64, the beta table of "vp_discrete", as in diffusers' schedulers; other SDEs have none."""
+        if self.config.sde != "vp_discrete":
+            raise AttributeError(f"{type(self).__name__} with `sde`={self.config.sde!r} has no `betas`.")
+        betas = self.config.trained_betas
+        return linear_beta_table() if betas is None else torch.tensor(betas, dtype=torch.float64)
 
     @property
     def at_grid_point(self) -> bool:
@@ -800,7 +815,22 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = num_inference_steps
         self.times, self._ends_step = self._plan(num_inference_steps)
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
-        self._calls = 0
+        self._calls, self._state = 0, None
+
+    def start_late(self, steps: int) -> Tensor:
+        """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
+
+        Returns:
+            Scalar float64, the SDE time of the first evaluation that is left, `timesteps[step_index]`.
+
+        Raises:
+            ValueError: unless 1 <= steps <= `num_inference_steps`.
+        """
+        if self.num_inference_steps is None or not 1 <= steps <= self.num_inference_steps:
+            raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps}.")
+        starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
+        self._calls = starts[-1 - steps]
+        return self.times[self._calls]
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
         """The state as the network takes it at the coming evaluation (the same unless `sampling_sde` is set)."""
@@ -816,7 +846,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             model_output: (N, C, H, W) the network's answer for `scale_model_input(sample)`.
             timestep: the entry of `timesteps`; accepted as in diffusers, but the step is known from the count of
                 calls, since entries repeat.
-            sample: (N, C, H, W) the state. The arithmetic is in float32 or, if the sample is, in float64.
+            sample: (N, C, H, W) the state. The arithmetic is in float32 or, if the sample is, in float64. Between
+                steps with a 16-bit sample the state is kept in float32, unless the sample was changed in between.
             generator: a `torch.Generator` or a list of N, one for each image.
             variance_noise: (N, C, H, W) standard normal noise to use instead of drawing it.
             return_dict: whether to return a `ScoreSdeSchedulerOutput` and not a tuple.
@@ -831,7 +862,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
                 f"{tuple(model_output.shape)}."
             )
         dtype = torch.promote_types(sample.dtype, torch.float32)
-        state, k = sample.to(dtype), self._calls
+        state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])
 
         def draw() -> Tensor:
@@ -841,8 +872,16 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
 
         mean, following = self._update(k, state, noise, draw)
         self._calls += 1
+        self._state = None if following.dtype == sample.dtype else following
         output = [value.to(sample.dtype) for value in (following, mean, denoised)]
         return ScoreSdeSchedulerOutput(*output) if return_dict else tuple(output)
+
+    def _unrounded(self, sample: Tensor, dtype: torch.dtype) -> Tensor:
+        """The state that the last step left, if `sample` is its rounding to fewer bits; else the sample itself."""
+        left = self._state
+        if left is not None and left.shape == sample.shape and torch.equal(left.to(sample), sample):
+            return left
+        return sample.to(dtype)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw from the perturbation kernel: x_t = alpha(t) x_0 + sigma(t) noise.

@@ -203,7 +203,7 @@ class SelfAttention(nn.Module):
         else:
             h = F.scaled_dot_product_attention(q, k, v)
         h = h.squeeze(1).transpose(1, 2).reshape(x.shape)
-        return (x + self.out(h)) * self.skip_scale
+        return self.out(h).add_(x).mul_(self.skip_scale)  # in place: memory traffic is what this costs
 
 
 class ResidualBlock(nn.Module):
@@ -244,11 +244,11 @@ class ResidualBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h, *size), self.resample(x, *size)
-        h = self.conv1(h) + self.emb(emb)[:, :, None, None]
+        h = self.conv1(h).add_(self.emb(emb)[:, :, None, None])
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         if self.shortcut is not None:
             x = self.shortcut(x)
-        x = (x + h) * self.skip_scale
+        x = h.add_(x).mul_(self.skip_scale)
         return x if self.attention is None else self.attention(x)
 
 
@@ -276,7 +276,7 @@ class InputResidual(nn.Module):
         self.downsample = Downsample(fir_kernel, in_channels, out_channels)
 
     def forward(self, h, pyramid):
-        h = (self.downsample(pyramid) + h) * self.skip_scale
+        h = self.downsample(pyramid).add_(h).mul_(self.skip_scale)
         return h, h
 
 
@@ -303,7 +303,7 @@ class OutputResidual(nn.Module):
         self.upsample = Upsample(fir_kernel, in_channels, out_channels)
 
     def forward(self, h, pyramid):
-        h = (self.upsample(pyramid, h.shape[-2:]) + h) * self.skip_scale
+        h = self.upsample(pyramid, h.shape[-2:]).add_(h).mul_(self.skip_scale)
         return h, h
 
 
@@ -343,7 +343,7 @@ _CIFAR10_DDPMPP = {
     "image_range": (-1.0, 1.0),
 }
 # Training on two CPU cores: no FIR filters, EDM preconditioning, and a gentle Fourier embedding of ln(sigma)/4, which
-# spans about one unit. Measured in docs and model cards, not in a paper.
+# spans about one unit. These are ours, not a paper's.
 _SMALL = {
     "layers_per_block": 2,
     "fourier_scale": 1.0,
@@ -400,12 +400,15 @@ class NCSNppUNet2DModel(UNet2DModel):
         sample_size (`int` or (height, width)): Size of the images. Says at which levels there is attention; the
             network also runs at other sizes, odd ones included.
         in_channels, out_channels (`int`): Image channels; `out_channels=None` means `in_channels`.
-        block_out_channels (`tuple[int]`): Channels of each level, from full size down; the first is also the width of
-            the noise-level features.
+        block_out_channels (`tuple[int]`): Channels of each level, from full size down.
+        base_channels (`int`, *optional*): Channels of the first convolution and width of the noise-level features;
+            `None` means the channels of the first level.
         layers_per_block (`int`): Residual blocks per level (one more on the way up).
         attention_resolutions (`tuple[int]`): Sizes (longer side, after `patch_size`) of the levels with attention:
             after each residual block on the way down, once on the way up. The middle always has it.
         num_class_embeds (`int`, *optional*): Number of classes.
+        class_joins: What the class is added to: `"embedding"`, that of the noise level as the blocks take it, or
+            `"features"`, of which that embedding is computed (EDM).
         time_embedding_type: `"fourier"` (random features of the logarithm of the given value) or `"positional"`
             (DDPM's sinusoids of the value itself).
         fourier_scale (`float`): Standard deviation of the Fourier frequencies.
@@ -446,9 +449,11 @@ class NCSNppUNet2DModel(UNet2DModel):
         in_channels=3,
         out_channels=None,
         block_out_channels=(32, 64, 64),
+        base_channels=None,
         layers_per_block=2,
         attention_resolutions=(16,),
         num_class_embeds=None,
+        class_joins="embedding",
         time_embedding_type="fourier",
         fourier_scale=16.0,
         fir=True,
@@ -477,7 +482,7 @@ class NCSNppUNet2DModel(UNet2DModel):
         biggan = resblock_type == "biggan"
         kernel = tuple(fir_kernel) if fir else None
         skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
-        width, *_ = block_out_channels
+        width = base_channels or block_out_channels[0]
         levels = range(len(block_out_channels))
         image_in = in_channels * patch_size**2
         image_out = (out_channels or in_channels) * patch_size**2
@@ -500,10 +505,11 @@ class NCSNppUNet2DModel(UNet2DModel):
 
         fourier = time_embedding_type == "fourier"
         self.time_proj = FourierFeatures(width, fourier_scale) if fourier else SinusoidalFeatures(width)
-        self.time_embedding = nn.Sequential(
-            linear(2 * width if fourier else width, 4 * width), nn.SiLU(), linear(4 * width, 4 * width)
-        )
-        self.class_embedding = nn.Embedding(num_class_embeds, 4 * width) if num_class_embeds else None
+        features = 2 * width if fourier else width
+        self.time_embedding = nn.Sequential(linear(features, 4 * width), nn.SiLU(), linear(4 * width, 4 * width))
+        self.class_embedding = None
+        if num_class_embeds:
+            self.class_embedding = nn.Embedding(num_class_embeds, features if class_joins == "features" else 4 * width)
 
         # Way down. `skips` holds the channels of what the way up will be fed with.
         self.conv_in = conv2d(image_in, width, 3)
@@ -616,6 +622,7 @@ class NCSNppUNet2DModel(UNet2DModel):
 
         for name, choices in {
             "time_embedding_type": ("fourier", "positional"),
+            "class_joins": ("embedding", "features"),
             "resblock_type": ("biggan", "ddpm"),
             "progressive": ("none", "output_skip", "residual"),
             "progressive_input": ("none", "input_skip", "residual"),
@@ -625,7 +632,7 @@ class NCSNppUNet2DModel(UNet2DModel):
             check(config[name] in choices, name, f"one of {choices}")
         for name in ("in_channels", "layers_per_block", "patch_size"):
             check(is_count(config[name]), name, "a positive integer")
-        for name in ("out_channels", "num_class_embeds", "norm_num_groups"):
+        for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
             check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
         sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
         check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
@@ -633,7 +640,10 @@ class NCSNppUNet2DModel(UNet2DModel):
         check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
         groups = config.norm_num_groups or 1
         check(all(n % groups == 0 for n in widths), "block_out_channels", f"multiples of norm_num_groups={groups}")
-        check(widths[0] >= 2, "block_out_channels", "at least 2 at the first level (width of the time features)")
+        base = "block_out_channels" if config.base_channels is None else "base_channels"
+        width = config.base_channels or widths[0]
+        check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
+        check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
         check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
         check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
         low, high = config.image_range
@@ -696,19 +706,27 @@ class NCSNppUNet2DModel(UNet2DModel):
 
     def _embed(self, condition, class_labels):
         """Embedding (N, 4 width) of noise level (N,) and class (None, () or (N,)) in the network's dtype."""
-        emb = self.time_embedding(self.time_proj(condition).to(self.conv_in.weight.dtype))
-        if class_labels is not None:
-            labels = torch.as_tensor(class_labels)
-            classes = self.config.num_class_embeds or 0
-            # Looking at labels on a GPU would make the processor wait for it at every step.
-            visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-            if visible and ((labels < -1) | (labels >= classes)).any():
-                raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
-            labels = labels.to(emb.device).expand(emb.shape[0])
-            if self.class_embedding is not None:
-                class_emb = self.class_embedding(labels.clamp(min=0))
-                emb = emb + torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
-        return F.silu(emb)
+        features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        class_emb = self._embed_class(class_labels, len(features))
+        if self.config.class_joins == "features":
+            return F.silu(self.time_embedding(features + class_emb))
+        return F.silu(self.time_embedding(features) + class_emb)
+
+    def _embed_class(self, class_labels, batch_size):
+        """Embedding of the class, 0 for none (None or -1)."""
+        if class_labels is None:
+            return 0
+        labels = torch.as_tensor(class_labels)
+        classes = self.config.num_class_embeds or 0
+        # Looking at labels on a GPU would make the processor wait for it at every step.
+        visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if visible and ((labels < -1) | (labels >= classes)).any():
+            raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
+        if self.class_embedding is None:
+            return 0
+        labels = labels.to(self.conv_in.weight.device).expand(batch_size)
+        class_emb = self.class_embedding(labels.clamp(min=0))
+        return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
 
     def _network(self, x, condition, class_labels):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
