@@ -298,6 +298,24 @@ def test_half_precision_stays_finite_and_near(dtype):
     torch.testing.assert_close(*values, atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("variable", ["t", "noise_level"])
+@pytest.mark.parametrize("sampling_sde", [None, "vp", "sub_vp"])
+def test_half_precision_networks_under_every_sde(sampling_sde, variable, dtype):
+    """Codes, images and samples are finite float32, from noise of 50 deviations to that of 1e-5 in time."""
+    pipe, x = small_pipeline(dtype, sampling_sde=sampling_sde), images(1, 1, 8, 8)
+    settings = {"rtol": 5e-2, "atol": 5e-2, "variable": variable}
+    codes = pipe.encode(x, **settings)
+    back = pipe.decode(codes, **settings)
+    bits = pipe.bits_per_dim(x, generator=torch.Generator().manual_seed(0), **settings)
+    assert codes.dtype == back.dtype == torch.float32 and bits.latents.isfinite().all()
+    assert codes.isfinite().all() and back.isfinite().all() and bits.bits_per_dim.isfinite().all()
+    for cls in type(pipe.scheduler)._get_compatibles():
+        pipe.scheduler = cls.from_config(pipe.scheduler.config)
+        drawn = pipe(1, 5, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        assert drawn.dtype == torch.float32 and drawn.isfinite().all()
+
+
 @pytest.mark.parametrize("levels", [2, 1024])
 def test_any_bit_depth(levels):
     """The density at the dequantized image is the same; only the size of a bin differs."""
