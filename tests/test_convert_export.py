@@ -80,6 +80,8 @@ def test_there_and_back(tmp_path):
     unet = ddpm_unet()
     exported = to_diffusers(pipeline(unet), tmp_path / "theirs")
     assert exported.unet is unet
+    with pytest.raises(ValueError, match="`num_class_embeds`=3"):
+        to_diffusers(pipeline(ddpm_unet(num_class_embeds=3)), tmp_path / "classes")
     to_diffusers(pipeline(), tmp_path / "ours")
     again = from_diffusers(tmp_path / "ours")
     assert type(again.unet) is UNet2DModel

@@ -12,7 +12,6 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded
-from sde_diffusers.models.layers import GroupNorm
 
 TRAINING_EPS = 1e-5  # the smallest time of the paper's training
 
@@ -40,8 +39,11 @@ def to_diffusers(pipe, folder):
     if Path(folder).exists():
         raise FileExistsError(f"{folder} exists.")
     scheduler = _ddpm_scheduler(pipe.scheduler)
-    unet = pipe.unet
-    if type(unet) is not UNet2DModel:
+    unet, kind = pipe.unet, type(pipe.unet).__name__
+    _require(kind in ("UNet2DModel", "NCSNppUNet2DModel"), "unet", kind, "'UNet2DModel' or 'NCSNppUNet2DModel'")
+    classes = unet.config.num_class_embeds
+    _require(classes is None, "num_class_embeds", classes, "None, since these pipelines give no classes")
+    if kind != "UNet2DModel":
         unet = _unet2d(unet)
         _compare(unet, pipe.unet, len(scheduler.betas))
     exported = DDPMPipeline(unet=unet, scheduler=scheduler)
@@ -108,7 +110,6 @@ def _unet2d(unet):
         "image_range": ((-1.0, 1.0),),
         "scale_by_sigma": (False,),
         "time_embedding_type": ("positional",),
-        "num_class_embeds": (None,),  # DDPMPipeline gives no classes
         "resblock_type": ("ddpm",),
         "fir": (False,),
         "resample_with_conv": (True,),
@@ -119,7 +120,7 @@ def _unet2d(unet):
     }.items():
         value = tuple(config[name]) if isinstance(config[name], list) else config[name]
         _require(value in allowed, name, value, " or ".join(map(repr, allowed)))
-    groups = {module.num_groups for module in unet.modules() if isinstance(module, GroupNorm)}
+    groups = {module.num_groups for module in unet.modules() if isinstance(module, torch.nn.GroupNorm)}
     _require(len(groups) == 1, "norm_num_groups", config.norm_num_groups, f"one number for all layers, not {groups}")
     sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
     fits = all(side % 2 ** (levels - 1) == 0 for side in sides)
