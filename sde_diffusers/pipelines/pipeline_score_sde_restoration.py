@@ -134,7 +134,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             nfe=evaluations * (1 if guidance_scale == 1 else 2),
             products=evaluations * method.products,
         )
-        return output if return_dict else tuple(output[key] for key in output)
+        return output if return_dict else (output.images, output.mean, output.std, output.nfe, output.products)
 
     # What people ask for.
 
@@ -144,12 +144,13 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
             mask: white (True, 1) where pixels are missing, whatever `image` holds there: a PIL image painted by hand
-                (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor.
+                (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor. One, or
+                one for each image, or several for one image.
             kwargs: of `__call__`.
         """
         image = read_images("image", image, self._image_shape[0])
         operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
-        image = image.expand(max(len(image), len(operator.mask)), -1, -1, -1)
+        image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
         operator.measurement_shape(tuple(image.shape))
         return self._restore("image", operator(image), operator, kwargs)
 
