@@ -161,22 +161,33 @@ def read_config(arguments: list[str]) -> Config:
         raise ConfigError(
             "the first argument must be a YAML file, as in: train.py training/configs/demo.yaml steps=500"
         )
-    path, *overrides = arguments
+    return merge(Config, RULES, arguments[:1], arguments[1:])
+
+
+def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **given):
+    """An instance of the dataclass `schema`: YAML files, then key=value words, then `given` values (rank rising).
+
+    Args:
+        rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
     for override in overrides:
         if "=" not in override or override.startswith("-"):
-            raise ConfigError(f"argument {override!r} must have the form key=value, as in optimizer.lr=1e-3")
-    schema = OmegaConf.structured(Config)
+            raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
+    structure = OmegaConf.structured(schema)
     try:
-        config = OmegaConf.merge(schema, _read_yaml(Path(path)))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides))
+        config = OmegaConf.merge(structure, *(_read_yaml(Path(path)) for path in files))
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), given)
         if missing := OmegaConf.missing_keys(config):
             raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
         config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, schema)) from error
+        raise ConfigError(_explain(error, structure)) from error
     except YAMLError as error:
         raise ConfigError(f"an argument is not YAML: {error}") from error
-    for key, (allowed, rule) in RULES.items():
+    for key, (allowed, rule) in rules.items():
         value = config
         for name in key.split("."):
             value = getattr(value, name)

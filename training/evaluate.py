@@ -33,6 +33,8 @@ from evaluation_samples import Samples, draw_samples, save_images, weights_diges
 from evaluation_tables import make_tables, markdown
 from feature_metrics import compare_features, compute_features
 from feature_networks import shipped_statistics_path
+from launching import start_all_processes
+from memory import keep_freed_memory
 from model_card import eval_result, load_card, update_card
 from neighbors import Neighbors, nearest, pixels
 from precision import mixed_precision
@@ -200,6 +202,7 @@ def main(arguments: list[str]) -> int:
     """Run the evaluation; returns the exit status."""
     try:
         config = read_evaluation_config(arguments)
+        keep_freed_memory()
         patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # processes wait for the slowest one
         accelerator = Accelerator(
             mixed_precision=mixed_precision(config),
@@ -221,4 +224,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    start_all_processes()
     sys.exit(main(sys.argv[1:]))

@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from config import PRECISIONS, ConfigError, _explain, _read_yaml
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from config import PRECISIONS, ConfigError, merge
+from omegaconf import MISSING
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
 FEATURE_SPACES = ("fashion-mnist", "inception", "dinov2")
@@ -140,26 +137,7 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
         )
     pipeline, *overrides = arguments
     files = [overrides.pop(0)] if overrides and "=" not in overrides[0] and not overrides[0].startswith("-") else []
-    for override in overrides:
-        if "=" not in override or override.startswith("-"):
-            raise ConfigError(f"argument {override!r} must have the form key=value, as in samples.num_images=1000")
-    schema = OmegaConf.structured(EvaluationConfig)
-    try:
-        config = OmegaConf.merge(schema, *(_read_yaml(Path(path)) for path in files))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), {"pipeline": pipeline})
-        if missing := OmegaConf.missing_keys(config):
-            raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, schema)) from error
-    except YAMLError as error:
-        raise ConfigError(f"an argument is not YAML: {error}") from error
-    for key, (allowed, rule) in RULES.items():
-        value = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        if value is not None and not rule(value):
-            raise ConfigError(f"{key} must be {allowed}, but is {value!r}")
+    config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline)
     if config.neighbors.space not in ("pixels", *config.feature_spaces):
         raise ConfigError(
             f"neighbors.space must be pixels or one of feature_spaces, {config.feature_spaces}, "
