@@ -98,6 +98,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             raise ValueError(f"`noise_std` must be a finite number of at least 0, but is {noise_std!r}.")
         self._check_measurement("measurement", measurement, operator)
         method.check(operator, noise_std)
+        if output_type == "latent":
+            raise ValueError("`output_type` must be one of ('pil', 'np', 'pt'), but is 'latent'.")
         shape = self._check(len(measurement) * num_samples, guidance_scale, generator, None, output_type)
         labels = self._guided_labels(class_labels, len(measurement), guidance_scale)
         labels = None if labels is None else labels.repeat_interleave(num_samples)
