@@ -6,7 +6,7 @@ The paper's way: scipy's RK45 in t through a flat numpy array, with two forward 
 pass for each evaluation. Both ways share network, test images (of the embedded Fashion-MNIST), dequantization noise
 and probe.
 
-On a few images the error (root mean square over the images, against our solver at a tolerance of 3e-6), evaluations
+On a few images the error (root mean square over the images, against our solver at a tolerance of 1e-6), evaluations
 and processor time are found for several tolerances. Then all images are timed: the paper's way at its tolerance of
 1e-5, ours at the loosest one that was no less accurate. The ways take turns in one process. Results, with processor
 and wall time, the ratios and their spread, are written to `likelihood_speed.json`, `.md` and `.png`, after each step.
@@ -37,8 +37,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 EPS, PAPER_TOLERANCE = 1e-5, 1e-5
-TOLERANCES = [1e-5 * 10 ** (k / 4) for k in range(7)]
-TRUTH_TOLERANCE = 3e-6
+TOLERANCES = [1e-5 * 10 ** (k / 4) for k in range(-2, 6)]
+TRUTH_TOLERANCE = 1e-6
 VARIABLES = {"ours, t": "t", "ours, noise level": "noise_level"}
 
 
@@ -128,6 +128,9 @@ def compare(pipe, images, args, write):
         for point in curves[name]
         if point["rms_error"] <= allowed
     ]
+    if not accurate:
+        print(f"None of {args.tolerances} gave ours the error of the paper's way, {allowed:.1e}: nothing is timed.")
+        return
     _, tolerance, name = min(accurate)
     result |= {"allowed_rms_error": allowed, "tolerance": tolerance, "variable": VARIABLES[name]}
     for _ in range(args.rounds):
