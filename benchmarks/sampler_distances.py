@@ -231,20 +231,20 @@ def table(results):
         cells = []
         for budget in budgets:
             found = [r for r in results["rows"] if (r["sampler"], r["budget"]) == (name, budget)]
-            cells += [f"{r['frechet']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for r in found] or [""]
+            cells += [f"{r['frechet']:.3f} ({r['low']:.3f} to {r['high']:.3f})" for r in found] or [""]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     real = results["real"]
     lines += [
         "",
-        f"{real['images']:,} real test images: {real['frechet']:.2f} ({real['low']:.2f} to {real['high']:.2f}).",
+        f"{real['images']:,} real test images: {real['frechet']:.3f} ({real['low']:.3f} to {real['high']:.3f}).",
     ]
     few = min((r for r in results["rows"] if r["budget"] <= 20), key=lambda r: r["frechet"], default=None)
     many = max((r for r in results["rows"] if r["budget"] in MANY_STEPS), key=lambda r: r["budget"], default=None)
     if few and many:
         lines += [
             "",
-            f"The least distance with at most 20 evaluations is {few['frechet']:.2f} ({few['sampler']}, {few['nfe']} "
-            f"evaluations); {many['sampler']} with {many['nfe']:,} evaluations has {many['frechet']:.2f}.",
+            f"The least distance with at most 20 evaluations is {few['frechet']:.3f} ({few['sampler']}, {few['nfe']} "
+            f"evaluations); {many['sampler']} with {many['nfe']:,} evaluations has {many['frechet']:.3f}.",
         ]
     return "\n".join(lines) + "\n"
 
