@@ -18,8 +18,9 @@ marginal deviation of data of scale c:
     y = x / sqrt((c alpha)^2 + sigma^2),    dy / du = E[noise | x] - tanh(u) y,    for every SDE.
 
 If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
-trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), this takes
-a fraction of the evaluations. f and g of a DDPM table also jump in t, while its ODE in u does not.
+trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), denoisers
+need fewer evaluations so; networks that are rough in t itself gain little. f and g of a DDPM table jump in t, while its
+ODE in u does not.
 """
 
 import math
