@@ -19,8 +19,8 @@ marginal deviation of data of scale c:
 
 If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
 trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), denoisers
-need fewer evaluations so; networks that are rough in t itself gain little. f and g of a DDPM table jump in t, while its
-ODE in u does not.
+need fewer evaluations so; networks that are rough in t itself gain little. f and g of a DDPM table jump in t, and not
+its ODE in u.
 """
 
 import math
