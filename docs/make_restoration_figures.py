@@ -25,7 +25,7 @@ from data import load_images  # noqa: E402
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-NOISE, STEPS, SAMPLES = 0.05, 30, 8
+NOISE, STEPS, SAMPLES = 0.05, 20, 6
 CHOSEN = (0, 2, 8)  # of the test images: three kinds of garment
 
 
