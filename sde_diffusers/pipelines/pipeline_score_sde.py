@@ -9,12 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.guidance import (
+    check_interval,
+    check_scale,
+    classifier_guided,
+    coming_noise_level,
+    network_evaluations,
+    scale_at,
+)
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import read_images
 from sde_diffusers.likelihood import (
@@ -38,7 +46,8 @@ class ScoreSdePipelineOutput(BaseOutput):
     Args:
         images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1], except
             for the output type "latent".
-        nfe: number of evaluations of the network that each image took (guidance evaluates it twice).
+        nfe: number of evaluations of the network that each image took (where classifier-free guidance acts, it is
+            evaluated twice; a classifier's evaluations are not counted).
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -53,21 +62,23 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             configuration says.
         scheduler: a scheduler of this package. Swap samplers with
             `pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)`.
+        classifier: optional, a `NoiseConditionalClassifier`, whose gradient guides with `classifier_scale` above 0.
 
     Raises:
         ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->classifier"
+    _optional_components = ["classifier"]
     _callback_tensor_inputs = LATENT_NAMES
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, classifier: ModelMixin | None = None):
         super().__init__()
         if not hasattr(scheduler, "parameterization"):
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):
@@ -92,6 +103,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
         image=None,
         strength: float = 0.5,
+        guidance_interval: tuple[float, float] | None = None,
+        classifier_scale: float = 0.0,
     ) -> ScoreSdePipelineOutput | tuple:
         """Draw images, from noise or (`image`) starting with given ones.
 
@@ -99,8 +112,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             batch_size: number of images N.
             num_inference_steps: number of time steps (not of network evaluations); the default is the scheduler's.
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
-            guidance_scale: w of classifier-free guidance (arXiv 2207.12598): the network's answer is
-                (1 - w) unconditional + w conditional. 1 is the conditional network itself.
+            guidance_scale: w of classifier-free guidance (arXiv 2207.12598), at least 0: the network's answer is
+                (1 - w) unconditional + w conditional. 1 is the conditional network itself, 0 the unconditional one.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
             output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
@@ -112,6 +125,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
             strength: the share of the time steps that are done, in (0, 1], as in diffusers' image-to-image: with more
                 of them, the image that comes out has less to do with `image`.
+            guidance_interval: (low, high), noise levels sigma / alpha, in the units of the network's images, between
+                which `guidance_scale` holds; elsewhere it is 1 (arXiv 2404.07724). None = everywhere.
+            classifier_scale: v of classifier guidance, at least 0: v times the gradient of the pipeline's
+                classifier's log p_t(y | x_t) is added to the score (appendix I.1 of arXiv 2011.13456). With an
+                unconditional network 1 draws from p(x | y); a conditional one is asked without the class by
+                `guidance_scale=0`.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
@@ -120,8 +139,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             image = self._start_image(image, strength)
             batch_size = len(image) if batch_size == 1 else batch_size
         shape = self._check(batch_size, guidance_scale, generator, latents, output_type)
+        check_interval(guidance_interval)
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
+        targets = self._classifier_labels(class_labels, batch_size, classifier_scale)
+        if targets is not None and guidance_scale == 1 and not self.unet.config.num_class_embeds:
+            class_labels = None  # they are the classifier's alone
         labels = self._guided_labels(class_labels, batch_size, guidance_scale)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
         if unknown:
@@ -145,8 +168,11 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)  # a callback may change the scale
         nfe = 0
         for k, t in enumerate(self.progress_bar(timesteps)):
-            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, self.guidance_scale)
-            nfe += 1 if self.guidance_scale == 1 else 2
+            scale = scale_at(coming_noise_level(self.scheduler), self.guidance_scale, guidance_interval)
+            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, scale)
+            nfe += network_evaluations(scale)
+            if targets is not None:
+                output = classifier_guided(output, self.classifier, targets, classifier_scale, self.scheduler, x)
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
             if callback_on_step_end is not None:
                 values = {name: x for name in callback_on_step_end_tensor_inputs}
@@ -208,7 +234,10 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             labels = labels.to(x.device)
         if guidance_scale == 1:
             return self.unet(x, network_time, class_labels=labels).sample
-        both = torch.cat([torch.full_like(labels, -1), labels])
+        none = torch.full_like(labels, -1)
+        if guidance_scale == 0:
+            return self.unet(x, network_time, class_labels=none).sample
+        both = torch.cat([none, labels])
         without, given = self.unet(torch.cat([x, x]), network_time, class_labels=both).sample.chunk(2)
         return without + guidance_scale * (given - without)
 
@@ -334,8 +363,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         """Refuse what cannot be sampled; the shape of the images otherwise."""
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
-        if not isinstance(guidance_scale, (int, float)) or not np.isfinite(guidance_scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, but is {guidance_scale!r}.")
+        check_scale("guidance_scale", guidance_scale)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if isinstance(generator, list) and len(generator) != batch_size:
@@ -372,6 +400,14 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         classes = self.unet.config.num_class_embeds
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        labels = self._checked_labels(class_labels, batch_size, classes)
+        if (labels == -1).any() and not self._knows_no_class:
+            raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
+        return labels
+
+    @staticmethod
+    def _checked_labels(class_labels, batch_size, classes) -> Tensor:
+        """(N,) integers in [-1, classes)."""
         labels = torch.as_tensor(class_labels)
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
@@ -382,8 +418,6 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             )
         if ((labels < -1) | (labels >= classes)).any():
             raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
-        if (labels == -1).any() and not self._knows_no_class:
-            raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
         return labels.expand(batch_size)
 
     def _guided_labels(self, class_labels, batch_size, guidance_scale) -> Tensor | None:
@@ -396,6 +430,28 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
                 f"but {type(self.unet).__name__} can't."
             )
+        return labels
+
+    def _classifier_labels(self, class_labels, batch_size, classifier_scale) -> Tensor | None:
+        """Class labels for the classifier, if it fits the network and them; None if it is not asked."""
+        check_scale("classifier_scale", classifier_scale)
+        if classifier_scale == 0:
+            return None
+        needs = f"`classifier_scale`={classifier_scale} needs"
+        if self.classifier is None:
+            raise ValueError(f"{needs} a `classifier`, but the pipeline has none.")
+        if class_labels is None:
+            raise ValueError(f"{needs} `class_labels`, but they are None.")
+        config, classes = self.classifier.config, self.unet.config.num_class_embeds
+        size = config.sample_size
+        shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
+        if shape != self._image_shape:
+            raise ValueError(f"`classifier` is for images {shape}, but the network's are {self._image_shape}.")
+        if classes and classes != config.num_classes:
+            raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
+        labels = self._checked_labels(class_labels, batch_size, config.num_classes)
+        if (labels == -1).any():
+            raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
         return labels
 
     def _images(self, x: Tensor, output_type: str):

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.guidance import network_evaluations
 from sde_diffusers.images import read_images, read_mask
 from sde_diffusers.likelihood import frozen
 from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Grayscale, LinearOperator, Mask
@@ -133,7 +134,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             images=self._of_type(images, output_type),
             mean=self._of_type(samples.mean(1), output_type),
             std=None if std is None else self._of_type(std, output_type),
-            nfe=evaluations * (1 if guidance_scale == 1 else 2),
+            nfe=evaluations * network_evaluations(guidance_scale),
             products=evaluations * method.products,
         )
         return output if return_dict else (output.images, output.mean, output.std, output.nfe, output.products)
