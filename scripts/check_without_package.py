@@ -10,7 +10,6 @@ held.
 
 import argparse
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,13 +20,22 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 ID = "tester/checked"
-PUSH = """
-import sys
+DRAW = """
+pipe.set_progress_bar_config(disable=True)
+generator = torch.Generator().manual_seed(0)
+images = pipe(batch_size=4, num_inference_steps=10, generator=generator, output_type="pt").images
+"""
+HERE = f"""
+import sys, torch
 from sde_diffusers import ScoreSdePipeline
 
-ScoreSdePipeline.from_pretrained(sys.argv[1]).push_to_hub(sys.argv[2])  # with the code of today
+folder, id, target = sys.argv[1:]
+pipe = ScoreSdePipeline.from_pretrained(folder)
+pipe.push_to_hub(id)
+{DRAW}
+torch.save(images, target)
 """
-THERE = """
+THERE = f"""
 import importlib.util, sys
 assert importlib.util.find_spec("sde_diffusers") is None
 import diffusers, huggingface_hub, torch
@@ -40,11 +48,9 @@ try:
 except ValueError as error:
     refusal = str(error)
 pipe = DiffusionPipeline.from_pretrained(id, trust_remote_code=True)
-pipe.set_progress_bar_config(disable=True)
-generator = torch.Generator().manual_seed(0)
-images = pipe(batch_size=4, num_inference_steps=10, generator=generator, output_type="pt").images
-versions = {module.__name__: str(module.__version__) for module in (diffusers, huggingface_hub, torch)}
-torch.save({"images": images, "refusal": refusal, "versions": versions}, target)
+{DRAW}
+versions = {{module.__name__: str(module.__version__) for module in (diffusers, huggingface_hub, torch)}}
+torch.save({{"images": images, "refusal": refusal, "versions": versions}}, target)
 """
 
 
@@ -65,28 +71,18 @@ def check(version: str, folder: Path, pipeline) -> bool:
 
     python = make_environment(folder / f"diffusers-{version}", version)
     with LoopbackHub() as hub, tempfile.TemporaryDirectory() as home:
-        environment = hub.environment(home)
-        subprocess.run([sys.executable, "-c", PUSH, pipeline, ID], check=True, env=environment)
-        target = Path(home) / "result.pt"
-        environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-        subprocess.run([python, "-I", "-c", THERE, ID, target], check=True, env=environment, cwd=home)
-        result = torch.load(target)
+        environment = hub.environment(home) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        here, there = Path(home) / "here.pt", Path(home) / "there.pt"
+        subprocess.run([sys.executable, "-c", HERE, pipeline, ID, here], check=True, env=environment)
+        subprocess.run([python, "-I", "-c", THERE, ID, there], check=True, env=environment, cwd=home)
+        expected, result = torch.load(here), torch.load(there)
     refused = "trust_remote_code=True" in (result["refusal"] or "")
-    same = torch.equal(result["images"], draw_here(pipeline))
+    same = torch.equal(result["images"], expected)
     spread = result["images"].std().item()
     print(
         f"{result['versions']}: refused without trust_remote_code: {refused}; images equal: {same} (std {spread:.3f})"
     )
     return refused and same and spread > 0
-
-
-def draw_here(pipeline) -> torch.Tensor:
-    from sde_diffusers import ScoreSdePipeline
-
-    pipe = ScoreSdePipeline.from_pretrained(pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    return pipe(batch_size=4, num_inference_steps=10, generator=generator, output_type="pt").images
 
 
 def main() -> int:
@@ -96,7 +92,6 @@ def main() -> int:
     parser.add_argument("--pipeline", type=Path, default=ROOT / "pretrained" / "fashion-mnist-ve")
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))  # for the server
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         results = [check(version, folder, arguments.pipeline) for version in arguments.versions]
