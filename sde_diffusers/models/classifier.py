@@ -1,0 +1,121 @@
+"""A classifier of noisy images, conditioned on their noise level (section 5 of arXiv 2011.13456).
+
+It is the way down of the score network's U-Net: convolution, levels of residual blocks, each level at half the size of
+the one before, then a mean over the image and a linear layer. Like a denoiser (arXiv 2206.00364) it sees
+
+    u + noise_level * white noise,    u in [0, 1],
+
+scaled to unit variance: x_t of any SDE is of that form once divided by alpha, with noise_level = sigma / alpha.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from sde_diffusers.models.layers import Downsample, FourierFeatures, GroupNorm, ResidualBlock, conv2d, linear
+
+
+class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
+    """p(class | noisy image) at every noise level, for `ScoreSdePipeline(..., classifier=...)`.
+
+    Args:
+        sample_size (`int` or (height, width)): Size of the images; others work as well.
+        in_channels (`int`): Channels of the images.
+        num_classes (`int`): Number of classes K.
+        block_out_channels (`tuple[int]`): Channels of each level, from full size down.
+        layers_per_block (`int`): Residual blocks per level.
+        patch_size (`int`): Side of the pixel blocks folded into channels before the first convolution.
+        dropout (`float`): Dropout probability, in [0, 1).
+        sigma_data (`float`): Standard deviation of the images in [0, 1].
+
+    Raises:
+        ValueError: For values that are not allowed, naming the argument.
+    """
+
+    # Without accelerate, diffusers would take the dtype of the first entry, integers here, as that of the network.
+    _supports_param_buffer_assignment = False
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size=32,
+        in_channels=3,
+        num_classes=10,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=2,
+        patch_size=1,
+        dropout=0.0,
+        sigma_data=0.35,
+    ):
+        super().__init__()
+        counts = {"in_channels": in_channels, "layers_per_block": layers_per_block, "patch_size": patch_size}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(f"`num_classes` must be an integer above 1, got {num_classes!r}.")
+        if not block_out_channels or any(not isinstance(n, int) or n < 2 for n in block_out_channels):
+            raise ValueError(f"`block_out_channels` must be integers above 1, got {block_out_channels!r}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}.")
+        if not sigma_data > 0:
+            raise ValueError(f"`sigma_data` must be positive, got {sigma_data!r}.")
+        width = block_out_channels[0]
+        self.time_proj = FourierFeatures(width, scale=1.0)
+        self.time_embedding = nn.Sequential(linear(2 * width, 4 * width), nn.SiLU(), linear(4 * width, 4 * width))
+        self.conv_in = conv2d(in_channels * patch_size**2, width, 3)
+        self.blocks = nn.ModuleList()
+        channels = width
+        for level, level_channels in enumerate(block_out_channels):
+            for layer in range(layers_per_block):
+                self.blocks.append(
+                    ResidualBlock(
+                        channels,
+                        level_channels,
+                        emb_channels=4 * width,
+                        dropout=dropout,
+                        num_groups=None,
+                        init_scale=0.0,
+                        shortcut_init_scale=1.0,
+                        skip_scale=0.5**0.5,
+                        resample=Downsample() if level > 0 and layer == 0 else None,
+                    )
+                )
+                channels = level_channels
+        self.norm_out = GroupNorm(channels)
+        self.head = linear(channels, num_classes)
+
+    def forward(self, sample, noise_level):
+        """Evaluate the classifier.
+
+        Args:
+            sample (`torch.Tensor` of shape (N, in_channels, H, W)): Images in [0, 1] plus white noise.
+            noise_level (number or `torch.Tensor` of shape () or (N,)): The deviation of that noise, above 0.
+
+        Returns:
+            `torch.Tensor` of shape (N, num_classes): Logits, at least float32.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        config = self.config
+        if sample.ndim != 4 or sample.shape[1] != config.in_channels:
+            raise ValueError(f"`sample` must have shape (N, {config.in_channels}, H, W), got {tuple(sample.shape)}.")
+        dtype = torch.promote_types(sample.dtype, torch.float32)
+        level = torch.as_tensor(noise_level, device=sample.device).to(dtype)
+        if level.numel() not in (1, len(sample)) or level.ndim > 1:
+            raise ValueError(f"`noise_level` must be a number or ({len(sample)},) of them, got {tuple(level.shape)}.")
+        level = level.expand(len(sample))
+
+        scale = (level**2 + config.sigma_data**2).rsqrt()
+        x = (sample.to(dtype) - 0.5) * scale[:, None, None, None]
+        patch = config.patch_size
+        if patch > 1:
+            x = F.pixel_unshuffle(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)), patch)
+        emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(self.conv_in.weight.dtype)))
+        h = self.conv_in(x.to(self.conv_in.weight.dtype))
+        for block in self.blocks:
+            h = block(h, emb)
+        return self.head(F.silu(self.norm_out(h)).mean((2, 3))).to(dtype)
