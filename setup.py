@@ -12,6 +12,12 @@ TRAIN = [
     "tqdm>=4.67",
 ]
 
+EVAL = [
+    "clean-fid>=0.1.35",
+    "scipy<1.18",  # clean-fid uses what scipy 1.18 removed
+    "transformers>=5.23",
+]
+
 setup(
     name="sde-diffusers",
     version="0.1.0",
@@ -30,8 +36,8 @@ setup(
     entry_points={"console_scripts": ["sde-diffusers = sde_diffusers.cli:main"]},
     extras_require={
         "train": TRAIN,
-        "eval": ["clean-fid>=0.1.35", "scipy<1.18", "transformers>=5.23"],  # clean-fid uses what scipy 1.18 removed
+        "eval": EVAL,
         "space": ["gradio>=6.31"],
-        "dev": [*TRAIN, "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "dev": [*TRAIN, *EVAL, "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },
 )
