@@ -19,6 +19,7 @@ from sde_diffusers import (
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
+    ScoreSdeRestorationPipeline,
 )
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.single_file import source_of
@@ -28,7 +29,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 SAMPLERS = [
     cls for cls in ScoreSdePredictorCorrectorScheduler._get_compatibles() if cls.__module__.startswith("sde_diffusers")
 ]
-CLASSES = [ScoreSdePipeline, NCSNppUNet2DModel, *SAMPLERS]
+CLASSES = [ScoreSdePipeline, ScoreSdeRestorationPipeline, NCSNppUNet2DModel, *SAMPLERS]
 
 
 def pipeline(unet, scheduler):
