@@ -123,7 +123,7 @@ def compare(pipe, images, args, write):
 
     allowed = curves["paper"][args.tolerances.index(PAPER_TOLERANCE)]["rms_error"]
     accurate = [
-        (point["nfe"], point["tolerance"], name)
+        (point["nfe"], -point["tolerance"], name)
         for name in VARIABLES
         for point in curves[name]
         if point["rms_error"] <= allowed
@@ -132,6 +132,7 @@ def compare(pipe, images, args, write):
         print(f"None of {args.tolerances} gave ours the error of the paper's way, {allowed:.1e}: nothing is timed.")
         return
     _, tolerance, name = min(accurate)
+    tolerance = -tolerance
     result |= {"allowed_rms_error": allowed, "tolerance": tolerance, "variable": VARIABLES[name]}
     for _ in range(args.rounds):
         theirs, paper = timed(paper_way, pipe, images01, probe, PAPER_TOLERANCE)
