@@ -5,6 +5,7 @@ from diffusers import ModelMixin, SchedulerMixin
 
 from sde_diffusers import convert
 from sde_diffusers.losses import DenoisingScoreMatching
+from sde_diffusers.models.classifier import NoiseConditionalClassifier
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import Parameterization
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
@@ -23,6 +24,7 @@ __all__ = [
     "ExponentialVESDE",
     "ModelMixin",
     "NCSNppUNet2DModel",
+    "NoiseConditionalClassifier",
     "Parameterization",
     "SchedulerMixin",
     "ScoreSdeExponentialScheduler",

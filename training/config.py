@@ -73,25 +73,22 @@ class SamplesConfig:
 
 
 @dataclass
-class Config:
+class RunConfig:
+    """The keys of every training."""
+
     output_dir: str = MISSING
     overwrite: bool = False  # delete the run that output_dir holds
-    initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
     resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: dict[str, Any] = field(default_factory=dict)  # `preset` and/or arguments of NCSNppUNet2DModel
-    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
-    objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
+    model: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
 
     steps: int = MISSING
     batch_size: int = 128  # of all processes and micro-batches together
     gradient_accumulation_steps: int = 1  # micro-batches that a process splits its share of a batch into
     gradient_clip: float | None = None  # largest norm of the gradient; null = any
-    label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
     seed: int = 0
     mixed_precision: str = "auto"  # "no", "bf16", "fp16"; "auto" = bf16 where the processor or GPU has it
     channels_last: bool = True
@@ -99,9 +96,20 @@ class Config:
 
     log_every: int = 50  # steps
     validate_every: int = 1000  # 0 = never: no images are set aside
-    sample_every: int = 1000  # 0 = never
     checkpoint_every: int = 1000  # 0 = only at the end
     checkpoints_limit: int | None = 2  # keep this many; null = all
+
+
+@dataclass
+class Config(RunConfig):
+    """Of a score network; `model` may also hold a `preset` of NCSNppUNet2DModel."""
+
+    initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
+    label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    sample_every: int = 1000  # 0 = never
 
     push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
     hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
@@ -118,7 +126,7 @@ _FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
 _COUNT = ("at least 1", lambda value: value >= 1)
 _NATURAL = ("at least 0", lambda value: value >= 0)
 PRECISIONS = ("auto", "no", "bf16", "fp16")
-RULES = {  # of values that are not null
+RUN_RULES = {  # of values that are not null
     "data.validation_images": _COUNT,
     "data.image_size": _COUNT,
     "data.max_images": _COUNT,
@@ -132,22 +140,25 @@ RULES = {  # of values that are not null
     "ema.decay": _FRACTION,
     "ema.inv_gamma": _POSITIVE,
     "ema.power": _POSITIVE,
-    "samples.num_inference_steps": _COUNT,
-    "samples.rows": _COUNT,
-    "samples.columns": _COUNT,
-    "samples.guidance_scale": ("a finite number", math.isfinite),
     "steps": _COUNT,
     "batch_size": _COUNT,
     "gradient_accumulation_steps": _COUNT,
     "gradient_clip": _POSITIVE,
-    "label_dropout": _FRACTION,
     "seed": _NATURAL,
     "mixed_precision": (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS),
     "log_every": _COUNT,
     "validate_every": _NATURAL,
-    "sample_every": _NATURAL,
     "checkpoint_every": _NATURAL,
     "checkpoints_limit": _COUNT,
+}
+RULES = {
+    **RUN_RULES,
+    "samples.num_inference_steps": _COUNT,
+    "samples.rows": _COUNT,
+    "samples.columns": _COUNT,
+    "samples.guidance_scale": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "label_dropout": _FRACTION,
+    "sample_every": _NATURAL,
 }
 
 
@@ -196,12 +207,12 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
     return config
 
 
-def save_config(config: Config, path: Path) -> None:
+def save_config(config: RunConfig, path: Path) -> None:
     """Write the whole configuration, defaults included, as a YAML file that `read_config` accepts."""
     OmegaConf.save(OmegaConf.structured(config), path)
 
 
-def as_dict(config: Config) -> dict[str, Any]:
+def as_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as {dotted key: value}, of types that JSON has."""
 
     def flatten(node, prefix=""):

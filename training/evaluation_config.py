@@ -99,7 +99,7 @@ RULES = {  # of values that are not null
     "data.max_images": _COUNT,
     "samples.num_images": _NATURAL,
     "samples.num_inference_steps": _COUNT,
-    "samples.guidance_scale": ("a finite number", math.isfinite),
+    "samples.guidance_scale": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
     "samples.classes": _one_of(CLASSES),
     "samples.seed": _NATURAL,
     "samples.batch_size": _COUNT,

@@ -1,4 +1,4 @@
-"""Pictures of a training run: grids of samples, what the SDE does to an image, and the loss curve."""
+"""Pictures of a training run: grids of samples, what the SDE does to an image, curves of loss and accuracy."""
 
 from collections.abc import Sequence
 
@@ -69,6 +69,18 @@ def loss_curve(
         axes.set_ylim(0.95 * values.min(), 1.1 * min(values.max(), 5 * np.median(values)))
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return _picture(figure)
+
+
+def accuracy_curve(noise_levels: Sequence[float], accuracies: Sequence[float], chance: float) -> Image.Image:
+    """Accuracy of a classifier against the noise level of images in [0, 1]; `chance` is that of a guess."""
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(noise_levels, accuracies, "o-", color="tab:blue", markersize=4, label="validation, EMA")
+    axes.axhline(chance, color="0.5", linestyle="--", label="a guess")
+    axes.set(xscale="log", ylim=(0, 1), xlabel="noise level (images in [0, 1])", ylabel="accuracy")
+    axes.grid(alpha=0.3)
     axes.legend()
     return _picture(figure)
 

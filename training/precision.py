@@ -3,10 +3,10 @@
 import os
 
 import torch
-from config import Config, ConfigError
+from config import ConfigError, RunConfig
 
 
-def mixed_precision(config: Config) -> str:
+def mixed_precision(config: RunConfig) -> str:
     """One of "no", "bf16" and "fp16"; "auto" is bf16 where the GPU or the processor computes in it natively, or "no".
 
     Raises:

@@ -4,14 +4,15 @@ import shutil
 from pathlib import Path
 
 from checkpoints import list_checkpoints
-from config import Config, ConfigError
+from config import ConfigError, RunConfig
 
-CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", "pipeline")
+RESULTS = ("pipeline", "classifier")  # of a finished run
+CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", *RESULTS)
 FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
 
-def checkpoint_to_resume(config: Config) -> Path | None:
+def checkpoint_to_resume(config: RunConfig) -> Path | None:
     """The checkpoint that `config.resume` asks for; None for a new run.
 
     Raises:
@@ -27,15 +28,15 @@ def checkpoint_to_resume(config: Config) -> Path | None:
     return path
 
 
-def _present(config: Config) -> list[Path]:
+def _present(config: RunConfig) -> list[Path]:
     return [path for name in CONTENTS if (path := Path(config.output_dir) / name).exists()]
 
 
-def require_free_folder(config: Config) -> None:
+def require_free_folder(config: RunConfig) -> None:
     """Raise a ConfigError if a new run would mix with an old one, or delete it unasked."""
     present = _present(config)
     if config.resume:  # a run that died before its first checkpoint starts again; a finished one is not thrown away
-        present = [path for path in present if path.name == "pipeline"]
+        present = [path for path in present if path.name in RESULTS]
     if present and not config.overwrite:
         raise ConfigError(
             f"output_dir {config.output_dir} holds a run: continue it with resume=latest (if there is a checkpoint), "
@@ -43,7 +44,7 @@ def require_free_folder(config: Config) -> None:
         )
 
 
-def clear_folder(config: Config) -> None:
+def clear_folder(config: RunConfig) -> None:
     """Make the folder of a new run; delete what an old run left there, and nothing else."""
     for path in _present(config):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

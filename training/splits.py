@@ -1,7 +1,7 @@
 """The images that a configuration trains on, and those that it sets aside for validation."""
 
 import torch
-from config import Config, ConfigError
+from config import ConfigError, RunConfig
 
 from data import ImageData, StreamedImages, hold_out, load_images, split_names
 
@@ -9,7 +9,7 @@ Images = ImageData | StreamedImages
 LOADING_KEYS = ("image_size", "channels", "streaming", "image_column", "label_column", "data_dir")
 
 
-def load_splits(config: Config) -> tuple[Images, Images | None]:
+def load_splits(config: RunConfig) -> tuple[Images, Images | None]:
     """Training and validation images; the latter are None without validation (validate_every=0).
 
     Raises:
@@ -25,7 +25,7 @@ def load_splits(config: Config) -> tuple[Images, Images | None]:
     return train, validation
 
 
-def check_labels(config: Config, labels: torch.Tensor | None, name: str) -> None:
+def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> None:
     """Raise a ConfigError unless a class-conditional network can be trained with these labels."""
     classes = config.model.get("num_class_embeds")
     if classes and labels is None:
@@ -34,7 +34,7 @@ def check_labels(config: Config, labels: torch.Tensor | None, name: str) -> None
         raise ConfigError(f"model.num_class_embeds is {classes}, but {name} has the label {labels.max().item()}")
 
 
-def _load(config: Config) -> tuple[Images, Images | None]:
+def _load(config: RunConfig) -> tuple[Images, Images | None]:
     data = config.data
     options = {key: getattr(data, key) for key in LOADING_KEYS}
     train = load_images(data.dataset, data.split, max_images=data.max_images, **options)
