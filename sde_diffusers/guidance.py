@@ -37,6 +37,48 @@ def check_interval(interval) -> None:
         )
 
 
+def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
+    """`class_labels`, one or N of them, as a (N,) tensor; a `ValueError` unless they are integers in [-1, classes)."""
+    labels = torch.as_tensor(class_labels)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
+    labels = labels.long()
+    if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
+        raise ValueError(
+            f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
+        )
+    if ((labels < -1) | (labels >= classes)).any():
+        raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
+    return labels.expand(batch_size)
+
+
+def classifier_labels(pipe, class_labels, batch_size: int, classifier_scale) -> Tensor | None:
+    """Class labels for the pipeline's classifier, as a (N,) tensor; None if it is not asked.
+
+    Raises:
+        ValueError: if there is no classifier, or it doesn't fit the network or the labels.
+    """
+    check_scale("classifier_scale", classifier_scale)
+    if classifier_scale == 0:
+        return None
+    needs = f"`classifier_scale`={classifier_scale} needs"
+    if pipe.classifier is None:
+        raise ValueError(f"{needs} a `classifier`, but the pipeline has none.")
+    if class_labels is None:
+        raise ValueError(f"{needs} `class_labels`, but they are None.")
+    config, classes = pipe.classifier.config, pipe.unet.config.num_class_embeds
+    size = config.sample_size
+    shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
+    if shape != pipe._image_shape:
+        raise ValueError(f"`classifier` is for images {shape}, but the network's are {pipe._image_shape}.")
+    if classes and classes != config.num_classes:
+        raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
+    labels = checked_labels(class_labels, batch_size, config.num_classes)
+    if (labels == -1).any():
+        raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
+    return labels
+
+
 def scale_at(noise_level: float, scale: float, interval) -> float:
     """The scale of classifier-free guidance at a noise level sigma / alpha: outside the interval there is none."""
     return scale if interval is None or interval[0] <= noise_level <= interval[1] else 1.0

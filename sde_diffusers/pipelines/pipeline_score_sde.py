@@ -18,7 +18,9 @@ from torch import Tensor
 from sde_diffusers.guidance import (
     check_interval,
     check_scale,
+    checked_labels,
     classifier_guided,
+    classifier_labels,
     coming_noise_level,
     network_evaluations,
     scale_at,
@@ -142,7 +144,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         check_interval(guidance_interval)
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
-        targets = self._classifier_labels(class_labels, batch_size, classifier_scale)
+        targets = classifier_labels(self, class_labels, batch_size, classifier_scale)
         if targets is not None and guidance_scale == 1 and not self.unet.config.num_class_embeds:
             class_labels = None  # they are the classifier's alone
         labels = self._guided_labels(class_labels, batch_size, guidance_scale)
@@ -400,25 +402,10 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         classes = self.unet.config.num_class_embeds
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
-        labels = self._checked_labels(class_labels, batch_size, classes)
+        labels = checked_labels(class_labels, batch_size, classes)
         if (labels == -1).any() and not self._knows_no_class:
             raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
         return labels
-
-    @staticmethod
-    def _checked_labels(class_labels, batch_size, classes) -> Tensor:
-        """(N,) integers in [-1, classes)."""
-        labels = torch.as_tensor(class_labels)
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
-        labels = labels.long()
-        if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
-            raise ValueError(
-                f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
-            )
-        if ((labels < -1) | (labels >= classes)).any():
-            raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
-        return labels.expand(batch_size)
 
     def _guided_labels(self, class_labels, batch_size, guidance_scale) -> Tensor | None:
         """Class labels as `_labels` gives them, if they and the network allow for guidance of this scale."""
@@ -430,28 +417,6 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 f"`guidance_scale`={guidance_scale} needs a network that can be asked without a class, "
                 f"but {type(self.unet).__name__} can't."
             )
-        return labels
-
-    def _classifier_labels(self, class_labels, batch_size, classifier_scale) -> Tensor | None:
-        """Class labels for the classifier, if it fits the network and them; None if it is not asked."""
-        check_scale("classifier_scale", classifier_scale)
-        if classifier_scale == 0:
-            return None
-        needs = f"`classifier_scale`={classifier_scale} needs"
-        if self.classifier is None:
-            raise ValueError(f"{needs} a `classifier`, but the pipeline has none.")
-        if class_labels is None:
-            raise ValueError(f"{needs} `class_labels`, but they are None.")
-        config, classes = self.classifier.config, self.unet.config.num_class_embeds
-        size = config.sample_size
-        shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
-        if shape != self._image_shape:
-            raise ValueError(f"`classifier` is for images {shape}, but the network's are {self._image_shape}.")
-        if classes and classes != config.num_classes:
-            raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
-        labels = self._checked_labels(class_labels, batch_size, config.num_classes)
-        if (labels == -1).any():
-            raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
         return labels
 
     def _images(self, x: Tensor, output_type: str):
