@@ -61,6 +61,10 @@ class LinearOperator:
         """(a A A' + b)^-1 y for y in the range of A; a > 0 and b >= 0 are numbers or (N, 1, 1, 1)."""
         return y / (a * self.gram + b)
 
+    def attainable(self, y: Tensor) -> Tensor:
+        """A A+ y, the part of y that an image can give; all of it if every y is a measurement of some image."""
+        return y
+
     def consistent(self, x: Tensor, y: Tensor) -> Tensor:
         """The image nearest to x that measures y: A+ y + (1 - A+ A) x. Observed pixels are exactly those of y."""
         return self.pseudo_inverse(y) + (x - self.pseudo_inverse(self(x)))
@@ -102,6 +106,9 @@ class Mask(LinearOperator):
         return torch.where(self.mask.to(x.device), 0, x)
 
     def adjoint(self, y):
+        return self(y)
+
+    def attainable(self, y):
         return self(y)
 
     def repeat(self, samples):
@@ -206,6 +213,9 @@ class Blur(LinearOperator):
 
     def pseudo_inverse(self, y):
         return self._filter(y, lambda s: torch.where(s == 0, 0, 1 / s))
+
+    def attainable(self, y):
+        return self._filter(y, lambda s: (s != 0).to(s.dtype))
 
     def solve(self, y, a, b):
         a, b = (v.double() if isinstance(v, Tensor) else v for v in (a, b))

@@ -73,6 +73,7 @@ def test_pseudo_inverse(operator):
     inverse = operator.pseudo_inverse
     torch.testing.assert_close(operator(inverse(operator(x))), operator(x), rtol=0, atol=1e-11)
     torch.testing.assert_close(inverse(operator(inverse(y))), inverse(y), rtol=1e-11, atol=1e-9)
+    torch.testing.assert_close(operator.attainable(y), operator(inverse(y)), rtol=0, atol=1e-11)
     x_2, y_2 = operator.adjoint(y), operator(x)
     assert (operator(inverse(y)) * y_2).sum().item() == pytest.approx((y * operator(inverse(y_2))).sum().item())
     assert (inverse(operator(x)) * x_2).sum().item() == pytest.approx((x * inverse(operator(x_2))).sum().item())

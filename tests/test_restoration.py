@@ -179,6 +179,17 @@ def test_noiseless_measurements_are_reproduced(name, method):
     torch.testing.assert_close(operator(out), y, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_values_at_missing_pixels_do_not_matter(method):
+    pipe, operator = gaussian_pipe(), OPERATORS["box"]
+    y = torch.rand(1, 3, SIZE, SIZE, generator=seeded(1))
+    outs = [
+        pipe(v, operator, 0.1, method, num_inference_steps=3, generator=seeded(), output_type="pt").images
+        for v in (y, operator(y))
+    ]
+    assert torch.equal(*outs)
+
+
 def test_projection_stops_where_the_measurements_noise_takes_over():
     operator, draws = Downsampling(2), []
 

@@ -73,7 +73,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
         Args:
             measurement: floating point, of the shape that `operator` gives to N images of the network's size, in units
-                of images in [0, 1].
+                of images in [0, 1]. What it holds at missing pixels does not matter.
             operator: A, one of `sde_diffusers.operators`.
             noise_std: deviation of the measurement's white noise, in the same units. At 0 the images reproduce the
                 measurement: observed pixels exactly, other operators' values but for the clipping to [0, 1].
@@ -109,7 +109,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         self.scheduler.set_timesteps(steps, device=device)
 
         operator = operator.repeat(num_samples)
-        measurement = measurement.to(device, torch.float32).repeat_interleave(num_samples, 0)
+        # Values at missing pixels, for example, say nothing of the image.
+        measurement = operator.attainable(measurement.to(device, torch.float32).repeat_interleave(num_samples, 0))
         problem = self._in_model_range(measurement, operator, noise_std, shape)
         network = partial(self._network, labels=labels, guidance_scale=guidance_scale)
         draw = partial(randn_tensor, shape, generator=generator, device=device, dtype=torch.float32)
