@@ -32,8 +32,11 @@ def weighted_sum(weights, tensors) -> Tensor:
     return sum(weight * tensor for weight, tensor in zip(weights, tensors, strict=True) if weight)
 
 
-def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float):
+def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float, stretch: float = 1.0):
     """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
+
+    The last step may become longer by the factor `stretch`, so that it does not leave a sliver; at 1 all steps are
+    scipy's.
 
     Adaptive Runge-Kutta of order 5 with the step control of Hairer, Norsett and Wanner (Solving Ordinary Differential
     Equations I, section II.4) in the form of scipy's RK45, with which likelihoods are published, but on y's device.
@@ -50,7 +53,8 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float)
     step = first_step(f, t, end, y, slope, rtol, atol)
     rejected = False
     while t != end:
-        step = min(step, abs(end - t))
+        if abs(end - t) <= stretch * step:
+            step = abs(end - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(
                 f"The ODE's step size shrank to {step} at {t}: the network's answer is not finite or jumps."
