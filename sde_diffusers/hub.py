@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import logging
-import re
 import sys
 import tempfile
 from pathlib import Path
@@ -34,8 +33,8 @@ from huggingface_hub.errors import (
 )
 from PIL import Image
 
-from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, model_card
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules
+from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
+from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, write
 
 PATIENCE = 10.0  # seconds that the Hub has for a first answer
 LARGEST_PUSH = 20 * 10**9  # bytes
@@ -65,6 +64,7 @@ class HubPipelineMixin:
         options = {} if push_to_hub else kwargs
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
         save_modules(self, save_directory)
+        forget_origins(save_directory)
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", Path(save_directory).resolve().name)
             push_model(save_directory, repo_id, **kwargs)
@@ -147,6 +147,14 @@ class HubPipelineMixin:
         return sys.modules[name] if name != REMOTE_PACKAGE else None
 
 
+def forget_origins(folder: str | Path) -> None:
+    """Take out of a saved pipeline where its networks were loaded from: a path of this machine."""
+    for path in Path(folder).glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            write(path, json.dumps(config, indent=2) + "\n")
+
+
 # What a push sends.
 
 
@@ -190,6 +198,11 @@ def missing_from(contents: Contents) -> list[str]:
             missing.append(f"{name}/*.safetensors")
         if not any(file.endswith("config.json") for file in files):
             missing.append(f"{name}/*config.json")
+    for path, source in contents.items():
+        if ".safetensors.index." in path:
+            shards = json.loads(source.read_text(encoding="utf-8"))["weight_map"].values()
+            expected = dict.fromkeys(f"{path.rpartition('/')[0]}/{shard}" for shard in shards)
+            missing += [shard for shard in expected if shard not in contents]
     return missing
 
 
@@ -243,8 +256,8 @@ def push_model(
 ) -> CommitInfo | dict[str, int]:
     """Send a saved pipeline's folder to the Hub, with a card, in one commit.
 
-    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights and modules
-    that the new ones replace under other names are deleted from the repository. The folder itself is left alone.
+    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights that the new
+    ones replace under other names are deleted from the repository. The folder itself is left alone.
 
     Args:
         folder: of the pipeline, as `save_pretrained` writes it.
@@ -278,7 +291,7 @@ def push_model(
     if samples is not None:
         contents[SAMPLES_FILE] = picture_bytes(samples)
     check_size(contents, max_bytes)
-    own_card = ModelCard.load(contents["README.md"]) if "README.md" in contents else None
+    own_card = read_card(contents["README.md"]) if "README.md" in contents else None
 
     def card(name, earlier):
         samples = SAMPLES_FILE in contents
@@ -294,7 +307,7 @@ def push_model(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        contents["README.md"] = card(repo_id, own_card or card_on_hub(repo_id, revision, token))
+        contents["README.md"] = card(repo_id, preferred_card(own_card, card_on_hub(repo_id, revision, token)))
         stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
         return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
 
@@ -310,31 +323,28 @@ def commit_contents(api, repo_id, repo_type, contents, stale, message, revision,
 
 
 def replaced_files(remote: list[str], contents: Contents) -> list[str]:
-    """Files of a repository that would be loaded beside, or instead of, the new ones.
+    """Weights of a repository that would be loaded instead of new ones: the same variant in other shards."""
 
-    Weights of the same variant in another number of shards, and other modules of the same component.
-    """
-
-    def role(path):
+    def weights(path):
         folder, _, name = path.rpartition("/")
-        weights = WEIGHTS.fullmatch(name)
-        index = re.fullmatch(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json", name)
-        if weights or index:
-            return folder, "weights", (weights or index)["variant"]
-        return (folder, "code", None) if name.endswith(".py") else (folder, name, None)
+        match = WEIGHTS.fullmatch(name) or WEIGHTS_INDEX.fullmatch(name)
+        return match and (folder, match["variant"])
 
-    new_roles = {role(path) for path in contents}
-    return [path for path in remote if path not in contents and role(path) in new_roles]
+    new = {weights(path) for path in contents} - {None}
+    return [path for path in remote if path not in contents and weights(path) in new]
 
 
 def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:
-    """The card that a repository has."""
+    """The card that a repository has; never an older one of the cache, which would undo what was written since."""
     try:
-        return ModelCard.load(hf_hub_download(repo_id, "README.md", revision=revision, token=token))
+        path = hf_hub_download(repo_id, "README.md", revision=revision, token=token, force_download=True)
     except LocalEntryNotFoundError:  # the Hub does not answer
         raise
     except EntryNotFoundError:
         return None
+    except ValueError as error:  # so the client says that a forced download failed
+        raise OSError(f"The card of {repo_id} cannot be read: {error.__cause__ or error}") from error
+    return read_card(path)
 
 
 def pull_model(
@@ -347,6 +357,8 @@ def pull_model(
     local_files_only: bool = False,
 ) -> str:
     """Download configurations and weights, but no code, into the cache of huggingface_hub.
+
+    With `variant`, weights of all variants are downloaded: a component may have none of this one.
 
     Returns:
         The folder. Where the Hub cannot be reached within seconds, it is that of an earlier download.
@@ -402,7 +414,7 @@ def require_hub(repo_id: str, repo_type: str, token: str | bool | None) -> None:
         api.repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
     except HfHubHTTPError:
         return  # an answer, if only that there is no such repository
-    except (OfflineModeIsEnabled, ValueError):
+    except (OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError):
         raise
     except Exception as error:  # of the HTTP library, which is another one from release to release
         raise ConnectionError(

@@ -8,7 +8,8 @@ import math
 import re
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
 TASK = "unconditional-image-generation"
@@ -22,7 +23,8 @@ TRAINING_SDES = {
     "ve_exponential": "SDE dx = sigma^t dw",
     "vp_discrete": "VP SDE of a DDPM's table",
 }
-WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>[^.-]+))?(?:-\d+-of-\d+)?\.safetensors")
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
+WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
 
 
 def model_card(
@@ -51,8 +53,12 @@ def model_card(
             which no new value is given.
 
     Raises:
-        ValueError: on a metric that is no finite number, or without a data set that it was measured on.
+        ValueError: on a metric that is no finite number, or without a data set that it was measured on; on one string
+            in the place of several.
     """
+    for name, value in {"datasets": datasets, "tags": tags}.items():
+        if isinstance(value, str):
+            raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
     given = {"license": license, "datasets": datasets}
     given = {key: value for key, value in given.items() if value}
     if metrics:
@@ -73,6 +79,31 @@ def model_card(
     if card.data.eval_results and not card.data.model_name:
         card.data.model_name = repo_id.split("/")[-1]
     return card
+
+
+def read_card(path: str | Path, kind: type[RepoCard] = ModelCard) -> RepoCard:
+    """The card in a file.
+
+    Raises:
+        ValueError: if its metadata cannot be read.
+    """
+    try:
+        return kind.load(path)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The metadata of {path} cannot be read: {error}") from error
+
+
+def preferred_card(own: ModelCard | None, remote: ModelCard | None) -> ModelCard | None:
+    """A folder's card, or the Hub's where there is none; in a generated one, a text written by hand on the Hub."""
+    if own is None or remote is None:
+        return own or remote
+    if GENERATED in own.text:
+        if GENERATED not in remote.text:
+            own.text = remote.text
+        for key, value in vars(remote.data).items():
+            if getattr(own.data, key, None) is None:
+                setattr(own.data, key, value)
+    return own
 
 
 def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:

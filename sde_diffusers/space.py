@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, RepoCard
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from sde_diffusers.hub import (
     LARGEST_PUSH,
@@ -14,6 +15,7 @@ from sde_diffusers.hub import (
     require_hub,
     require_write_access,
 )
+from sde_diffusers.model_card import read_card
 
 MODEL_VARIABLE = "MODEL_ID"  # the Space's environment variable that names the model
 
@@ -43,11 +45,15 @@ def push_space(
     Raises:
         as `push_model`.
     """
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise ValueError(f"`model_id` must be the id of a model, but is {model_id!r}: {error}") from error
     contents = folder_contents(folder)
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if name not in contents]
     if missing:
         raise ValueError(f"`folder` {folder} is no Space: {', '.join(missing)} missing.")
-    sdk = RepoCard.load(contents["README.md"]).data.get("sdk")
+    sdk = read_card(contents["README.md"], RepoCard).data.get("sdk")
     if sdk != "gradio":
         raise ValueError(f"`folder` {folder} is no Gradio Space: README.md has `sdk: {sdk}` and not `sdk: gradio`.")
     check_size(contents, max_bytes)
