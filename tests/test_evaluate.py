@@ -1,5 +1,6 @@
 """The evaluation, through its command line, on a tiny network with random weights."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -277,10 +278,17 @@ def test_interrupted_evaluation_goes_on(complete, folder, tmp_path, monkeypatch,
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)
 
 
-def test_more_images_follow_those_that_are_there(complete, folder, tmp_path):
-    run(folder, tmp_path, "samples.num_images=7")
+def test_more_images_follow_those_that_are_there(complete, folder, tmp_path, monkeypatch):
+    def threads(number, *more):
+        """Threads that the record of the speed names, where this evaluation has the given number."""
+        monkeypatch.setattr(torch, "get_num_threads", lambda: number)
+        records = run(folder, tmp_path, *more)
+        return next(record["threads"] for record in records if record["metric"] == "images_per_second")
+
+    assert threads(7, "samples.num_images=7") == 7
     assert len(drawn(tmp_path)) == 12  # whole batches
-    run(folder, tmp_path)
+    assert threads(3) == 3
+    assert threads(5) == 3  # nothing was drawn with 5
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)
 
 
@@ -367,6 +375,20 @@ def test_refused_configurations(change, message):
 def test_refused_before_anything_is_drawn(folder, tmp_path, capsys, change, message):
     assert evaluate.main(arguments(folder, tmp_path, *change.split())) == 1
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["samples.classes=random", "likelihood.num_images=1 likelihood.given_class=true"])
+def test_missing_labels_are_noticed_before_anything_is_drawn(folder, tmp_path, monkeypatch, capsys, change):
+    load = evaluation_inputs.load_images
+    for labels, message in ((None, "needs labels"), (torch.tensor([3, 10]), "has the label 10")):
+
+        def changed(*args, labels=labels, **options):
+            return dataclasses.replace(load(*args, **options), labels=labels)
+
+        monkeypatch.setattr(evaluation_inputs, "load_images", changed)
+        assert evaluate.main(arguments(folder, tmp_path, *change.split())) == 1
+        assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

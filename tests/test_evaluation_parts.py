@@ -4,14 +4,19 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 
 from config import ConfigError  # noqa: E402
+from distances import FeatureStatistics, precision_recall  # noqa: E402
+from evaluation_samples import save_images  # noqa: E402
 from evaluation_tables import make_tables, markdown  # noqa: E402
+from feature_metrics import compare_features  # noqa: E402
 from neighbors import Neighbors, nearest, pixels  # noqa: E402
 from shards import compute_in_shards  # noqa: E402
 from yardsticks import noisy_images  # noqa: E402
@@ -49,6 +54,21 @@ def test_a_shard_that_was_cut_short_is_not_taken(tmp_path, accelerator):
     (tmp_path / ".00000002-00000004.safetensors.1.incomplete").write_bytes(b"half")
     found = compute_in_shards(lambda part: {"x": torch.ones(len(part))}, tmp_path, {}, 4, 2, accelerator, "")
     assert found["x"].tolist() == [0, 0, 1, 1]
+
+
+def test_neighbourhoods_are_compared_between_equal_numbers():
+    features, reference = torch.randn(2, 60, 2, generator=torch.Generator().manual_seed(0))
+    statistics = FeatureStatistics.from_features(reference)
+    precision, recall = compare_features(["precision_recall"], features, reference[:20], statistics)
+    assert (precision["num_images"], precision["num_reference"], precision["k"]) == (20, 20, 3)
+    assert (precision["value"], recall["value"]) == precision_recall(features[:20], reference[:20])
+
+
+def test_saved_images_replace_those_of_other_samples(tmp_path):
+    save_images(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), tmp_path)
+    save_images(torch.full((2, 3, 2, 2), 9, dtype=torch.uint8), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.png", "000001.png"]
+    assert np.unique(np.array(Image.open(tmp_path / "000000.png"))) == 9
 
 
 def test_nearest_images_are_those_of_all_distances():

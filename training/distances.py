@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 RELIABLE_SAMPLES = 10  # images for each dimension below which a Frechet distance is marked
+BATCH = 10_000  # features that are held in float64 at a time
 CHUNK = 2**24  # pairs of images whose distances are held at a time: 128 MiB
 
 
@@ -52,7 +53,7 @@ class FeatureStatistics:
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        return cls.from_batches([features])
+        return cls.from_batches(features.split(BATCH))
 
     @classmethod
     def from_batches(cls, batches: Iterable[torch.Tensor]) -> FeatureStatistics:

@@ -92,7 +92,7 @@ class Evaluation:
             records.append(self.speed(samples))
         if samples is not None and config.neighbors.num_images:
             neighbors = self.neighbors(samples, config.neighbors.space, features)
-            records.append(neighbors.record() | self.about_samples(samples))
+            records.append(neighbors.record() | {"num_reference": len(self.reference)} | self.about_samples(samples))
         self.write(records, samples, neighbors, bits)
 
     def features(self, space: str, sets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +125,7 @@ class Evaluation:
                 config.metrics, features[name], reference, statistics, config.bootstrap_resamples, seed
             )
             for record in found:
-                yield record | about | (shipped if record["metric"] == "frechet_distance" else {})
+                yield about | record | (shipped if record["metric"] == "frechet_distance" else {})
 
     def neighbors(self, samples: Samples, space: str, features: dict[str, dict[str, Tensor]]) -> Neighbors:
         """Nearest reference images of samples and test images, in pixels or one of the feature spaces."""
@@ -134,22 +134,15 @@ class Evaluation:
             vectors = {name: pixels(x) for name, x in images.items()}
         else:
             vectors, space = features[space], self.networks[space].name
-        count = self.config.neighbors.num_images
+        count, generator = self.config.neighbors.num_images, torch.Generator().manual_seed(self.config.samples.seed)
+        chosen = torch.randperm(len(self.test), generator=generator)[:count]  # a folder may be sorted by class
         of_samples, indices = nearest(vectors[SAMPLES][:count], vectors[REFERENCE], "Neighbours of samples")
-        of_test_images, _ = nearest(vectors[TEST][:count], vectors[REFERENCE], "Neighbours of test images")
+        of_test_images, _ = nearest(vectors[TEST][chosen], vectors[REFERENCE], "Neighbours of test images")
         return Neighbors(of_samples, indices, of_test_images, space)
 
     def speed(self, samples: Samples) -> dict:
-        device = self.accelerator.device
-        return {
-            "metric": "images_per_second",
-            "value": samples.images_per_second,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "threads": torch.get_num_threads(),
-            "processes": self.accelerator.num_processes,
-            "batch_size": samples.batch_size,
-            "num_images": len(samples.images),
-        } | self.about_samples(samples)
+        speed = {"metric": "images_per_second", "value": samples.images_per_second, "num_images": len(samples.images)}
+        return speed | samples.machine | self.about_samples(samples)
 
     def about_samples(self, samples: Samples) -> dict:
         """What a number measured on the samples depends on."""
@@ -157,6 +150,7 @@ class Evaluation:
             "images": SAMPLES,
             "sampler": samples.sampler,
             "nfe": samples.nfe,
+            "batch_size": samples.batch_size,
             "seed": self.config.samples.seed,
             "precision": PRECISIONS[self.accelerator.mixed_precision],
             **self.about_network,

@@ -83,7 +83,19 @@ def load_data(config: EvaluationConfig, pipe: ScoreSdePipeline) -> tuple[ImageDa
         test = load_images(options.dataset, options.test_split, **arguments) if need_test else None
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
+    if config.samples.classes == "random":
+        _require_labels("samples.classes=random", reference, pipe)
+    if config.likelihood.given_class and config.likelihood.num_images:
+        _require_labels("likelihood.given_class=true", test, pipe)
     if options.name is not None:
         reference = dataclasses.replace(reference, name=options.name)
         test = test and dataclasses.replace(test, name=options.name)
     return reference, test
+
+
+def _require_labels(key: str, data: ImageData, pipe: ScoreSdePipeline) -> None:
+    classes = pipe.unet.config.num_class_embeds
+    if data.labels is None:
+        raise ConfigError(f"{key} needs labels, but {data.name} has none")
+    if data.labels.max() >= classes:
+        raise ConfigError(f"{key}: {data.name} has the label {data.labels.max()}, but the network {classes} classes")

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import ConfigError
 from draws import seed_of
 from evaluation_config import EvaluationConfig
 from evaluation_samples import weights_digest
-from shards import compute_in_shards
+from shards import compute_in_shards, digest
 
 from data import ImageData
 from sde_diffusers import ScoreSdePipeline
-from sde_diffusers.likelihood import standard_errors
+from sde_diffusers.likelihood import likelihood_start, standard_errors
 
 
 def bits_per_dim(
@@ -25,11 +24,9 @@ def bits_per_dim(
         The number with everything that it depends on, and the bits/dim (N,) of each image.
 
     Raises:
-        ConfigError: labels are needed but missing, or the folder holds results of another configuration.
+        ConfigError: the folder holds results of another configuration.
     """
     options = config.likelihood
-    if options.given_class and test.labels is None:
-        raise ConfigError(f"likelihood.given_class=true needs labels, but {test.name} has none")
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
     chosen = order[: options.num_images]
 
@@ -49,11 +46,12 @@ def bits_per_dim(
         nfe = torch.full((len(images),), output.nfe, dtype=torch.float64)
         return {"estimates": output.estimates.permute(2, 0, 1), "nfe": nfe}  # images first
 
-    settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "eps", "rtol", "atol")}
+    settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "rtol", "atol")}
+    settings["eps"] = likelihood_start(pipe.scheduler, options.eps)  # the SDE may start later
     description = {
         "network": weights_digest(pipe.unet),
         "test": test.name,
-        "num_test_images": len(test),
+        "test_images": digest(test.images),
         "sde": repr(pipe.scheduler.sde),
         "prediction_type": pipe.scheduler.config.prediction_type,
         "time_input": pipe.scheduler.config.time_input,
@@ -82,6 +80,7 @@ def bits_per_dim(
         "sde": repr(pipe.scheduler.sde),
         "dequantization": "uniform",
         "nfe": found["nfe"].mean().item(),
+        "batch_size": min(options.batch_size, len(chosen)),
         "seed": options.seed,
         "precision": "float32 network, float64 ODE",
         **settings,

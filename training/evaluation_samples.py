@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from config import ConfigError
 from draws import seed_of
 from evaluation_config import EvaluationConfig
 from PIL import Image
-from shards import compute_in_shards
+from shards import compute_in_shards, digest
 from torch import Tensor
 from tqdm import tqdm
 
@@ -33,7 +32,8 @@ class Samples:
         sampler: its class and arguments, steps, guidance and classes.
         batch_size: images drawn at once.
         nfe: evaluations of the network for each image.
-        images_per_second: of one process, the first batch (in which libraries warm up) left out if there are more.
+        images_per_second: of one process, its first batch (in which libraries warm up) left out if there are more.
+        machine: on which this speed was reached: device, threads of a process, processes.
     """
 
     images: Tensor
@@ -42,6 +42,7 @@ class Samples:
     batch_size: int
     nfe: int
     images_per_second: float
+    machine: dict
 
 
 def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
@@ -76,11 +77,9 @@ def draw_samples(
         reference: whose labels classes "random" are drawn from.
 
     Raises:
-        ConfigError: the data set has no labels, or the folder holds samples of another configuration.
+        ConfigError: the folder holds samples of another configuration.
     """
-    options = config.samples
-    if options.classes == "random" and reference.labels is None:
-        raise ConfigError(f"samples.classes=random needs labels, but {reference.name} has none")
+    options, this_machine = config.samples, _describe_machine(accelerator)
     size = min(options.batch_size, options.num_images)
     sampler, num_classes = describe_sampler(config, pipe), pipe.unet.config.num_class_embeds
 
@@ -100,20 +99,23 @@ def draw_samples(
         images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
         work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
         work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
-        return {"images": images, **work, **({} if labels is None else {"labels": labels})}
+        return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
     description = {
         "network": weights_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
         "precision": accelerator.mixed_precision,
-        "data": [reference.name, len(reference)] if options.classes == "random" else None,
+        "data_labels": digest(reference.labels) if options.classes == "random" else None,
     }
     count = -(-options.num_images // size) * size  # whole batches, so that more images can follow later
     drawn = compute_in_shards(
         draw, Path(config.output_dir) / "shards" / "samples", description, count, size, accelerator, "Sampling"
     )
-    seconds = drawn["seconds"][1:] if len(drawn["seconds"]) > 1 else drawn["seconds"]
+    # Parts of a resumed evaluation may have been drawn elsewhere: the speed is that of the last one's machine.
+    last = drawn["machine"][-1]
+    seconds, machine = drawn["seconds"][(drawn["machine"] == last).all(1)], json.loads(bytes(last.tolist()))
+    seconds = seconds[machine["processes"] :] if len(seconds) > machine["processes"] else seconds
     n = options.num_images
     return Samples(
         images=drawn["images"][:n],
@@ -122,7 +124,19 @@ def draw_samples(
         batch_size=size,
         nfe=int(drawn["nfe"][0]),
         images_per_second=size * len(seconds) / seconds.sum().item(),
+        machine=machine,
     )
+
+
+def _describe_machine(accelerator: Accelerator) -> Tensor:
+    """Device, threads of a process and number of processes, in JSON as shards can hold it: uint8, (1, 256)."""
+    device = accelerator.device
+    machine = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+    }
+    return torch.tensor([list(json.dumps(machine).encode().ljust(256))], dtype=torch.uint8)
 
 
 def class_labels(
@@ -137,10 +151,11 @@ def class_labels(
 
 
 def save_images(images: Tensor, folder: Path) -> None:
-    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png."""
+    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png; those of other samples are deleted."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("[0-9]*.png"):
+        path.unlink()
     for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
         path = folder / f"{k:06d}.png"
-        if not path.exists():
-            Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
-            path.with_suffix(".incomplete").rename(path)
+        Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
+        path.with_suffix(".incomplete").rename(path)

@@ -1,6 +1,5 @@
 """Distances of image sets from the reference images, in one feature space after another."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from distances import (
     precision_recall,
 )
 from feature_networks import FeatureNetwork
-from shards import compute_in_shards
+from shards import compute_in_shards, digest
 from torch import Tensor
 
 SHARD_SIZE = 1000  # images
@@ -31,12 +30,12 @@ def compute_features(
     Args:
         name: of the images, for the progress bar.
     """
-    digest = hashlib.sha256(repr(tuple(images.shape)).encode() + images.contiguous().numpy().tobytes()).hexdigest()
-    folder = cache / network.name / digest[:16]
+    sha256 = digest(images)
+    folder = cache / network.name / sha256[:16]
     found = compute_in_shards(
         lambda part: {"features": network(images[part.start : part.stop])},
         folder,
-        {"feature_space": network.name, "sha256": digest, "shape": list(images.shape)},
+        {"feature_space": network.name, "sha256": sha256, "shape": list(images.shape)},
         len(images),
         SHARD_SIZE,
         accelerator,
@@ -55,8 +54,8 @@ def compare_features(
 ) -> Iterator[dict]:
     """Records {"metric": name, "value": number or None, ...} of the metrics asked for.
 
-    Precision, recall, density and coverage depend on the number of images on both sides: as many reference images,
-    chosen by the seed, are compared as there are others.
+    Precision, recall, density and coverage depend on the number of images on both sides: as many are compared as the
+    smaller side has, the reference images chosen by the seed, the others in their order.
 
     Args:
         metrics: of `evaluation_config.METRICS`.
@@ -67,12 +66,12 @@ def compare_features(
     """
     n = min(len(features), len(reference))
     generator = torch.Generator().manual_seed(seed)
-    subset = reference[torch.randperm(len(reference), generator=generator)[:n]]
+    own, subset = features[:n], reference[torch.randperm(len(reference), generator=generator)[:n]]
     compute = {
         "frechet_distance": lambda: _frechet(features, statistics, bootstrap_resamples, generator),
         "kernel_distance": lambda: _kernel(features, reference, min(SUBSET_SIZE, n // 2), generator),
-        "precision_recall": lambda: _pair(precision_recall(features, subset), n),
-        "density_coverage": lambda: _pair(density_coverage(features, subset), n),
+        "precision_recall": lambda: _pair(precision_recall(own, subset, k=3), n, k=3),
+        "density_coverage": lambda: _pair(density_coverage(own, subset, k=5), n, k=5),
     }
     for metric in metrics:
         try:
@@ -101,5 +100,6 @@ def _kernel(features, reference, subset_size, generator) -> list[dict]:
     return [record | {"subset_size": subset_size, "num_reference": len(reference)}]
 
 
-def _pair(values, count: int) -> list[dict]:
-    return [{"metric": metric, "value": value, "num_reference": count} for metric, value in values._asdict().items()]
+def _pair(values, count: int, k: int) -> list[dict]:
+    about = {"num_images": count, "num_reference": count, "k": k}
+    return [{"metric": metric, "value": value} | about for metric, value in values._asdict().items()]

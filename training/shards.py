@@ -5,6 +5,7 @@ its name only when complete. What is computed for an item may depend on its shar
 not on which process computes it, or when.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -63,6 +64,11 @@ def compute_in_shards(
             progress.update(count - progress.n)
     parts = [load_file(paths[shard]) for shard in shards]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def digest(tensor: Tensor) -> str:
+    """What tells tensors apart in a description: the SHA-256 of shape and values."""
+    return hashlib.sha256(repr(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _require_same(folder: Path, description: dict) -> None:
