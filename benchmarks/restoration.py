@@ -12,7 +12,8 @@ gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact,
           samples, whose own error in the covariance is given as "floor".
 images    Test images of Fashion-MNIST, one posterior sample each: PSNR in dB (mean over images) and the accuracy of an
           independent classifier on the restored images, next to trivial restorations. Restored images are kept in the
-          folder, so that an interrupted run goes on, and accuracies can be added later.
+          folder, so that an interrupted run goes on, and accuracies can be added later; other settings want another
+          folder.
 
 Writes gaussian.json and .md, or images.json and .md.
 """
@@ -42,6 +43,7 @@ from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, 
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "training")]
+from evaluation_samples import weights_digest  # noqa: E402
 from feature_networks import load_classifier  # noqa: E402
 from gaussian_images import GaussianImages  # noqa: E402
 
@@ -246,6 +248,10 @@ def image_table(arguments, folder):
     pipe = ScoreSdeRestorationPipeline.from_pretrained(arguments.pipeline)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
+    settings = {"pipeline": Path(arguments.pipeline).name, "network": weights_digest(pipe.unet)}
+    settings |= {"sampler": "exponential, order 1, eta 1", "steps": arguments.steps, "nfe": arguments.steps}
+    settings |= {"images": arguments.count, "batch": arguments.batch, "seed": "of a batch, its first image's number"}
+    require_same(folder / "settings.json", settings)
     classify = load_classifier(arguments.classifier)[0] if arguments.classifier else None
     records = [scores("the images themselves", None, "", images, images, labels, classify)]
     for (name, noise), operator in image_operators(arguments.count).items():
@@ -276,7 +282,14 @@ def image_table(arguments, folder):
                 os.replace(f"{path}.tmp", path)
             restored = load_file(path)["images"]
             records.append(scores(name, noise, method, restored, images, labels, classify))
-            report(records, arguments, folder)
+            report(records, settings, folder)
+
+
+def require_same(path, settings):
+    """End the program if the folder holds restorations with other settings."""
+    if path.is_file() and (present := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        sys.exit(f"{path.parent} holds restorations with {present}, not with {settings}: choose another folder.")
+    write(path, json.dumps(settings, indent=1) + "\n")
 
 
 def scores(name, noise, method, restored, images, labels, classify):
@@ -290,8 +303,7 @@ def scores(name, noise, method, restored, images, labels, classify):
     return record
 
 
-def report(records, arguments, folder):
-    settings = {"images": arguments.count, "steps": arguments.steps, "pipeline": Path(arguments.pipeline).name}
+def report(records, settings, folder):
     write(folder / "images.json", json.dumps({**settings, "records": records}, indent=1) + "\n")
     lines = ["| task | noise | restoration | PSNR (dB) | accuracy |", "|---|---|---|---|---|"]
     for r in records:
