@@ -9,6 +9,7 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     EDMEulerScheduler,
+    RePaintScheduler,
     ScoreSdeVeScheduler,
     UNet2DModel,
 )
@@ -120,6 +121,11 @@ def test_score_sde_ve():
         torch.testing.assert_close(converted.score(x, t), theirs, rtol=1e-4, atol=1e-5)
     converted.set_progress_bar_config(disable=True)
     assert torch.isfinite(converted(1, num_inference_steps=3, output_type="pt").images).all()
+
+
+def test_a_scheduler_without_prediction_type_predicts_noise():
+    converted = from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=RePaintScheduler()))
+    assert converted.scheduler.parameterization.prediction_type == "epsilon"
 
 
 def test_what_cannot_be_converted_is_refused():

@@ -157,6 +157,12 @@ def test_what_cannot_be_expressed_is_named(changes, named):
         from_edm({}, {**config, **changes})
 
 
+def test_what_is_no_state_dict_is_refused():
+    state, config, _ = load("edm_ncsnpp")
+    with pytest.raises(ValueError, match="tensors alone, but ema"):
+        from_edm({"ema": state}, config)
+
+
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="lacks img_resolution, img_channels"):
         from_edm({}, {"model_type": "SongUNet"})

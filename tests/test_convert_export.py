@@ -134,5 +134,8 @@ def test_schedulers_that_diffusers_lacks_are_refused(scheduler, name, tmp_path):
 
 
 def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "exported.tmp").mkdir()
+    to_diffusers(pipeline(), tmp_path / "exported")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "exported.tmp"]
     with pytest.raises(FileExistsError, match="exists"):
         to_diffusers(pipeline(), tmp_path)

@@ -70,6 +70,6 @@ def _sampler_for(scheduler):
     return ScoreSdeProbabilityFlowScheduler(
         sde="vp_discrete",
         trained_betas=betas.double().tolist(),
-        prediction_type=config.prediction_type,
+        prediction_type=config.get("prediction_type", "epsilon"),  # RePaintScheduler knows no other
         num_train_timesteps=len(betas),
     )

@@ -174,10 +174,8 @@ def _edm_unet_config(wrapper, config):
         # Averages and copies, except in the pyramid of features, where EDM has another border than DDPM's.
         "fir": taps != (1, 1) or config["encoder_type"] == "residual",
         "fir_kernel": taps,
-        "progressive_input": {"standard": "none", "skip": "input_skip", "residual": "residual"}[
-            config["encoder_type"]
-        ],
-        "progressive": {"standard": "none", "skip": "output_skip"}[config["decoder_type"]],
+        "progressive_input": _ENCODERS[config["encoder_type"]],
+        "progressive": _DECODERS[config["decoder_type"]],
         "scale_by_sigma": False,
         "image_range": (-1.0, 1.0),
         **({"fourier_scale": 16.0} if fourier else {}),
@@ -205,6 +203,9 @@ def _edm_scheduler_config(wrapper, config):
 
 def _edm_tensors(unet, state_dict, config):
     """EDM's tensors in our axes, which of them make up each of ours, and what is wrong with the rest."""
+    others = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(f"`state_dict` must hold tensors alone, but {', '.join(map(str, others))} is something else.")
     source = {key.removeprefix("model."): value.float() for key, value in state_dict.items()}
     problems = []
     taps = torch.tensor(config["resample_filter"], dtype=torch.float32)

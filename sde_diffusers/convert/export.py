@@ -5,7 +5,7 @@ residual block on the way up, where ours attends once per level, after the last.
 get an output projection of zeros, so that they add nothing.
 """
 
-import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -61,13 +61,9 @@ def write_pipeline(pipe, folder):
     if folder.exists():
         raise FileExistsError(f"{folder} exists.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # what an interrupted run left
-    try:
-        pipe.save_pretrained(temporary)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        pipe.save_pretrained(Path(temporary) / folder.name)
+        (Path(temporary) / folder.name).rename(folder)
 
 
 def _require(condition, name, value, allowed):
