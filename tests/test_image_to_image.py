@@ -8,6 +8,11 @@ from test_pipeline_score_sde import SCHEDULERS, C, M, gaussian_pipe
 SIZE = (3, 4, 4)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers():
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("sde", ["ve", "vp", "sub_vp"])
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
 def test_the_ode_from_a_noised_image_is_that_of_gaussian_images(sde, strength):
