@@ -49,11 +49,11 @@ def test_checkpoints_and_the_end_are_pushed(hub, tiny, tmp_path, capsys):  # noq
 def test_a_failed_upload_does_not_stop_training(hub, tiny, tmp_path, capsys, how):  # noqa: F811
     hub.fail("repos/create", times=1000, **how)
     folder = tmp_path / "run"
-    assert train.main([str(tiny), *OPTIONS, f"output_dir={folder}"]) == 0
+    assert train.main([str(tiny), *OPTIONS, "hub_private=true", f"output_dir={folder}"]) == 0
     assert (folder / "pipeline" / "model_index.json").exists() and not hub.repositories
     error = capsys.readouterr().err
     assert "Step 2 is not pushed to the Hub: " in error and "Step 4 is not pushed to the Hub: " in error
-    assert f"sde-diffusers push {folder}/pipeline run" in error
+    assert f"sde-diffusers push {folder}/pipeline run --private\n" in error
 
 
 def test_a_slow_upload_does_not_hold_training_up(hub, tiny, tmp_path, capsys, monkeypatch):  # noqa: F811

@@ -59,8 +59,10 @@ class Publisher:
         config = self.config
         grids = sorted((Path(config.output_dir) / "figures").glob("samples-*.png"))
         dataset = HUB_IDS.get(config.data.dataset, config.data.dataset)
+        local = Path(dataset).is_dir()
+        name = Path(dataset).resolve().name if local else dataset  # the rest of a path is nobody else's business
         description = (
-            f"Trained for {step:,} of {config.steps:,} steps of {config.batch_size} images of `{dataset}`; these are "
+            f"Trained for {step:,} of {config.steps:,} steps of {config.batch_size} images of `{name}`; these are "
             f"the averaged weights (EMA)."
         )
         try:
@@ -70,7 +72,7 @@ class Publisher:
                 commit_message=f"Step {step} of {config.steps}",
                 private=config.hub_private,
                 license=config.hub_license,
-                datasets=None if Path(dataset).is_dir() else [dataset],
+                datasets=None if local else [dataset],
                 samples=grids[-1] if grids else None,
                 description=description,
             )
@@ -80,9 +82,12 @@ class Publisher:
             tqdm.write(f"Pushed step {step} to the Hub: {commit}")
 
     def _report(self, step: int, error: BaseException) -> None:
-        reason = str(error.__cause__ or error).strip() or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
+        if isinstance(error, RuntimeError) and error.__cause__:  # of a file that could not be uploaded
+            reason += f" ({error.__cause__})"
+        private = {True: " --private", False: " --no-private", None: ""}[self.config.hub_private]
         tqdm.write(
-            f"Step {step} is not pushed to the Hub: {reason}\nThe files are safe; to push them later: "
-            f"sde-diffusers push {self.config.output_dir}/pipeline {self.repo_id}",
+            f"Step {step} is not pushed to the Hub: {reason}\nTo push the trained pipeline by hand: "
+            f"sde-diffusers push {self.config.output_dir}/pipeline {self.repo_id}{private}",
             file=sys.stderr,
         )
