@@ -1,13 +1,13 @@
-# Generated from the package sde_diffusers: sde_diffusers.model_card, sde_diffusers.single_file, sde_diffusers.hub, sde_diffusers.images, sde_diffusers.ode, sde_diffusers.sdes, sde_diffusers.parameterization, sde_diffusers.likelihood, sde_diffusers.pipelines.pipeline_score_sde.
+# Generated from the package sde_diffusers: sde_diffusers.ode, sde_diffusers.sdes, sde_diffusers.parameterization, sde_diffusers.likelihood, sde_diffusers.guidance, sde_diffusers.model_card, sde_diffusers.single_file, sde_diffusers.hub, sde_diffusers.images, sde_diffusers.pipelines.pipeline_score_sde.
 from PIL import Image
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin, UNet2DModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token, hf_hub_download, snapshot_download
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from pathlib import Path
 from safetensors import safe_open
@@ -28,740 +28,7 @@ import re
 import sys
 import tempfile
 import torch
-
-
-# -------------------- sde_diffusers.model_card
-
-"""The card of a model's repository (README.md): metadata by which the Hub finds it, what it is, how to use it.
-
-A card says only what the repository's files and its author say.
-"""
-
-
-
-TASK = "unconditional-image-generation"
-CARD_TAGS = ("score-sde", "image-generation")
-SAMPLES_FILE = "samples.png"
-GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
-TRAINING_SDES = {
-    "ve": "VE SDE",
-    "vp": "VP SDE",
-    "sub_vp": "sub-VP SDE",
-    "ve_exponential": "SDE dx = sigma^t dw",
-    "vp_discrete": "VP SDE of a DDPM's table",
-}
-WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>[^.-]+))?(?:-\d+-of-\d+)?\.safetensors")
-
-
-def model_card(
-    folder: str | Path,
-    repo_id: str,
-    license: str | None = None,
-    datasets: list[str] | None = None,
-    tags: list[str] | None = None,
-    metrics: dict[str, float] | None = None,
-    description: str | None = None,
-    samples: bool = False,
-    earlier: ModelCard | None = None,
-) -> ModelCard:
-    """The card of a saved pipeline.
-
-    Args:
-        folder: of the pipeline.
-        repo_id: name that the card tells its readers to load.
-        license: identifier of the Hub, such as "apache-2.0".
-        datasets: ids of the data sets that the model was trained on.
-        tags: in addition to `CARD_TAGS`.
-        metrics: {name: value} measured on the first of `datasets`, for the card's model index.
-        description: a paragraph of Markdown: how it was trained, what its classes are, its limits.
-        samples: whether the repository has the picture `SAMPLES_FILE`.
-        earlier: a card that exists already. Unless it was generated its text is kept, and so is all its metadata for
-            which no new value is given.
-
-    Raises:
-        ValueError: on a metric that is no finite number, or without a data set that it was measured on.
-    """
-    given = {"license": license, "datasets": datasets}
-    given = {key: value for key, value in given.items() if value}
-    if metrics:
-        given["eval_results"] = evaluation_results(metrics, datasets)
-    card = earlier
-    if card is None or GENERATED in card.text:
-        text = card_text(Path(folder), repo_id, description, samples)
-        data = (
-            ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=list(CARD_TAGS))
-            if card is None
-            else card.data
-        )
-        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-    if tags:
-        given["tags"] = list(dict.fromkeys([*(card.data.tags or CARD_TAGS), *tags]))
-    for key, value in given.items():
-        setattr(card.data, key, value)
-    if card.data.eval_results and not card.data.model_name:
-        card.data.model_name = repo_id.split("/")[-1]
-    return card
-
-
-def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:
-    """Metrics as the Hub's model index wants them."""
-    if not datasets:
-        raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
-    for name, value in metrics.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"`metrics` must be finite numbers, but {name} is {value!r}.")
-    return [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=datasets[0],
-            dataset_name=datasets[0].split("/")[-1],
-            metric_type=re.sub(r"\W+", "_", name.lower()),
-            metric_name=name,
-            metric_value=value,
-        )
-        for name, value in metrics.items()
-    ]
-
-
-def card_text(folder: Path, repo_id: str, description: str | None, samples: bool) -> str:
-    """The card below its metadata, from the configurations in a saved pipeline's folder."""
-
-    def read(path):
-        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
-
-    pipeline = read("model_index.json")["_class_name"]
-    pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
-    network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
-    size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
-    height, width = [size] * 2 if isinstance(size, int) else size
-    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
-    sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
-    variant, parameters = weights_in(folder / "unet")
-    arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
-    use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
-    if pipeline == "ScoreSdePipeline":
-        call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
-        use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
-    without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
-    paragraphs = [
-        GENERATED,
-        f"# {repo_id.split('/')[-1]}",
-        f"A {'class-conditional ' if classes else ''}score-based generative model "
-        f"([arXiv 2011.13456](https://arxiv.org/abs/2011.13456)) of {images}: `{network.get('_class_name')}` with "
-        f"{parameters:,} parameters, trained with the {sde}, saved with the sampler `{scheduler.get('_class_name')}`.",
-        description and description.strip(),
-        samples and f"![Samples]({SAMPLES_FILE})",
-        "## Use",
-        "With the package `sde-diffusers` installed, no code of this repository is run:",
-        "\n".join(["```python", *use, "```"]),
-        "Without it, the repository's own code is; read it first, and name the `revision` that you have read:",
-        f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
-    ]
-    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
-
-
-def weights_in(folder: Path) -> tuple[str | None, int]:
-    """Variant that a folder's weights must be loaded with (None: none), and their number."""
-    files = {path: match["variant"] for path in sorted(folder.iterdir()) if (match := WEIGHTS.fullmatch(path.name))}
-    variant = None if None in files.values() or not files else min(files.values())
-    parameters = 0
-    for path, name in files.items():
-        if name == variant:
-            with safe_open(path, framework="pt") as tensors:
-                parameters += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
-    return variant, parameters
-
-
-# -------------------- sde_diffusers.single_file
-
-"""Saved pipelines carry their own code: one self-contained module for the pipeline and for each of its components.
-
-diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
-modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
-source of x, recursively.
-"""
-
-
-PACKAGE = "sde_diffusers"
-REMOTE_PACKAGE = "diffusers_modules"
-
-
-def source_of(cls: type) -> str:
-    """One self-contained module that defines `cls`.
-
-    For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
-    module defines all samplers that are compatible with it, so that they can be swapped without the package.
-
-    Raises:
-        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
-    """
-    root = cls.__module__.split(".")[0]
-    if root == REMOTE_PACKAGE:
-        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
-    if root != PACKAGE:
-        raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
-    modules = {cls.__module__}
-    if hasattr(cls, "_get_compatibles"):
-        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
-    externals, bodies = {}, {}
-    for module in sorted(modules):  # the same file, whichever sampler is in use
-        collect(module, externals, bodies)
-    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
-    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
-
-
-def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
-    """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
-    if module in bodies:
-        return
-    path = importlib.util.find_spec(module).origin
-    source = Path(path).read_text(encoding="utf-8")
-    lines = source.splitlines()
-    needed = []
-    for node in ast.parse(source).body:
-        if not isinstance(node, (ast.Import, ast.ImportFrom)):
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
-            needed.append(node.module)
-        else:
-            externals[ast.unparse(node)] = None
-        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
-    for other in needed:
-        collect(other, externals, bodies)
-    body = "\n".join(line for line in lines if line is not None).strip()
-    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
-
-
-def module_name(cls: type) -> str:
-    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
-    name = cls.__module__.split(".")[-1]
-    return "scheduling_score_sde" if name.startswith("scheduling_") else name
-
-
-def is_ours(cls: type) -> bool:
-    """Whether a class needs its code saved with it: it is this package's or came with a saved folder."""
-    return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
-
-
-def save_modules(pipeline, folder) -> None:
-    """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
-    folder = Path(folder)
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text(encoding="utf-8"))
-    index.pop("_name_or_path", None)  # a path of this machine
-    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
-        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
-        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
-    for name, component in pipeline.components.items():
-        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
-        if is_ours(cls):
-            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
-            index[name] = [module_name(cls), cls.__name__]
-    write(index_path, json.dumps(index, indent=2) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-# -------------------- sde_diffusers.hub
-
-"""Pipelines at home on the Hub: saving, pushing and pulling complete repositories.
-
-A repository holds the weights as safetensors, the configurations, the code that loads them where this package is not
-installed (`single_file.py`), a card (`model_card.py`) and, if there is one, a grid of samples. A push is one commit:
-it is there as a whole or not at all.
-"""
-
-
-
-
-PATIENCE = 10.0  # seconds that the Hub has for a first answer
-LARGEST_PUSH = 20 * 10**9  # bytes
-PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
-hub_log = logging.getLogger(__name__)
-
-Contents = dict[str, Path | bytes]  # of a repository: path -> file of this machine, or content
-
-
-class HubPipelineMixin:
-    """Saving and loading of pipelines with repositories that carry their own code; before `DiffusionPipeline`."""
-
-    def save_pretrained(
-        self,
-        save_directory,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        push_to_hub: bool = False,
-        **kwargs,
-    ):
-        """Save weights, configurations and the code that loads them where this package is not installed.
-
-        The arguments are those of `DiffusionPipeline.save_pretrained`; with `push_to_hub=True` also those of
-        `push_to_hub`, `repo_id` being the folder's name by default.
-        """
-        options = {} if push_to_hub else kwargs
-        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
-        save_modules(self, save_directory)
-        if push_to_hub:
-            repo_id = kwargs.pop("repo_id", Path(save_directory).resolve().name)
-            push_model(save_directory, repo_id, **kwargs)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-        create_pr: bool = False,
-        safe_serialization: bool = True,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        **kwargs,
-    ) -> CommitInfo | dict[str, int]:
-        """Send the pipeline to the Hub as a complete repository.
-
-        Args:
-            repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
-            safe_serialization: only True: pickles can hold any code.
-            variant: part of the weights' file names, such as "fp16".
-            max_shard_size: weights above this size are split, such as "5GB".
-            commit_message, private, token, create_pr, and others by name: see `push_model`.
-
-        Returns:
-            The commit, a string that is its address; with `dry_run=True` {path: bytes}.
-
-        Raises:
-            see `push_model`.
-        """
-        if not safe_serialization:
-            raise ValueError("`safe_serialization` must be True: a repository's weights are safetensors.")
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
-            return push_model(
-                folder,
-                repo_id,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                private=private,
-                token=token,
-                create_pr=create_pr,
-                **kwargs,
-            )
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
-
-        No code of the repository is executed: its classes are looked up in this package.
-
-        Raises:
-            OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
-        """
-        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
-            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
-            options = {key: kwargs.pop(key) for key in keys if key in kwargs}
-            pretrained_model_name_or_path = pull_model(
-                str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
-            )
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-
-    @classmethod
-    def load_config(cls, *args, **kwargs):
-        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
-        config = super().load_config(*args, **kwargs)
-        package = cls._package()
-        if package is not None and isinstance(config, dict):
-            if isinstance(config.get("_class_name"), (list, tuple)):
-                config["_class_name"] = config["_class_name"][1]
-            for name, value in config.items():
-                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
-                    config[name] = [package.__name__, value[1]]
-        return config
-
-    @classmethod
-    def _package(cls):
-        """The installed package, or None where this class comes from a saved folder."""
-        name = HubPipelineMixin.__module__.split(".")[0]
-        return sys.modules[name] if name != REMOTE_PACKAGE else None
-
-
-# What a push sends.
-
-
-def folder_contents(folder: str | Path) -> Contents:
-    """The files of a folder, less hidden ones and Python's caches.
-
-    Raises:
-        ValueError: if there is no such folder, or it holds pickles, which run any code when they are loaded.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"`folder` must be a folder, but {folder} is not.")
-    contents = {}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
-            contents["/".join(parts)] = path
-    pickles = [name for name in contents if name.endswith(PICKLES)]
-    if pickles:
-        raise ValueError(f"`folder` {folder} holds pickles, which are not pushed: {', '.join(pickles)}.")
-    return contents
-
-
-def missing_from(contents: Contents) -> list[str]:
-    """What a saved pipeline lacks to be a complete repository, in words."""
-    if "model_index.json" not in contents:
-        return ["model_index.json"]
-    index = json.loads(contents["model_index.json"].read_text(encoding="utf-8"))
-    missing = []
-    if not isinstance(index.get("_class_name"), list):
-        missing.append("the pipeline's code")
-    elif f"{index['_class_name'][0]}.py" not in contents:
-        missing.append(f"{index['_class_name'][0]}.py")
-    for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or value[0] is None:
-            continue
-        files = [path.split("/", 1)[1] for path in contents if path.startswith(f"{name}/")]
-        if value[0] not in ("diffusers", "transformers") and f"{value[0]}.py" not in files:
-            missing.append(f"{name}/{value[0]}.py")
-        if "config.json" in files and not any(file.endswith(".safetensors") for file in files):
-            missing.append(f"{name}/*.safetensors")
-        if not any(file.endswith("config.json") for file in files):
-            missing.append(f"{name}/*config.json")
-    return missing
-
-
-def content_sizes(contents: Contents) -> dict[str, int]:
-    """Bytes of each file."""
-    return {
-        name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in contents.items()
-    }
-
-
-def check_size(contents: Contents, max_bytes: int) -> None:
-    """Raise a ValueError if a push would send more than `max_bytes`."""
-    sizes = content_sizes(contents)
-    if sum(sizes.values()) > max_bytes:
-        largest = max(sizes, key=sizes.get)
-        raise ValueError(
-            f"{len(sizes)} files of {sum(sizes.values()) / 1e9:.3g} GB would be sent (the largest: {largest}), "
-            f"but `max_bytes` allows {max_bytes / 1e9:.3g} GB."
-        )
-
-
-def picture_bytes(picture: str | Path | Image.Image) -> bytes:
-    """A picture as a PNG file."""
-    if not isinstance(picture, Image.Image):
-        picture = Image.open(picture)
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-# Push and pull.
-
-
-def push_model(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    commit_message: str | None = None,
-    private: bool | None = None,
-    token: str | None = None,
-    create_pr: bool = False,
-    revision: str | None = None,
-    max_bytes: int = LARGEST_PUSH,
-    dry_run: bool = False,
-    samples: str | Path | Image.Image | None = None,
-    license: str | None = None,
-    datasets: list[str] | None = None,
-    tags: list[str] | None = None,
-    metrics: dict[str, float] | None = None,
-    description: str | None = None,
-) -> CommitInfo | dict[str, int]:
-    """Send a saved pipeline's folder to the Hub, with a card, in one commit.
-
-    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights and modules
-    that the new ones replace under other names are deleted from the repository. The folder itself is left alone.
-
-    Args:
-        folder: of the pipeline, as `save_pretrained` writes it.
-        repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
-        commit_message: of the commit.
-        private: whether a repository that is created is private; None = as your account has it.
-        token: of an account that may write; None = that of `hf auth login` or HF_TOKEN.
-        create_pr: whether to open a pull request instead of committing.
-        revision: the branch to commit to, created if there is none; None = main.
-        max_bytes: refuse to send more.
-        dry_run: say what would be sent, and send nothing; the Hub is not asked.
-        samples: a grid of samples, or its file, to be shown on the card; None = the folder's samples.png, if any.
-        license, datasets, tags, metrics, description: see `model_card`.
-
-    Returns:
-        The commit, a string that is its address; with `dry_run` {path: bytes}.
-
-    Raises:
-        ValueError: on arguments out of range or an incomplete folder, before anything is sent.
-        ConnectionError: if the Hub cannot be reached.
-        OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
-        RuntimeError: if a file cannot be uploaded.
-    """
-    contents = folder_contents(folder)
-    missing = missing_from(contents)
-    if missing:
-        raise ValueError(
-            f"`folder` {folder} is no complete pipeline: {', '.join(missing)} missing. Save it with "
-            "`ScoreSdePipeline.save_pretrained`."
-        )
-    if samples is not None:
-        contents[SAMPLES_FILE] = picture_bytes(samples)
-    check_size(contents, max_bytes)
-    own_card = ModelCard.load(contents["README.md"]) if "README.md" in contents else None
-
-    def card(name, earlier):
-        samples = SAMPLES_FILE in contents
-        return str(model_card(folder, name, license, datasets, tags, metrics, description, samples, earlier)).encode()
-
-    contents["README.md"] = card(repo_id, own_card)
-    if dry_run:
-        return content_sizes(contents)
-    require_write_access(token)
-    require_hub(repo_id, "model", token)
-    with clear_transport_errors(f"Pushing to {repo_id}"):
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        contents["README.md"] = card(repo_id, own_card or card_on_hub(repo_id, revision, token))
-        stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
-        return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
-
-
-def commit_contents(api, repo_id, repo_type, contents, stale, message, revision, create_pr) -> CommitInfo:
-    """One commit that writes `contents` and deletes the paths `stale`."""
-    operations = [CommitOperationAdd(name, source) for name, source in contents.items()]
-    operations += [CommitOperationDelete(name) for name in stale]
-    message = message or f"Upload {len(contents)} files"
-    return api.create_commit(
-        repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, create_pr=create_pr
-    )
-
-
-def replaced_files(remote: list[str], contents: Contents) -> list[str]:
-    """Files of a repository that would be loaded beside, or instead of, the new ones.
-
-    Weights of the same variant in another number of shards, and other modules of the same component.
-    """
-
-    def role(path):
-        folder, _, name = path.rpartition("/")
-        weights = WEIGHTS.fullmatch(name)
-        index = re.fullmatch(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json", name)
-        if weights or index:
-            return folder, "weights", (weights or index)["variant"]
-        return (folder, "code", None) if name.endswith(".py") else (folder, name, None)
-
-    new_roles = {role(path) for path in contents}
-    return [path for path in remote if path not in contents and role(path) in new_roles]
-
-
-def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:
-    """The card that a repository has."""
-    try:
-        return ModelCard.load(hf_hub_download(repo_id, "README.md", revision=revision, token=token))
-    except LocalEntryNotFoundError:  # the Hub does not answer
-        raise
-    except EntryNotFoundError:
-        return None
-
-
-def pull_model(
-    repo_id: str,
-    variant: str | None = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-) -> str:
-    """Download configurations and weights, but no code, into the cache of huggingface_hub.
-
-    Returns:
-        The folder. Where the Hub cannot be reached within seconds, it is that of an earlier download.
-
-    Raises:
-        OSError: if there is no such repository, or the Hub cannot be reached and there is no earlier download.
-    """
-    unreachable = None
-    try:
-        if not local_files_only:
-            require_hub(repo_id, "model", token)
-    except ConnectionError as error:
-        if force_download:
-            raise
-        unreachable = error
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
-    if unreachable is not None:
-        hub_log.warning("%s Looking for %s in the cache.", unreachable, repo_id)
-    try:
-        with clear_transport_errors(f"Downloading {repo_id}"):
-            return snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only or unreachable is not None,
-                allow_patterns=["*.json", "*.safetensors"],
-                ignore_patterns=None if variant else ["*diffusion_pytorch_model.*.safetensors"],
-            )
-    except LocalEntryNotFoundError as error:
-        if unreachable is None:
-            raise
-        raise OSError(f"{unreachable} The cache holds no complete copy of {repo_id}.") from error
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
-
-
-def require_write_access(token: str | None) -> None:
-    """Raise a LocalTokenNotFoundError if there is no token at all."""
-    if not (token or get_token()):
-        raise LocalTokenNotFoundError("Pushing needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
-
-
-def require_hub(repo_id: str, repo_type: str, token: str | bool | None) -> None:
-    """Raise a ConnectionError if the Hub gives no answer of any kind within `PATIENCE` seconds.
-
-    The client's own requests retry for long, and have no limit of time.
-    """
-    api = HfApi(token=token)
-    try:
-        api.repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
-    except HfHubHTTPError:
-        return  # an answer, if only that there is no such repository
-    except (OfflineModeIsEnabled, ValueError):
-        raise
-    except Exception as error:  # of the HTTP library, which is another one from release to release
-        raise ConnectionError(
-            f"The Hub ({api.endpoint}) cannot be reached: {error or type(error).__name__}."
-        ) from error
-
-
-@contextlib.contextmanager
-def clear_transport_errors(action: str):
-    """Say what was being done where a connection breaks; all other errors pass."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError):
-        raise
-    except Exception as error:  # see `require_hub`
-        raise ConnectionError(f"{action} failed: {error or type(error).__name__}.") from error
-
-
-# -------------------- sde_diffusers.images
-
-"""Images and masks as people have them (PIL, numpy, tensors), read into tensors."""
-
-
-
-def read_images(name: str, value, channels: int | None = None) -> Tensor:
-    """Images as a float32 tensor (N, C, H, W) in [0, 1].
-
-    Args:
-        name: of the argument, for messages.
-        value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
-            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W); numbers are uint8, or floating point in
-            [0, 1].
-        channels: the number of channels C that the result must have.
-
-    Raises:
-        ValueError: on another type, shape or range.
-    """
-    if isinstance(value, Image.Image):
-        value = [value]
-    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
-        if channels in (1, 3):
-            value = [image.convert("L" if channels == 1 else "RGB") for image in value]
-        if len({(image.size, image.mode) for image in value}) > 1:
-            raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
-        value = np.stack([np.asarray(image) for image in value])
-        value = value[..., None] if value.ndim == 3 else value
-    if isinstance(value, np.ndarray):
-        value = value[..., None] if value.ndim == 2 else value
-        value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
-    if not isinstance(value, Tensor):
-        raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
-    images = value[None] if value.ndim == 3 else value
-    if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
-        expected = f"{'C' if channels is None else channels} channels"
-        raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    low, high = images.min().item(), images.max().item()
-    if not images.is_floating_point() or not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"`{name}` must be uint8, or floating point in [0, 1], but is {images.dtype} from {low} to {high}."
-        )
-    return images.float()
-
-
-def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
-    """A mask as a boolean tensor (N or 1, 1 or C, H, W), True (white) where pixels are to be painted.
-
-    Args:
-        name: of the argument, for messages.
-        value: a PIL image painted by hand (or a list): 1-bit, grey or colour, white where pixels are to be painted; or
-            a drawing layer whose opacity (RGBA, LA) is the mask. Soft edges count from one half. Or an array (H, W),
-            (H, W, 1) or (N, H, W, 1), or a tensor (H, W), (C, H, W) or (N, C, H, W), which must be binary: booleans,
-            0 and 1, or uint8 0 and 255.
-        size: (H, W) of the images.
-
-    Raises:
-        ValueError: on another type, shape or size, or values in between.
-    """
-    if isinstance(value, Image.Image):
-        value = [value]
-    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
-        sizes = {image.size for image in value}
-        if sizes != {(size[1], size[0])}:
-            raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {sizes}.")
-        mask = torch.from_numpy(np.stack([painted_pixels(image) for image in value]))[:, None]
-    else:
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value if value.ndim == 2 else np.moveaxis(value, -1, -3)))
-        if not isinstance(value, Tensor):
-            raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
-        if value.dtype == torch.uint8 and value.max() > 1:
-            binary, mask = ((value == 0) | (value == 255)).all(), value > 0
-        else:
-            binary, mask = ((value == 0) | (value == 1)).all(), value == 1
-        if not binary:
-            raise ValueError(
-                f"`{name}` must be binary (0 and 1, booleans, or uint8 0 and 255), but has values in between, "
-                f"from {value.min().item()} to {value.max().item()}."
-            )
-    while mask.ndim < 4:
-        mask = mask[None]
-    if mask.ndim != 4 or mask.shape[2:] != size:
-        raise ValueError(f"`{name}` must have the image's size {size}, but has shape {tuple(mask.shape)}.")
-    if not mask.any():
-        raise ValueError(f"`{name}` marks no pixel to be painted (white, or 1).")
-    return mask
-
-
-def painted_pixels(image: Image.Image) -> np.ndarray:
-    """(H, W) booleans: opaque pixels of a layer that is transparent somewhere, else white ones."""
-    if image.mode in ("RGBA", "LA"):
-        opacity = np.asarray(image.getchannel("A"))
-        if (opacity < 128).any():
-            return opacity >= 128
-        image = image.convert("RGB")
-    return np.asarray(image.convert("L")) >= 128
+import yaml
 
 
 # -------------------- sde_diffusers.ode
@@ -797,8 +64,11 @@ def weighted_sum(weights, tensors) -> Tensor:
     return sum(weight * tensor for weight, tensor in zip(weights, tensors, strict=True) if weight)
 
 
-def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float):
+def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float, stretch: float = 1.0):
     """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
+
+    The last step may become longer by the factor `stretch`, so that it does not leave a sliver; at 1 all steps are
+    scipy's.
 
     Adaptive Runge-Kutta of order 5 with the step control of Hairer, Norsett and Wanner (Solving Ordinary Differential
     Equations I, section II.4) in the form of scipy's RK45, with which likelihoods are published, but on y's device.
@@ -815,7 +85,8 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float)
     step = first_step(f, t, end, y, slope, rtol, atol)
     rejected = False
     while t != end:
-        step = min(step, abs(end - t))
+        if abs(end - t) <= stretch * step:
+            step = abs(end - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(
                 f"The ODE's step size shrank to {step} at {t}: the network's answer is not finite or jumps."
@@ -1461,8 +732,9 @@ marginal deviation of data of scale c:
     y = x / sqrt((c alpha)^2 + sigma^2),    dy / du = E[noise | x] - tanh(u) y,    for every SDE.
 
 If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
-trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), this takes
-a fraction of the evaluations. f and g of a DDPM table also jump in t, while its ODE in u does not.
+trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), denoisers
+need fewer evaluations so; networks that are rough in t itself gain little. f and g of a DDPM table jump in t, and not
+its ODE in u.
 """
 
 
@@ -1621,7 +893,8 @@ class ProbabilityFlow:
         a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
-            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol):
+            stretch = 1.0 if self.variable == "t" else 1.1
+            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
         self.pipe.maybe_free_model_hooks()
@@ -1843,6 +1116,913 @@ def check_probes(probes, distribution, shape) -> None:
         )
 
 
+# -------------------- sde_diffusers.guidance
+
+"""Guidance: what a class y adds to the score of noisy images.
+
+By Bayes' rule grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x). The last term comes from
+
+    a noise-conditional classifier p_t(y | x)     (section 5 and appendix I.1 of arXiv 2011.13456), or
+    the network, asked with the class and without, as a difference: classifier-free (arXiv 2207.12598).
+
+More than once that term draws images that are more typical of their class and less diverse; for the classifier-free
+one this pays only at intermediate noise levels sigma / alpha, the guidance interval (arXiv 2404.07724).
+
+In y = x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, whatever the SDE, so that one
+classifier serves all of them. Both kinds of guidance change the network's answer, so every sampler can use them.
+"""
+
+
+
+
+
+def check_scale(name: str, value) -> None:
+    """Raise a `ValueError` that names the argument unless `value` is a finite number of at least 0."""
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
+
+
+def check_interval(interval) -> None:
+    """Raise a `ValueError` unless `guidance_interval` is None or (low, high) with 0 <= low < high."""
+    if interval is None:
+        return
+    pair = isinstance(interval, (tuple, list)) and len(interval) == 2
+    if not pair or not all(isinstance(v, (int, float)) for v in interval) or not 0 <= interval[0] < interval[1]:
+        raise ValueError(
+            f"`guidance_interval` must be None or noise levels (low, high) with 0 <= low < high, but is {interval!r}."
+        )
+
+
+def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
+    """`class_labels`, one or N of them, as a (N,) tensor; a `ValueError` unless they are integers in [-1, classes)."""
+    labels = torch.as_tensor(class_labels)
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
+    labels = labels.long()
+    if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
+        raise ValueError(
+            f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
+        )
+    if ((labels < -1) | (labels >= classes)).any():
+        raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
+    return labels.expand(batch_size)
+
+
+def classifier_labels(pipe, class_labels, batch_size: int, classifier_scale) -> Tensor | None:
+    """Class labels for the pipeline's classifier, as a (N,) tensor; None if it is not asked.
+
+    Raises:
+        ValueError: if there is no classifier, or it doesn't fit the network or the labels.
+    """
+    check_scale("classifier_scale", classifier_scale)
+    if classifier_scale == 0:
+        return None
+    needs = f"`classifier_scale`={classifier_scale} needs"
+    if pipe.classifier is None:
+        raise ValueError(f"{needs} a `classifier`, but the pipeline has none.")
+    if class_labels is None:
+        raise ValueError(f"{needs} `class_labels`, but they are None.")
+    config, classes = pipe.classifier.config, pipe.unet.config.num_class_embeds
+    size = config.sample_size
+    shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
+    if shape != pipe._image_shape:
+        raise ValueError(f"`classifier` is for images {shape}, but the network's are {pipe._image_shape}.")
+    if classes and classes != config.num_classes:
+        raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
+    labels = checked_labels(class_labels, batch_size, config.num_classes)
+    if (labels == -1).any():
+        raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
+    return labels
+
+
+def scale_at(noise_level: float, scale: float, interval) -> float:
+    """The scale of classifier-free guidance at a noise level sigma / alpha: outside the interval there is none."""
+    return scale if interval is None or interval[0] <= noise_level <= interval[1] else 1.0
+
+
+def network_evaluations(scale: float) -> int:
+    """How often classifier-free guidance asks the network: with the class (1), without (0), or both."""
+    return 1 if scale in (0, 1) else 2
+
+
+def coming_noise_level(scheduler) -> float:
+    """sigma / alpha of the state at the scheduler's coming `step`."""
+    return (-scheduler.sde.half_log_snr(scheduler.times[scheduler.step_index])).exp().item()
+
+
+def class_gradient(classifier, images: Tensor, noise_level: float, labels: Tensor) -> Tensor:
+    """grad log p(labels | images) with respect to noisy images.
+
+    Args:
+        classifier: function of (images, noise levels (N,)) that gives logits (N, classes).
+        images: (N, C, H, W) images in [0, 1] plus white noise of deviation `noise_level`.
+        labels: (N,) classes.
+    """
+    with torch.enable_grad(), frozen(classifier):
+        images = images.detach().requires_grad_()
+        logits = classifier(images, images.new_full((len(images),), noise_level))
+        log_p = logits.to(images.dtype).log_softmax(1).gather(1, labels[:, None].to(images.device))
+        return torch.autograd.grad(log_p.sum(), images)[0]
+
+
+def classifier_guided(output: Tensor, classifier, labels: Tensor, scale: float, scheduler, x: Tensor) -> Tensor:
+    """The network's answer for the scheduler's coming `step`, changed so that the score becomes
+
+        grad log p_t(x) + scale grad log p_t(y | x).
+
+    Args:
+        output: (N, C, H, W) the network's answer.
+        classifier, labels: see `class_gradient`.
+        scale: v of the docstring's second term; at least 0.
+        x: (N, C, H, W) the state x_t.
+    """
+    t, level = scheduler.times[scheduler.step_index], coming_noise_level(scheduler)
+    parameterization = scheduler.parameterization
+    low, high = parameterization.image_range
+    images = parameterization.to_unit_range(x / scheduler.sde.alpha(t).item())
+    gradient = class_gradient(classifier, images, level / (high - low), labels) / (high - low)  # by x / alpha
+    # noise = -sigma score and x_0 = (x - sigma noise) / alpha; the answer is linear in both.
+    noise = -scale * level * gradient
+    return output.to(x.dtype) + parameterization.target(-level * noise, noise, scheduler.training_time(t))
+
+
+# -------------------- sde_diffusers.model_card
+
+"""The card of a model's repository (README.md): metadata by which the Hub finds it, what it is, how to use it.
+
+A card says only what the repository's files and its author say.
+"""
+
+
+
+TASK = "unconditional-image-generation"
+CARD_TAGS = ("score-sde", "image-generation")
+SAMPLES_FILE = "samples.png"
+GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
+TRAINING_SDES = {
+    "ve": "VE SDE",
+    "vp": "VP SDE",
+    "sub_vp": "sub-VP SDE",
+    "ve_exponential": "SDE dx = sigma^t dw",
+    "vp_discrete": "VP SDE of a DDPM's table",
+}
+WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
+WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
+
+
+def model_card(
+    folder: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+    samples: bool = False,
+    earlier: ModelCard | None = None,
+) -> ModelCard:
+    """The card of a saved pipeline.
+
+    Args:
+        folder: of the pipeline.
+        repo_id: name that the card tells its readers to load.
+        license: identifier of the Hub, such as "apache-2.0".
+        datasets: ids of the data sets that the model was trained on.
+        tags: in addition to `CARD_TAGS`.
+        metrics: {name: value} measured on the first of `datasets`, for the card's model index.
+        description: a paragraph of Markdown: how it was trained, what its classes are, its limits.
+        samples: whether the repository has the picture `SAMPLES_FILE`.
+        earlier: a card that exists already. Unless it was generated its text is kept, and so is all its metadata for
+            which no new value is given.
+
+    Raises:
+        ValueError: on a metric that is no finite number, or without a data set that it was measured on; on one string
+            in the place of several.
+    """
+    for name, value in {"datasets": datasets, "tags": tags}.items():
+        if isinstance(value, str):
+            raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
+    given = {"license": license, "datasets": datasets}
+    given = {key: value for key, value in given.items() if value}
+    if metrics:
+        given["eval_results"] = evaluation_results(metrics, datasets)
+    card = earlier
+    if card is None or GENERATED in card.text:
+        text = card_text(Path(folder), repo_id, description, samples)
+        data = (
+            ModelCardData(library_name="diffusers", pipeline_tag=TASK, tags=list(CARD_TAGS))
+            if card is None
+            else card.data
+        )
+        card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    if tags:
+        given["tags"] = list(dict.fromkeys([*(card.data.tags or CARD_TAGS), *tags]))
+    for key, value in given.items():
+        setattr(card.data, key, value)
+    if card.data.eval_results and not card.data.model_name:
+        card.data.model_name = repo_id.split("/")[-1]
+    return card
+
+
+def read_card(path: str | Path, kind: type[RepoCard] = ModelCard) -> RepoCard:
+    """The card in a file.
+
+    Raises:
+        ValueError: if its metadata cannot be read.
+    """
+    try:
+        return kind.load(path)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The metadata of {path} cannot be read: {error}") from error
+
+
+def preferred_card(own: ModelCard | None, remote: ModelCard | None) -> ModelCard | None:
+    """A folder's card, or the Hub's where there is none; in a generated one, a text written by hand on the Hub."""
+    if own is None or remote is None:
+        return own or remote
+    if GENERATED in own.text:
+        if GENERATED not in remote.text:
+            own.text = remote.text
+        for key, value in vars(remote.data).items():
+            if getattr(own.data, key, None) is None:
+                setattr(own.data, key, value)
+    return own
+
+
+def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:
+    """Metrics as the Hub's model index wants them."""
+    if not datasets:
+        raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
+    for name, value in metrics.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"`metrics` must be finite numbers, but {name} is {value!r}.")
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=datasets[0],
+            dataset_name=datasets[0].split("/")[-1],
+            metric_type=re.sub(r"\W+", "_", name.lower()),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def card_text(folder: Path, repo_id: str, description: str | None, samples: bool) -> str:
+    """The card below its metadata, from the configurations in a saved pipeline's folder."""
+
+    def read(path):
+        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
+
+    pipeline = read("model_index.json")["_class_name"]
+    pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
+    network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
+    size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
+    height, width = [size] * 2 if isinstance(size, int) else size
+    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
+    sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
+    variant, parameters = weights_in(folder / "unet")
+    arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
+    use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
+    if pipeline == "ScoreSdePipeline":
+        call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
+        use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
+    without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
+    paragraphs = [
+        GENERATED,
+        f"# {repo_id.split('/')[-1]}",
+        f"A {'class-conditional ' if classes else ''}score-based generative model "
+        f"([arXiv 2011.13456](https://arxiv.org/abs/2011.13456)) of {images}: `{network.get('_class_name')}` with "
+        f"{parameters:,} parameters, trained with the {sde}, saved with the sampler `{scheduler.get('_class_name')}`.",
+        description and description.strip(),
+        samples and f"![Samples]({SAMPLES_FILE})",
+        "## Use",
+        "With the package `sde-diffusers` installed, no code of this repository is run:",
+        "\n".join(["```python", *use, "```"]),
+        "Without it, the repository's own code is; read it first, and name the `revision` that you have read:",
+        f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
+    ]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def weights_in(folder: Path) -> tuple[str | None, int]:
+    """Variant that a folder's weights must be loaded with (None: none), and their number."""
+    files = {path: match["variant"] for path in sorted(folder.iterdir()) if (match := WEIGHTS.fullmatch(path.name))}
+    variant = None if None in files.values() or not files else min(files.values())
+    parameters = 0
+    for path, name in files.items():
+        if name == variant:
+            with safe_open(path, framework="pt") as tensors:
+                parameters += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())
+    return variant, parameters
+
+
+# -------------------- sde_diffusers.single_file
+
+"""Saved pipelines carry their own code: one self-contained module for the pipeline and for each of its components.
+
+diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
+modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
+source of x, recursively.
+"""
+
+
+PACKAGE = "sde_diffusers"
+REMOTE_PACKAGE = "diffusers_modules"
+
+
+def source_of(cls: type) -> str:
+    """One self-contained module that defines `cls`.
+
+    For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
+    module defines all samplers that are compatible with it, so that they can be swapped without the package.
+
+    Raises:
+        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
+    """
+    root = cls.__module__.split(".")[0]
+    if root == REMOTE_PACKAGE:
+        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+    if root != PACKAGE:
+        raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
+    modules = {cls.__module__}
+    if hasattr(cls, "_get_compatibles"):
+        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
+    externals, bodies = {}, {}
+    for module in sorted(modules):  # the same file, whichever sampler is in use
+        collect(module, externals, bodies)
+    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
+    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
+
+
+def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
+    """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
+    if module in bodies:
+        return
+    path = importlib.util.find_spec(module).origin
+    source = Path(path).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    needed = []
+    for node in ast.parse(source).body:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
+            needed.append(node.module)
+        else:
+            externals[ast.unparse(node)] = None
+        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    for other in needed:
+        collect(other, externals, bodies)
+    body = "\n".join(line for line in lines if line is not None).strip()
+    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
+
+
+def module_name(cls: type) -> str:
+    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
+    name = cls.__module__.split(".")[-1]
+    return "scheduling_score_sde" if name.startswith("scheduling_") else name
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class needs its code saved with it: it is this package's or came with a saved folder."""
+    return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
+
+
+def save_modules(pipeline, folder) -> None:
+    """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
+    folder = Path(folder)
+    index_path = folder / "model_index.json"
+    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index.pop("_name_or_path", None)  # a path of this machine
+    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
+        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
+        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    for name, component in pipeline.components.items():
+        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+        if is_ours(cls):
+            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
+            index[name] = [module_name(cls), cls.__name__]
+    write(index_path, json.dumps(index, indent=2) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then rename it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+# -------------------- sde_diffusers.hub
+
+"""Pipelines at home on the Hub: saving, pushing and pulling complete repositories.
+
+A repository holds the weights as safetensors, the configurations, the code that loads them where this package is not
+installed (`single_file.py`), a card (`model_card.py`) and, if there is one, a grid of samples. A push is one commit:
+it is there as a whole or not at all.
+"""
+
+
+
+
+PATIENCE = 10.0  # seconds that the Hub has for a first answer
+LARGEST_PUSH = 20 * 10**9  # bytes
+PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+hub_log = logging.getLogger(__name__)
+
+Contents = dict[str, Path | bytes]  # of a repository: path -> file of this machine, or content
+
+
+class HubPipelineMixin:
+    """Saving and loading of pipelines with repositories that carry their own code; before `DiffusionPipeline`."""
+
+    def save_pretrained(
+        self,
+        save_directory,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """Save weights, configurations and the code that loads them where this package is not installed.
+
+        The arguments are those of `DiffusionPipeline.save_pretrained`; with `push_to_hub=True` also those of
+        `push_to_hub`, `repo_id` being the folder's name by default.
+        """
+        options = {} if push_to_hub else kwargs
+        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
+        save_modules(self, save_directory)
+        forget_origins(save_directory)
+        if push_to_hub:
+            repo_id = kwargs.pop("repo_id", Path(save_directory).resolve().name)
+            push_model(save_directory, repo_id, **kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **kwargs,
+    ) -> CommitInfo | dict[str, int]:
+        """Send the pipeline to the Hub as a complete repository.
+
+        Args:
+            repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
+            safe_serialization: only True: pickles can hold any code.
+            variant: part of the weights' file names, such as "fp16".
+            max_shard_size: weights above this size are split, such as "5GB".
+            commit_message, private, token, create_pr, and others by name: see `push_model`.
+
+        Returns:
+            The commit, a string that is its address; with `dry_run=True` {path: bytes}.
+
+        Raises:
+            see `push_model`.
+        """
+        if not safe_serialization:
+            raise ValueError("`safe_serialization` must be True: a repository's weights are safetensors.")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+            return push_model(
+                folder,
+                repo_id,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                private=private,
+                token=token,
+                create_pr=create_pr,
+                **kwargs,
+            )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
+
+        No code of the repository is executed: its classes are looked up in this package.
+
+        Raises:
+            OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
+        """
+        if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
+            keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+            options = {key: kwargs.pop(key) for key in keys if key in kwargs}
+            pretrained_model_name_or_path = pull_model(
+                str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args, **kwargs):
+        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
+        config = super().load_config(*args, **kwargs)
+        package = cls._package()
+        if package is not None and isinstance(config, dict):
+            if isinstance(config.get("_class_name"), (list, tuple)):
+                config["_class_name"] = config["_class_name"][1]
+            for name, value in config.items():
+                if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
+                    config[name] = [package.__name__, value[1]]
+        return config
+
+    @classmethod
+    def _package(cls):
+        """The installed package, or None where this class comes from a saved folder."""
+        name = HubPipelineMixin.__module__.split(".")[0]
+        return sys.modules[name] if name != REMOTE_PACKAGE else None
+
+
+def forget_origins(folder: str | Path) -> None:
+    """Take out of a saved pipeline where its networks were loaded from: a path of this machine."""
+    for path in Path(folder).glob("*/config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            write(path, json.dumps(config, indent=2) + "\n")
+
+
+# What a push sends.
+
+
+def folder_contents(folder: str | Path) -> Contents:
+    """The files of a folder, less hidden ones and Python's caches.
+
+    Raises:
+        ValueError: if there is no such folder, or it holds pickles, which run any code when they are loaded.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"`folder` must be a folder, but {folder} is not.")
+    contents = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
+            contents["/".join(parts)] = path
+    pickles = [name for name in contents if name.endswith(PICKLES)]
+    if pickles:
+        raise ValueError(f"`folder` {folder} holds pickles, which are not pushed: {', '.join(pickles)}.")
+    return contents
+
+
+def missing_from(contents: Contents) -> list[str]:
+    """What a saved pipeline lacks to be a complete repository, in words."""
+    if "model_index.json" not in contents:
+        return ["model_index.json"]
+    index = json.loads(contents["model_index.json"].read_text(encoding="utf-8"))
+    missing = []
+    if not isinstance(index.get("_class_name"), list):
+        missing.append("the pipeline's code")
+    elif f"{index['_class_name'][0]}.py" not in contents:
+        missing.append(f"{index['_class_name'][0]}.py")
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or value[0] is None:
+            continue
+        files = [path.split("/", 1)[1] for path in contents if path.startswith(f"{name}/")]
+        if value[0] not in ("diffusers", "transformers") and f"{value[0]}.py" not in files:
+            missing.append(f"{name}/{value[0]}.py")
+        if "config.json" in files and not any(file.endswith(".safetensors") for file in files):
+            missing.append(f"{name}/*.safetensors")
+        if not any(file.endswith("config.json") for file in files):
+            missing.append(f"{name}/*config.json")
+    for path, source in contents.items():
+        if ".safetensors.index." in path:
+            shards = json.loads(source.read_text(encoding="utf-8"))["weight_map"].values()
+            expected = dict.fromkeys(f"{path.rpartition('/')[0]}/{shard}" for shard in shards)
+            missing += [shard for shard in expected if shard not in contents]
+    return missing
+
+
+def content_sizes(contents: Contents) -> dict[str, int]:
+    """Bytes of each file."""
+    return {
+        name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in contents.items()
+    }
+
+
+def check_size(contents: Contents, max_bytes: int) -> None:
+    """Raise a ValueError if a push would send more than `max_bytes`."""
+    sizes = content_sizes(contents)
+    if sum(sizes.values()) > max_bytes:
+        largest = max(sizes, key=sizes.get)
+        raise ValueError(
+            f"{len(sizes)} files of {sum(sizes.values()) / 1e9:.3g} GB would be sent (the largest: {largest}), "
+            f"but `max_bytes` allows {max_bytes / 1e9:.3g} GB."
+        )
+
+
+def picture_bytes(picture: str | Path | Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.open(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# Push and pull.
+
+
+def push_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    max_bytes: int = LARGEST_PUSH,
+    dry_run: bool = False,
+    samples: str | Path | Image.Image | None = None,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+) -> CommitInfo | dict[str, int]:
+    """Send a saved pipeline's folder to the Hub, with a card, in one commit.
+
+    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights that the new
+    ones replace under other names are deleted from the repository. The folder itself is left alone.
+
+    Args:
+        folder: of the pipeline, as `save_pretrained` writes it.
+        repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
+        commit_message: of the commit.
+        private: whether a repository that is created is private; None = as your account has it.
+        token: of an account that may write; None = that of `hf auth login` or HF_TOKEN.
+        create_pr: whether to open a pull request instead of committing.
+        revision: the branch to commit to, created if there is none; None = main.
+        max_bytes: refuse to send more.
+        dry_run: say what would be sent, and send nothing; the Hub is not asked.
+        samples: a grid of samples, or its file, to be shown on the card; None = the folder's samples.png, if any.
+        license, datasets, tags, metrics, description: see `model_card`.
+
+    Returns:
+        The commit, a string that is its address; with `dry_run` {path: bytes}.
+
+    Raises:
+        ValueError: on arguments out of range or an incomplete folder, before anything is sent.
+        ConnectionError: if the Hub cannot be reached.
+        OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
+        RuntimeError: if a file cannot be uploaded.
+    """
+    contents = folder_contents(folder)
+    missing = missing_from(contents)
+    if missing:
+        raise ValueError(
+            f"`folder` {folder} is no complete pipeline: {', '.join(missing)} missing. Save it with "
+            "`ScoreSdePipeline.save_pretrained`."
+        )
+    if samples is not None:
+        contents[SAMPLES_FILE] = picture_bytes(samples)
+    check_size(contents, max_bytes)
+    own_card = read_card(contents["README.md"]) if "README.md" in contents else None
+
+    def card(name, earlier):
+        samples = SAMPLES_FILE in contents
+        return str(model_card(folder, name, license, datasets, tags, metrics, description, samples, earlier)).encode()
+
+    contents["README.md"] = card(repo_id, own_card)
+    if dry_run:
+        return content_sizes(contents)
+    require_write_access(token)
+    require_hub(repo_id, "model", token)
+    with clear_transport_errors(f"Pushing to {repo_id}"):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        contents["README.md"] = card(repo_id, preferred_card(own_card, card_on_hub(repo_id, revision, token)))
+        stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
+        return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
+
+
+def commit_contents(api, repo_id, repo_type, contents, stale, message, revision, create_pr) -> CommitInfo:
+    """One commit that writes `contents` and deletes the paths `stale`."""
+    operations = [CommitOperationAdd(name, source) for name, source in contents.items()]
+    operations += [CommitOperationDelete(name) for name in stale]
+    message = message or f"Upload {len(contents)} files"
+    return api.create_commit(
+        repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, create_pr=create_pr
+    )
+
+
+def replaced_files(remote: list[str], contents: Contents) -> list[str]:
+    """Weights of a repository that would be loaded instead of new ones: the same variant in other shards."""
+
+    def weights(path):
+        folder, _, name = path.rpartition("/")
+        match = WEIGHTS.fullmatch(name) or WEIGHTS_INDEX.fullmatch(name)
+        return match and (folder, match["variant"])
+
+    new = {weights(path) for path in contents} - {None}
+    return [path for path in remote if path not in contents and weights(path) in new]
+
+
+def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:
+    """The card that a repository has; never an older one of the cache, which would undo what was written since."""
+    try:
+        path = hf_hub_download(repo_id, "README.md", revision=revision, token=token, force_download=True)
+    except LocalEntryNotFoundError:  # the Hub does not answer
+        raise
+    except EntryNotFoundError:
+        return None
+    except ValueError as error:  # so the client says that a forced download failed
+        raise OSError(f"The card of {repo_id} cannot be read: {error.__cause__ or error}") from error
+    return read_card(path)
+
+
+def pull_model(
+    repo_id: str,
+    variant: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> str:
+    """Download configurations and weights, but no code, into the cache of huggingface_hub.
+
+    With `variant`, weights of all variants are downloaded: a component may have none of this one.
+
+    Returns:
+        The folder. Where the Hub cannot be reached within seconds, it is that of an earlier download.
+
+    Raises:
+        OSError: if there is no such repository, or the Hub cannot be reached and there is no earlier download.
+    """
+    unreachable = None
+    try:
+        if not local_files_only:
+            require_hub(repo_id, "model", token)
+    except ConnectionError as error:
+        if force_download:
+            raise
+        unreachable = error
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+    if unreachable is not None:
+        hub_log.warning("%s Looking for %s in the cache.", unreachable, repo_id)
+    try:
+        with clear_transport_errors(f"Downloading {repo_id}"):
+            return snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only or unreachable is not None,
+                allow_patterns=["*.json", "*.safetensors"],
+                ignore_patterns=None if variant else ["*diffusion_pytorch_model.*.safetensors"],
+            )
+    except LocalEntryNotFoundError as error:
+        if unreachable is None:
+            raise
+        raise OSError(f"{unreachable} The cache holds no complete copy of {repo_id}.") from error
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+
+
+def require_write_access(token: str | None) -> None:
+    """Raise a LocalTokenNotFoundError if there is no token at all."""
+    if not (token or get_token()):
+        raise LocalTokenNotFoundError("Pushing needs a token of the Hub: run `hf auth login`, or set HF_TOKEN.")
+
+
+def require_hub(repo_id: str, repo_type: str, token: str | bool | None) -> None:
+    """Raise a ConnectionError if the Hub gives no answer of any kind within `PATIENCE` seconds.
+
+    The client's own requests retry for long, and have no limit of time.
+    """
+    api = HfApi(token=token)
+    try:
+        api.repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
+    except HfHubHTTPError:
+        return  # an answer, if only that there is no such repository
+    except (OfflineModeIsEnabled, LocalTokenNotFoundError, HFValidationError):
+        raise
+    except Exception as error:  # of the HTTP library, which is another one from release to release
+        raise ConnectionError(
+            f"The Hub ({api.endpoint}) cannot be reached: {error or type(error).__name__}."
+        ) from error
+
+
+@contextlib.contextmanager
+def clear_transport_errors(action: str):
+    """Say what was being done where a connection breaks; all other errors pass."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError):
+        raise
+    except Exception as error:  # see `require_hub`
+        raise ConnectionError(f"{action} failed: {error or type(error).__name__}.") from error
+
+
+# -------------------- sde_diffusers.images
+
+"""Images and masks as people have them (PIL, numpy, tensors), read into tensors."""
+
+
+
+def read_images(name: str, value, channels: int | None = None) -> Tensor:
+    """Images as a float32 tensor (N, C, H, W) in [0, 1].
+
+    Args:
+        name: of the argument, for messages.
+        value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
+            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W); numbers are uint8, or floating point in
+            [0, 1].
+        channels: the number of channels C that the result must have.
+
+    Raises:
+        ValueError: on another type, shape or range.
+    """
+    if isinstance(value, Image.Image):
+        value = [value]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
+        if channels in (1, 3):
+            value = [image.convert("L" if channels == 1 else "RGB") for image in value]
+        if len({(image.size, image.mode) for image in value}) > 1:
+            raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
+        value = np.stack([np.asarray(image) for image in value])
+        value = value[..., None] if value.ndim == 3 else value
+    if isinstance(value, np.ndarray):
+        value = value[..., None] if value.ndim == 2 else value
+        value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
+    images = value[None] if value.ndim == 3 else value
+    if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
+        expected = f"{'C' if channels is None else channels} channels"
+        raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    low, high = images.min().item(), images.max().item()
+    if not images.is_floating_point() or not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"`{name}` must be uint8, or floating point in [0, 1], but is {images.dtype} from {low} to {high}."
+        )
+    return images.float()
+
+
+def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
+    """A mask as a boolean tensor (N or 1, 1 or C, H, W), True (white) where pixels are to be painted.
+
+    Args:
+        name: of the argument, for messages.
+        value: a PIL image painted by hand (or a list): 1-bit, grey or colour, white where pixels are to be painted; or
+            a drawing layer whose opacity (RGBA, LA) is the mask. Soft edges count from one half. Or an array (H, W),
+            (H, W, 1) or (N, H, W, 1), or a tensor (H, W), (C, H, W) or (N, C, H, W), which must be binary: booleans,
+            0 and 1, or uint8 0 and 255.
+        size: (H, W) of the images.
+
+    Raises:
+        ValueError: on another type, shape or size, or values in between.
+    """
+    if isinstance(value, Image.Image):
+        value = [value]
+    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
+        sizes = {image.size for image in value}
+        if sizes != {(size[1], size[0])}:
+            raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {sizes}.")
+        mask = torch.from_numpy(np.stack([painted_pixels(image) for image in value]))[:, None]
+    else:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value if value.ndim == 2 else np.moveaxis(value, -1, -3)))
+        if not isinstance(value, Tensor):
+            raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
+        if value.dtype == torch.uint8 and value.max() > 1:
+            binary, mask = ((value == 0) | (value == 255)).all(), value > 0
+        else:
+            binary, mask = ((value == 0) | (value == 1)).all(), value == 1
+        if not binary:
+            raise ValueError(
+                f"`{name}` must be binary (0 and 1, booleans, or uint8 0 and 255), but has values in between, "
+                f"from {value.min().item()} to {value.max().item()}."
+            )
+    while mask.ndim < 4:
+        mask = mask[None]
+    if mask.ndim != 4 or mask.shape[2:] != size:
+        raise ValueError(f"`{name}` must have the image's size {size}, but has shape {tuple(mask.shape)}.")
+    if not mask.any():
+        raise ValueError(f"`{name}` marks no pixel to be painted (white, or 1).")
+    return mask
+
+
+def painted_pixels(image: Image.Image) -> np.ndarray:
+    """(H, W) booleans: opaque pixels of a layer that is transparent somewhere, else white ones."""
+    if image.mode in ("RGBA", "LA"):
+        opacity = np.asarray(image.getchannel("A"))
+        if (opacity < 128).any():
+            return opacity >= 128
+        image = image.convert("RGB")
+    return np.asarray(image.convert("L")) >= 128
+
+
 # -------------------- sde_diffusers.pipelines.pipeline_score_sde
 
 """Unconditional and class-conditional generation with a score network, and the score itself.
@@ -1865,7 +2045,8 @@ class ScoreSdePipelineOutput(BaseOutput):
     Args:
         images: a list of N PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); numbers lie in [0, 1], except
             for the output type "latent".
-        nfe: number of evaluations of the network that each image took (guidance evaluates it twice).
+        nfe: number of evaluations of the network that each image took (where classifier-free guidance acts, it is
+            evaluated twice; a classifier's evaluations are not counted).
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -1880,21 +2061,23 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             configuration says.
         scheduler: a scheduler of this package. Swap samplers with
             `pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)`.
+        classifier: optional, a `NoiseConditionalClassifier`, whose gradient guides with `classifier_scale` above 0.
 
     Raises:
         ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->classifier"
+    _optional_components = ["classifier"]
     _callback_tensor_inputs = LATENT_NAMES
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, classifier: ModelMixin | None = None):
         super().__init__()
         if not hasattr(scheduler, "parameterization"):
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
 
     @classmethod
     def from_pipe(cls, pipeline, **kwargs):
@@ -1919,6 +2102,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
         image=None,
         strength: float = 0.5,
+        guidance_interval: tuple[float, float] | None = None,
+        classifier_scale: float = 0.0,
     ) -> ScoreSdePipelineOutput | tuple:
         """Draw images, from noise or (`image`) starting with given ones.
 
@@ -1926,8 +2111,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             batch_size: number of images N.
             num_inference_steps: number of time steps (not of network evaluations); the default is the scheduler's.
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
-            guidance_scale: w of classifier-free guidance (arXiv 2207.12598): the network's answer is
-                (1 - w) unconditional + w conditional. 1 is the conditional network itself.
+            guidance_scale: w of classifier-free guidance (arXiv 2207.12598), at least 0: the network's answer is
+                (1 - w) unconditional + w conditional. 1 is the conditional network itself, 0 the unconditional one.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
             output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
@@ -1939,6 +2124,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
             strength: the share of the time steps that are done, in (0, 1], as in diffusers' image-to-image: with more
                 of them, the image that comes out has less to do with `image`.
+            guidance_interval: (low, high), noise levels sigma / alpha, in the units of the network's images, between
+                which `guidance_scale` holds; elsewhere it is 1 (arXiv 2404.07724). None = everywhere.
+            classifier_scale: v of classifier guidance, at least 0: v times the gradient of the pipeline's
+                classifier's log p_t(y | x_t) is added to the score (appendix I.1 of arXiv 2011.13456). With an
+                unconditional network 1 draws from p(x | y); a conditional one is asked without the class by
+                `guidance_scale=0`.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
@@ -1947,8 +2138,12 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             image = self._start_image(image, strength)
             batch_size = len(image) if batch_size == 1 else batch_size
         shape = self._check(batch_size, guidance_scale, generator, latents, output_type)
+        check_interval(guidance_interval)
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
+        targets = classifier_labels(self, class_labels, batch_size, classifier_scale)
+        if targets is not None and guidance_scale == 1 and not self.unet.config.num_class_embeds:
+            class_labels = None  # they are the classifier's alone
         labels = self._guided_labels(class_labels, batch_size, guidance_scale)
         unknown = [name for name in callback_on_step_end_tensor_inputs if name not in LATENT_NAMES]
         if unknown:
@@ -1972,8 +2167,11 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         self._guidance_scale, self._num_timesteps = guidance_scale, len(timesteps)  # a callback may change the scale
         nfe = 0
         for k, t in enumerate(self.progress_bar(timesteps)):
-            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, self.guidance_scale)
-            nfe += 1 if self.guidance_scale == 1 else 2
+            scale = scale_at(coming_noise_level(self.scheduler), self.guidance_scale, guidance_interval)
+            output = self._network(self.scheduler.scale_model_input(x, t), t, labels, scale)
+            nfe += network_evaluations(scale)
+            if targets is not None:
+                output = classifier_guided(output, self.classifier, targets, classifier_scale, self.scheduler, x)
             x = self.scheduler.step(output, t, x, generator=generator).prev_sample
             if callback_on_step_end is not None:
                 values = {name: x for name in callback_on_step_end_tensor_inputs}
@@ -2035,7 +2233,10 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             labels = labels.to(x.device)
         if guidance_scale == 1:
             return self.unet(x, network_time, class_labels=labels).sample
-        both = torch.cat([torch.full_like(labels, -1), labels])
+        none = torch.full_like(labels, -1)
+        if guidance_scale == 0:
+            return self.unet(x, network_time, class_labels=none).sample
+        both = torch.cat([none, labels])
         without, given = self.unet(torch.cat([x, x]), network_time, class_labels=both).sample.chunk(2)
         return without + guidance_scale * (given - without)
 
@@ -2161,8 +2362,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         """Refuse what cannot be sampled; the shape of the images otherwise."""
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
-        if not isinstance(guidance_scale, (int, float)) or not np.isfinite(guidance_scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, but is {guidance_scale!r}.")
+        check_scale("guidance_scale", guidance_scale)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if isinstance(generator, list) and len(generator) != batch_size:
@@ -2199,19 +2399,10 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         classes = self.unet.config.num_class_embeds
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
-        labels = torch.as_tensor(class_labels)
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
-        labels = labels.long()
-        if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
-            raise ValueError(
-                f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
-            )
-        if ((labels < -1) | (labels >= classes)).any():
-            raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
+        labels = checked_labels(class_labels, batch_size, classes)
         if (labels == -1).any() and not self._knows_no_class:
             raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
-        return labels.expand(batch_size)
+        return labels
 
     def _guided_labels(self, class_labels, batch_size, guidance_scale) -> Tensor | None:
         """Class labels as `_labels` gives them, if they and the network allow for guidance of this scale."""

@@ -73,7 +73,7 @@ class Dropout(nn.Dropout):
         mask = torch.empty(x.numel(), dtype=x.dtype)
         torch.ge(bits[: x.numel()], drop - 2**15, out=mask)  # flat: five times as fast as in four dimensions
         mask = mask.mul_(2**16 / (2**16 - drop)).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
-        return x * mask
+        return x.mul_(mask) if self.inplace else x * mask
 
 
 def fir_weight(x, kernel, gain):
@@ -233,7 +233,7 @@ class ResidualBlock(nn.Module):
         self.conv1 = conv2d(in_channels, out_channels, 3)
         self.emb = linear(emb_channels, out_channels)
         self.norm2 = GroupNorm(out_channels, num_groups)
-        self.dropout = Dropout(dropout)
+        self.dropout = Dropout(dropout, inplace=True)  # of SiLU's output, which its gradient does not need
         self.conv2 = conv2d(out_channels, out_channels, 3, init_scale=init_scale)
         self.shortcut = None
         if in_channels != out_channels or resample is not None:
