@@ -54,13 +54,14 @@ def test_every_configuration_is_valid(path):
 
 
 def test_learns_and_reports_accuracy_at_every_noise_level(tiny, tmp_path):
-    options = ["steps=60", "batch_size=48", "validate_every=30", "model.patch_size=2"]
+    images = ["data.max_images=1000", "data.validation_images=100"]
+    options = [*images, "steps=60", "batch_size=48", "validate_every=30", "model.block_out_channels=[16]"]
     folder = run_here(tiny, tmp_path / "run", *options)
     losses = list(metrics(folder).values())
     assert losses[0] == pytest.approx(math.log(10), abs=1) and sum(losses[-10:]) < 0.85 * sum(losses[:10])
     clean, noisy = metrics(folder, "accuracy/0.01"), metrics(folder, "accuracy/1")
     assert list(clean) == list(noisy) == [30, 60]
-    assert clean[60] > 0.35 and clean[60] >= noisy[60]
+    assert clean[60] > 0.25 and clean[60] >= noisy[60]  # a guess: 0.1
     assert 0.1 <= metrics(folder, "accuracy")[60] <= 1
     assert {path.name for path in (folder / "figures").iterdir()} == {"accuracy.png", "loss.png"}
     with Image.open(folder / "figures" / "accuracy.png") as image:
