@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, RepoCard
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError, validate_repo_id
 
 from sde_diffusers.hub import (
     LARGEST_PUSH,

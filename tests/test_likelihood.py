@@ -38,8 +38,8 @@ class ExactNetwork(torch.nn.Module):
 class ExactPipeline(ScoreSdePipeline):
     """A pipeline whose network is no `UNet2DModel`."""
 
-    def register_modules(self, unet, scheduler):
-        self.unet, self.scheduler = unet, scheduler
+    def register_modules(self, unet, scheduler, classifier=None):
+        self.unet, self.scheduler, self.classifier = unet, scheduler, classifier
         self.set_progress_bar_config(disable=True)
 
     @property

@@ -9,10 +9,10 @@ D(x; sigma) = E[x_0 | x_0 + sigma noise = x] for images in [-1, 1], F being the 
                                                                          sigma / 2 is the noise level, 2 F / sigma
 """
 
+import logging
 from pathlib import Path
 
 import torch
-from diffusers.utils import logging
 
 from sde_diffusers.convert.checkpoints import check_against_recorded, load_converted, read_json, read_tensors
 from sde_diffusers.models.layers import FourierFeatures
@@ -21,7 +21,7 @@ from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 EDM_PICKLE_ADVICE = """\
 EDM's .pkl files hold code, which is run when they are read. If you trust the file, take the weights out of it where \

@@ -42,7 +42,7 @@ _DDPMPP = {**_NCSNPP, "embedding_type": "positional", "fir": False, "progressive
 _DDPM = {**_NETWORK, "name": "ddpm", "num_res_blocks": 2}
 _DDPM_256 = {**_DDPM, "ch_mult": (1, 1, 2, 2, 4, 4)}
 
-_CIFAR10 = {"image_size": 32, "sigma_max": 50.0, "num_scales": 1000, "dropout": 0.1, "snr": 0.16}
+_CIFAR10_IMAGES = {"image_size": 32, "sigma_max": 50.0, "num_scales": 1000, "dropout": 0.1, "snr": 0.16}
 _CELEBA = {"image_size": 64, "sigma_max": 90.0, "num_scales": 1000, "dropout": 0.1, "snr": 0.17}
 _LSUN = {"image_size": 256, "sigma_max": 378.0, "num_scales": 2000, "dropout": 0.0, "snr": 0.075}
 _FACES_256 = {**_LSUN, "sigma_max": 348.0}
@@ -74,20 +74,20 @@ def _ve(continuous, network, data, **changes):
     return _config("vesde", continuous, network, data, "reverse_diffusion", **changes)
 
 
-def _vp(network, data=_CIFAR10, predictor="ancestral_sampling", **changes):
+def _vp(network, data=_CIFAR10_IMAGES, predictor="ancestral_sampling", **changes):
     """The DDPM chain of 1000 steps."""
     return _config("vpsde", False, network, data, predictor, num_scales=1000, **changes)
 
 
 def _continuous_vp(sde, network, **changes):
-    return _config(sde, True, network, _CIFAR10, "euler_maruyama", **changes)
+    return _config(sde, True, network, _CIFAR10_IMAGES, "euler_maruyama", **changes)
 
 
 SCORE_SDE_CONFIGS = {
-    "ve/cifar10_ddpm": _ve(False, _DDPM, _CIFAR10),
-    "ve/cifar10_ncsnpp": _ve(False, _NCSNPP, _CIFAR10, embedding_type="positional"),
-    "ve/cifar10_ncsnpp_continuous": _ve(True, _NCSNPP, _CIFAR10),
-    "ve/cifar10_ncsnpp_deep_continuous": _ve(True, _NCSNPP, _CIFAR10, num_res_blocks=8),
+    "ve/cifar10_ddpm": _ve(False, _DDPM, _CIFAR10_IMAGES),
+    "ve/cifar10_ncsnpp": _ve(False, _NCSNPP, _CIFAR10_IMAGES, embedding_type="positional"),
+    "ve/cifar10_ncsnpp_continuous": _ve(True, _NCSNPP, _CIFAR10_IMAGES),
+    "ve/cifar10_ncsnpp_deep_continuous": _ve(True, _NCSNPP, _CIFAR10_IMAGES, num_res_blocks=8),
     "ve/celeba_ncsnpp": _ve(False, _NCSNPP, _CELEBA, embedding_type="positional"),
     "ve/bedroom_ncsnpp_continuous": _ve(True, _NCSNPP_256, _LSUN),
     "ve/church_ncsnpp_continuous": _ve(True, _NCSNPP_256, _LSUN, sigma_max=380.0),
