@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, RepoCard
-from huggingface_hub.errors import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from sde_diffusers.hub import (
     LARGEST_PUSH,
