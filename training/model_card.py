@@ -6,7 +6,8 @@ from pathlib import Path
 from config import ConfigError
 from huggingface_hub import EvalResult, ModelCard
 
-TASK = "unconditional-image-generation"
+from sde_diffusers.model_card import TASK
+
 NAMES = {
     "frechet_distance": "Frechet distance",
     "kernel_distance": "Kernel distance",
