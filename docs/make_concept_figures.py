@@ -92,7 +92,7 @@ def forward_paths(sde, generator):
 
 
 def sampled_paths(scheduler, start, generator):
-    """Times and paths (K, POINTS) that a scheduler takes with the exact score; `start` (POINTS,) is standard normal."""
+    """Times and paths (K, POINTS) of a scheduler with the exact score; `start` (POINTS,) is standard normal."""
     scheduler.set_timesteps(STEPS)
     x = as_images(start[:, None] * scheduler.init_noise_sigma)
     times, states = [1.0], [x]
