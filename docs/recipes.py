@@ -1,0 +1,130 @@
+"""Runs the recipes of README.md and docs/: `pytest -p docs.recipes README.md docs`, a part of `make test-docs`.
+
+A recipe is a fenced block of `python` or `sh`. Those of a page run in order, Python ones in one namespace, in a copy of
+the repository's tracked files that the page has for itself. HTML comments above a block say what is different here:
+
+    <!-- skip: next "why" -->             it is not run, and the reason is printed
+    <!-- shortened: steps=4 -->           the words are appended to its command, and printed
+    <!-- invisible-code-block: python     a block for the runner alone, say images that the page takes for granted
+    ... -->
+
+Blocks of `text`, `yaml` and `json`, and the directives of the site, are not run. Any other fenced block, one without a
+language included, is an error: nothing that looks like a recipe goes unnoticed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = tempfile.TemporaryDirectory(prefix="recipes-cache-")
+# Read by huggingface_hub when it is imported: nothing is downloaded, and no cache of this machine is touched.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=CACHE.name, MPLBACKEND="agg", TQDM_DISABLE="1")
+
+from sybil import Region, Sybil  # noqa: E402
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser  # noqa: E402
+from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer, RawFencedCodeBlockLexer  # noqa: E402
+
+NOT_RUN = ("text", "yaml", "json")
+TIME_LIMIT = 300  # seconds, of one command
+
+
+class ShortenedRecipe(UserWarning):
+    """A recipe was run with less work than its page says."""
+
+
+class SkipWithReasonParser(SkipParser):
+    """`skip`, which sybil itself also takes without a reason."""
+
+    def __call__(self, document):
+        for region in super().__call__(document):
+            action, reason = region.parsed
+            if action != "end" and not reason:
+                raise ValueError(f"{document.path}: a skip has no reason")
+            yield region
+
+
+class ShellParser(CodeBlockParser):
+    """Blocks of `sh`, run by bash, and `shortened` comments, which change the next one."""
+
+    language = "sh"
+
+    def __call__(self, document):
+        yield from super().__call__(document)
+        for region in DirectiveInHTMLCommentLexer("shortened", arguments=".+?")(document):
+            yield Region(region.start, region.end, region.lexemes["arguments"].strip(), self.remember)
+
+    def remember(self, example):
+        example.namespace["appended words"] = example.parsed
+
+    def evaluate(self, example):
+        command, words = example.parsed.strip(), example.namespace.pop("appended words", "")
+        if words:
+            command = f"{command} {words}"
+            warnings.warn(f"{example.path}:{example.line} ran with: {words}", ShortenedRecipe, stacklevel=2)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is the one that runs this
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIME_LIMIT,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}"
+
+
+class LanguageParser:
+    """Refuses fenced blocks that no other parser takes."""
+
+    def __call__(self, document):
+        for region in RawFencedCodeBlockLexer(mapping={"source": "source"})(document):
+            line = document.text.count("\n", 0, region.start) + 1
+            raise ValueError(f"{document.path}:{line}: a fenced block has no language")
+        for region in CodeBlockParser("any", lambda example: None).lexers(document):
+            language = region.lexemes["arguments"]
+            if not language.startswith("{") and language not in ("python", "sh", *NOT_RUN):
+                line = document.text.count("\n", 0, region.start) + 1
+                raise ValueError(f"{document.path}:{line}: blocks of {language!r} are neither run nor known as text")
+        return ()
+
+
+@pytest.fixture(scope="module")
+def working_folder(tmp_path_factory):
+    """A copy of the tracked files, in which a page's recipes run."""
+    folder = tmp_path_factory.mktemp("page") / "sde_diffusers"
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    ).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+    shutil.rmtree(folder)
+
+
+pytest_collect_file = Sybil(
+    parsers=[LanguageParser(), PythonCodeBlockParser(), ShellParser(), SkipWithReasonParser()],
+    path="..",
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    fixtures=["working_folder"],
+).pytest()
+
+
+def pytest_configure(config):
+    # Reports carry no other warnings: what sde_diffusers itself warns of is an error in any case.
+    for rule in ("ignore", "error:::sde_diffusers", f"always::{__name__}.ShortenedRecipe"):
+        config.addinivalue_line("filterwarnings", rule)
