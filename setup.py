@@ -38,6 +38,6 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "space": ["gradio>=6.31"],
-        "dev": [*TRAIN, *EVAL, "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "dev": [*TRAIN, *EVAL, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },
 )
