@@ -2,13 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test style
+.PHONY: demo test test-docs docs style
 
 demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto
+
+# The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
+test-docs: .venv/installed docs
+	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs
+
+docs: .venv/installed
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 
 style: .venv/installed
 	$(BIN)/ruff check .

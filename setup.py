@@ -18,6 +18,14 @@ EVAL = [
     "transformers>=5.23",
 ]
 
+DOCS = [
+    "furo>=2024.8.6",
+    "myst-parser>=4.0.1",
+    "sphinx>=8.1.3",
+    "sphinx-copybutton>=0.5.2",
+    "sybil>=9.1",
+]
+
 setup(
     name="sde-diffusers",
     version="0.1.0",
@@ -38,6 +46,7 @@ setup(
         "train": TRAIN,
         "eval": EVAL,
         "space": ["gradio>=6.31"],
-        "dev": [*TRAIN, *EVAL, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "docs": DOCS,
+        "dev": [*TRAIN, *EVAL, *DOCS, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },
 )

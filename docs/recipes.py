@@ -1,7 +1,7 @@
 """Runs the recipes of README.md and docs/: `pytest -p docs.recipes README.md docs`, a part of `make test-docs`.
 
-A recipe is a fenced block of `python` or `sh`. Those of a page run in order, Python ones in one namespace, in a copy of
-the repository's tracked files that the page has for itself. HTML comments above a block say what is different here:
+A recipe is a fenced block of `python` or `sh`. Those of a page run in order, Python ones in one namespace, in a copy
+of the repository's files that the page has for itself. HTML comments above a block say what is different here:
 
     <!-- skip: next "why" -->             it is not run, and the reason is printed
     <!-- shortened: steps=4 -->           the words are appended to its command, and printed
@@ -99,14 +99,9 @@ class LanguageParser:
 def working_folder(tmp_path_factory):
     """A copy of the tracked files, in which a page's recipes run."""
     folder = tmp_path_factory.mktemp("page") / "sde_diffusers"
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    ).stdout
-    for name in filter(None, tracked.split("\0")):
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -118,7 +113,7 @@ def working_folder(tmp_path_factory):
 
 pytest_collect_file = Sybil(
     parsers=[LanguageParser(), PythonCodeBlockParser(), ShellParser(), SkipWithReasonParser()],
-    path="..",
+    path=str(ROOT),
     patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     fixtures=["working_folder"],
 ).pytest()
