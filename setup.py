@@ -20,9 +20,12 @@ EVAL = [
 
 DOCS = [
     "furo>=2024.8.6",
+    "ipykernel>=6.30",
     "myst-parser>=4.0.1",
-    "sphinx>=8.1.3",
+    "nbclient>=0.10.2",
+    "nbformat>=5.10.4",
     "sphinx-copybutton>=0.5.2",
+    "sphinx>=8.1.3",
     "sybil>=9.1",
 ]
 
