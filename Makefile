@@ -13,7 +13,7 @@ test: .venv/installed
 # The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
 test-docs: .venv/installed docs
 	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs --no-fold-skipped
 
 docs: .venv/installed
 	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet docs build/docs

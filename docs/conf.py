@@ -17,6 +17,7 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+highlight_language = "none"  # of literal blocks in docstrings: equations
 html_theme = "furo"
 html_title = project
 html_math_renderer = "mathml"
@@ -40,7 +41,8 @@ def inline_formula(writer, node):
 
 
 def displayed_formula(writer, node):
-    writer.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    formula = tex2mathml(node.astext(), as_block=True)
+    writer.body.append(f'<div style="overflow: auto hidden; padding: 0.3em 0">{formula}</div>')
     raise nodes.SkipNode
 
 

@@ -67,7 +67,8 @@ class ShellParser(CodeBlockParser):
         command, words = example.parsed.strip(), example.namespace.pop("appended words", "")
         if words:
             command = f"{command} {words}"
-            warnings.warn(f"{example.path}:{example.line} ran with: {words}", ShortenedRecipe, stacklevel=2)
+            place = f"{Path(example.path).relative_to(ROOT)}:{example.line}"
+            warnings.warn(f"{place} ran with: {words}", ShortenedRecipe, stacklevel=2)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is the one that runs this
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
