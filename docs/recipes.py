@@ -32,7 +32,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer, RawFencedCodeBlockLexer  # noqa: E402
 
 NOT_RUN = ("text", "yaml", "json")
-TIME_LIMIT = 300  # seconds, of one command
 
 
 class ShortenedRecipe(UserWarning):
@@ -76,7 +75,6 @@ class ShellParser(CodeBlockParser):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIME_LIMIT,
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}"
 
