@@ -1077,6 +1077,8 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
             (annealed Langevin dynamics: step size from `snr` and sigma) or "none".
         snr: signal-to-noise ratio of the corrector; it leaves a bias of about snr^2 in the variance.
         corrector_steps: corrector steps at each time.
+        per_image_step: take the norms for "langevin" of each image alone. The paper averages them over the batch, so
+            that an image depends on its neighbours in the batch; with this it does not.
 
     Raises:
         ValueError: on unknown names, a negative `snr` or `corrector_steps`, or if nothing is left to do.
@@ -1109,6 +1111,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         corrector: str = "langevin",
         snr: float = 0.16,
         corrector_steps: int = 1,
+        per_image_step: bool = False,
     ):
         self._setup()
         require_choice("predictor", predictor, PREDICTORS)
@@ -1155,9 +1158,12 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         if self.config.corrector == "ald":
             step_size = scale * (self.config.snr * self.sde.sigma(self._grid[i]).item()) ** 2
             return (mean := x + step_size * score), mean + (2 * step_size) ** 0.5 * z
-        noise_norm = z.flatten(1).norm(dim=1).mean()
-        score_norm = score.flatten(1).norm(dim=1).mean()
-        step_size = scale * (self.config.snr * noise_norm / score_norm) ** 2
+        noise_norm, score_norm = (v.flatten(1).norm(dim=1)[:, None, None, None] for v in (z, score))
+        if not self.config.per_image_step:
+            noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
+        # A score of 0 (one pixel, half precision) says nothing about the scale: the noise level then does.
+        ratio = torch.where(score_norm > 0, noise_norm / score_norm, self.sde.sigma(self._grid[i]).item())
+        step_size = scale * (self.config.snr * ratio) ** 2
         return (mean := x + step_size * score), mean + (2 * step_size).sqrt() * z
 
     def _predict(self, i, x, score):
