@@ -1,0 +1,117 @@
+"""A Gradio app that shows a score-based model: `python space_app/app.py`, or a Space of the Hugging Face Hub.
+
+The environment variable MODEL_ID chooses the model, an id of the Hub or a folder; without it, the pipeline that ships
+with the repository is shown.
+"""
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+# Gradio keeps uploads, pictures and cached examples where these say; all of it goes when the app ends.
+TEMPORARY = Path(tempfile.mkdtemp(prefix="sde-diffusers-space-"))
+os.environ["GRADIO_TEMP_DIR"] = str(TEMPORARY / "files")
+os.environ["GRADIO_EXAMPLES_CACHE"] = str(TEMPORARY / "examples")
+atexit.register(shutil.rmtree, TEMPORARY, ignore_errors=True)
+
+import gradio as gr  # noqa: E402
+import tab_generate  # noqa: E402
+import tab_inpaint  # noqa: E402
+import tab_interpolate  # noqa: E402
+import tab_likelihood  # noqa: E402
+import tab_watch  # noqa: E402
+import torch  # noqa: E402
+from bounded_work import Work  # noqa: E402
+from pictures import MAX_FILE_SIZE, to_picture  # noqa: E402
+from PIL import Image  # noqa: E402
+from served_model import NoModel, ServedModel, load_model  # noqa: E402
+
+TITLE = "Images out of noise"
+AT_ONCE = 2  # requests that compute; the others wait
+WAITING = 32  # requests; more are refused
+CACHE_LIFE = 3600  # seconds that files of a visitor are kept
+LOOK = {
+    "theme": gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ),
+    "css_paths": Path(__file__).with_name("look.css"),
+}
+
+
+class Pictures:
+    """Images to start from: of the test set, or, if that is not known, drawn by the model."""
+
+    def __init__(self, model: ServedModel):
+        self.model = model
+
+    def random(self) -> Image.Image:
+        """A random one."""
+        if self.model.test_images is not None:
+            return to_picture(random.choice(self.model.test_images))
+        work = Work(lambda work: self.model.pipeline(work)(1, 20, output_type="pt").images[0])
+        for _ in work:
+            pass
+        return to_picture(work.result)
+
+    def examples(self, count: int) -> list[Image.Image]:
+        """The first test images of the last classes."""
+        images = self.model.test_images
+        return [] if images is None else [to_picture(image) for image in images[10 - count : 10]]
+
+
+def build_app(model_id: str | None) -> gr.Blocks:
+    """The whole page; if there is no model, one that says so."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_LIFE, CACHE_LIFE)) as app:
+        try:
+            model = load_model(model_id)
+        except NoModel as error:
+            print(error)
+            gr.Markdown(f"# {TITLE}\n\nThere is nothing to show yet.\n\n{error}")
+            return app
+        gr.Markdown(
+            f"# {TITLE}\nA score-based model turns noise into images by a stochastic differential equation "
+            f"([paper](https://arxiv.org/abs/2011.13456)). This one is **{model.name}**.",
+            elem_id="title",
+        )
+        pictures = Pictures(model)
+        examples = pictures.examples(3)
+        files = []
+        for k, picture in enumerate(examples):
+            files.append(str(TEMPORARY / f"example-{k}.png"))
+            picture.save(files[-1])
+        with gr.Tabs():
+            with gr.Tab("Generate", id="generate"):
+                tab_generate.build(model, model.first_images)
+            with gr.Tab("Inpaint", id="inpaint"):
+                tab_inpaint.build(model, pictures.random, examples)
+            with gr.Tab("Likelihood", id="likelihood"):
+                tab_likelihood.build(model, pictures.random, files)
+            with gr.Tab("Interpolate", id="interpolate"):
+                tab_interpolate.build(model, pictures.random, files)
+            with gr.Tab("Watch", id="watch"):
+                tab_watch.build(model, pictures.random, files)
+    return app.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
+
+
+def launch(app: gr.Blocks, **options):
+    """Serve the page; for the options see `gr.Blocks.launch`."""
+    return app.launch(
+        **LOOK,
+        max_file_size=MAX_FILE_SIZE,
+        footer_links=["api"],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))  # or requests would wait for each other's
+    launch(build_app(os.environ.get("MODEL_ID")))

@@ -1,0 +1,182 @@
+"""Images between the network's tensors and what people upload and see."""
+
+from io import BytesIO
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
+MAX_FILE_SIZE = "10mb"
+SHOWN_SIZE = 224  # pixels; smaller images are enlarged by a whole factor to at least this
+
+# ---- uploads -------------------------------------------------------------------------------------------------------
+
+
+def open_picture(source) -> Image.Image:
+    """An image file, opened but not yet decoded.
+
+    Args:
+        source: its path, or its bytes.
+
+    Raises:
+        gr.Error: if it is none of `FORMATS` or too large.
+    """
+    try:
+        picture = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        width, height = picture.size
+    except Image.DecompressionBombError:
+        raise too_large("This image") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        kinds = ", ".join(FORMATS[:-1])
+        raise friendly(f"This file is not an image that can be read here ({kinds} or {FORMATS[-1]}).") from None
+    if width * height > MAX_PIXELS:
+        raise too_large(f"An image of {width:,} x {height:,} pixels")
+    return picture
+
+
+def too_large(what: str) -> gr.Error:
+    return friendly(f"{what} is too large: at most {MAX_PIXELS // 10**6} million pixels, please.")
+
+
+def friendly(message: str) -> gr.Error:
+    """An error that is the user's to mend."""
+    return gr.Error(message, title="Please check", print_exception=False)
+
+
+def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
+    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, on black where it is transparent."""
+    if path is None:
+        raise friendly("There is no image yet: upload one, or take a random one.")
+    picture = open_picture(path)
+    channels, height, width = shape
+    try:
+        picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
+        picture = ImageOps.exif_transpose(picture)
+        if picture.mode.startswith("I"):  # 16 bits
+            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+    except (OSError, ValueError, SyntaxError):
+        raise friendly("This image file is damaged.") from None
+    return fitted(picture, shape)
+
+
+def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor."""
+    channels, height, width = shape
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    pixels = torch.from_numpy(np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX)))
+    return pixels.view(height, width, -1).permute(2, 0, 1)[None]
+
+
+def picture_input(**options) -> gr.Image:
+    """An upload whose file is checked before Gradio opens it; handlers get its path."""
+    image = gr.Image(
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        height=250,
+        buttons=[],
+        elem_classes="pixels",
+        **options,
+    )
+    return checked(image, lambda payload: [payload.path] if payload.path else [])
+
+
+def mask_editor(**options) -> gr.ImageEditor:
+    """A canvas to paint on; handlers get a dictionary of PIL images, "background" and "layers"."""
+    editor = gr.ImageEditor(
+        type="pil",
+        image_mode="RGBA",
+        format="png",
+        sources=["upload", "clipboard"],
+        buttons=[],
+        transforms=[],
+        layers=False,
+        canvas_size=(280, 280),
+        fixed_canvas=True,
+        brush=gr.Brush(default_size=44, colors=["#f97316"], default_color="#f97316", color_mode="fixed"),
+        eraser=gr.Eraser(default_size=44),
+        elem_classes="canvas",
+        **options,
+    )
+
+    def files(payload):
+        stored = editor.blob_storage.get(payload.id) if payload.id else None
+        parts = payload if stored is None else stored
+        found = [parts.background, parts.composite, *parts.layers]
+        return [part if isinstance(part, bytes) else part.path for part in found if part is not None]
+
+    return checked(editor, files)
+
+
+def checked(component, files):
+    """Let a component refuse bad files before it decodes them.
+
+    The instance is changed and no subclass made, because Gradio writes a file beside the source of each subclass.
+    """
+    decode = component.preprocess
+
+    def preprocess(payload):
+        for file in [] if payload is None else files(payload):
+            open_picture(file)
+        return decode(payload)
+
+    component.preprocess = preprocess
+    return component
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor."""
+    if image.is_floating_point():
+        image = (image.cpu().clamp(0, 1) * 255).round().byte()
+    factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:])))
+    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+    return Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1))
+
+
+def visible_states(x: Tensor, scheduler, t: Tensor) -> Tensor:
+    """States x_t (N, C, H, W) of the sampling SDE as images in [0, 1]: signal and noise in their true ratio.
+
+    With images in [-1, 1], x_t / sqrt(alpha^2 + sigma^2).
+    """
+    low, high = scheduler.parameterization.image_range
+    half, middle = (high - low) / 2, (high + low) / 2
+    alpha, sigma = scheduler.sde.alpha(t).item(), scheduler.sde.sigma(t).item() / half
+    return ((x - alpha * middle) / half / (alpha**2 + sigma**2) ** 0.5 + 1) / 2
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s"
+
+
+def status_of(work) -> str:
+    """A line while work is going on."""
+    return f"⏳ {work.share:.0%} · {seconds(work.seconds)}"
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def whole_number(name: str, value, low: int, high: int) -> int:
+    """`value` as an integer; a friendly error unless it is one from `low` to `high`."""
+    if not isinstance(value, (int, float)) or value != value or value != value // 1 or not low <= value <= high:
+        raise friendly(f"{name} must be a whole number from {low:,} to {high:,}, but is {value}.")
+    return int(value)
+
+
+def checked_seed(value) -> int:
+    return whole_number("The seed", value, 0, 2**32 - 1)
+
+
+def generators(seed: int, count: int) -> list[torch.Generator]:
+    """One source of noise for each image, with the seeds `seed`, `seed` + 1, ..."""
+    return [torch.Generator().manual_seed(seed + k) for k in range(count)]

@@ -1,0 +1,181 @@
+"""The model that the app shows. All requests share its network; everything else is made anew for each of them."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bounded_work import TickingBar, Work
+from diffusers import UNet2DModel
+from huggingface_hub import ModelCard
+from PIL import Image
+from torch import Tensor
+
+from sde_diffusers import (
+    ScoreSdeExponentialScheduler,
+    ScoreSdePipeline,
+    ScoreSdePredictorCorrectorScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+    ScoreSdeRestorationPipeline,
+)
+
+SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
+# All by make_model_data.py
+TEST_DATA = Path(__file__).with_name("fashion_mnist.json")
+TEST_SHEET = TEST_DATA.with_suffix(".png")
+DRAWN_SHEET = TEST_DATA.with_name("fashion_mnist_drawn.png")
+
+# Name -> (scheduler, its settings, number of steps to begin with). Each image depends on its own seed alone: the
+# corrector is annealed Langevin dynamics, since the other one takes its step size from the whole batch.
+SAMPLERS = {
+    "Reverse SDE, few steps": (ScoreSdeExponentialScheduler, {"eta": 1.0, "solver_order": 2}, 20),
+    "Probability flow ODE, few steps": (ScoreSdeExponentialScheduler, {"eta": 0.0, "solver_order": 3}, 15),
+    "Probability flow ODE, Heun": (ScoreSdeProbabilityFlowScheduler, {"method": "heun"}, 15),
+    "DDIM": (ScoreSdeProbabilityFlowScheduler, {"method": "euler"}, 20),
+    "Ancestral": (
+        ScoreSdePredictorCorrectorScheduler,
+        {"predictor": "ancestral", "corrector": "none", "time_grid": "noise_share"},
+        50,
+    ),
+    "Predictor-corrector": (ScoreSdePredictorCorrectorScheduler, {"corrector": "ald", "snr": 0.1}, 100),
+}
+DEFAULT_SAMPLER, ODE_SAMPLER = [*SAMPLERS][:2]
+NETWORK_KEYS = (  # of a scheduler's configuration: what the network was trained for
+    "sde",
+    "sigma_min",
+    "sigma_max",
+    "sigma",
+    "beta_min",
+    "beta_max",
+    "trained_betas",
+    "prediction_type",
+    "time_input",
+    "image_range",
+    "num_train_timesteps",
+    "sampling_eps",
+)
+
+
+class NoModel(RuntimeError):
+    """There is nothing to show; the message says what to do."""
+
+
+class WatchedPipeline(ScoreSdePipeline):
+    """Reports its progress to the `work` that it is done for."""
+
+    work: Work
+
+    def progress_bar(self, iterable=None, total=None):
+        return TickingBar(self.work, iterable, total)
+
+
+class WatchedRestorationPipeline(WatchedPipeline, ScoreSdeRestorationPipeline):
+    """The same, for restoration."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A pipeline and what is known of its data.
+
+    Attributes:
+        name: what was loaded.
+        pipe: whose components are shared; never call it, call what `pipeline` gives.
+        class_names: one for each class; none for an unconditional network.
+        test_images: (N, C, H, W) uint8, or None if the data are not known.
+        test_bits_per_dim: those of many test images under this very network, or None if they were not computed.
+        first_images: (N, C, H, W) uint8, drawn by this very network with the first seeds, or None.
+    """
+
+    name: str
+    pipe: ScoreSdePipeline
+    class_names: list[str]
+    test_images: Tensor | None
+    test_bits_per_dim: list[float] | None
+    first_images: Tensor | None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.pipe._image_shape
+
+    def scheduler(self, sampler: str, **settings):
+        """A new scheduler for this network: one of `SAMPLERS`, with other settings."""
+        kind, own_settings, _ = SAMPLERS[sampler]
+        network = {key: self.pipe.scheduler.config[key] for key in NETWORK_KEYS}
+        return kind(**{**network, **own_settings, **settings})
+
+    def pipeline(self, work: Work, scheduler=None, kind=WatchedPipeline):
+        """A new pipeline around the shared network, for one request."""
+        scheduler = self.scheduler(DEFAULT_SAMPLER) if scheduler is None else scheduler
+        pipe = kind(unet=self.pipe.unet, scheduler=scheduler)
+        pipe.work = work
+        return pipe
+
+    def labels(self, class_name: str | None) -> int | None:
+        """The label of a class by its name; None for any other name."""
+        return self.class_names.index(class_name) if class_name in self.class_names else None
+
+
+def load_model(model_id: str | None) -> ServedModel:
+    """Load a pipeline by the id or folder of a model; None is the one that ships with the repository.
+
+    Raises:
+        NoModel: if there is none.
+    """
+    if model_id is None and not SHIPPED.is_dir():
+        raise NoModel(
+            "No model was chosen: set the variable MODEL_ID to the id of a ScoreSdePipeline on the Hub "
+            "(`sde-diffusers push-space space_app OWNER/SPACE --model OWNER/MODEL` does)."
+        )
+    source = model_id or str(SHIPPED)
+    try:
+        pipe = ScoreSdePipeline.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise NoModel(f"The model {source} can't be loaded. {type(error).__name__}: {error}") from error
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.unet.requires_grad_(False).eval()  # for good: requests that switch gradients off would meet one another
+    classes = pipe.unet.config.num_class_embeds or 0
+    class_names = [f"class {k}" for k in range(classes)]
+    test_images = test_bits_per_dim = first_images = None
+    test_data = json.loads(TEST_DATA.read_text(encoding="utf-8"))
+    if test_data["dataset"] in trained_on(source):
+        test_images = read_sheet(TEST_SHEET, pipe._image_shape)
+        if classes == len(test_data["class_names"]):
+            class_names = test_data["class_names"]
+    if test_data["network"] == fingerprint(pipe.unet):
+        test_bits_per_dim = test_data["bits_per_dim"]
+        first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
+    name = Path(source).name if Path(source).is_dir() else source
+    return ServedModel(name, pipe, class_names, test_images, test_bits_per_dim, first_images)
+
+
+def trained_on(source: str) -> list[str]:
+    """The data sets that a model's card names."""
+    path = Path(source) / "README.md"
+    try:
+        data = (ModelCard(path.read_text(encoding="utf-8")) if Path(source).is_dir() else ModelCard.load(source)).data
+    except (OSError, ValueError):  # no card, or none that can be read
+        return []
+    datasets = data.get("datasets") or []
+    return [datasets] if isinstance(datasets, str) else datasets
+
+
+def read_sheet(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
+    """The images (N, 1, H, W) of a sheet, row by row, or None if the network takes images of another shape."""
+    sheet = np.asarray(Image.open(path))
+    _, height, width = shape
+    if shape[0] != 1 or sheet.shape[0] % height or sheet.shape[1] % width:
+        return None
+    tiles = sheet.reshape(sheet.shape[0] // height, height, -1, width).swapaxes(1, 2)
+    return torch.from_numpy(tiles.reshape(-1, 1, height, width).copy())
+
+
+def fingerprint(unet: UNet2DModel) -> str:
+    """Digest of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

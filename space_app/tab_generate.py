@@ -1,0 +1,135 @@
+"""Generate: images that appear while they form."""
+
+import random
+from functools import partial
+
+import gradio as gr
+from bounded_work import Work
+from pictures import checked_seed, friendly, generators, seconds, status_of, to_picture, visible_states, whole_number
+from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
+
+MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
+ANY = "Any class"
+FIRST_IMAGES = 8
+
+
+def generate(model: ServedModel, class_name, sampler, steps, guidance, count, seed, new_seed=False):
+    """Yield captioned pictures and a line on how far they are, and at last the images.
+
+    Args:
+        class_name: of the model's classes; any other name is no class.
+        sampler: of `SAMPLERS`.
+        steps, guidance, count: see the limits above.
+        seed: of the first image; the others have those that follow.
+        new_seed: take a random one instead.
+    """
+    steps, count = whole_number("Steps", steps, 1, MAX_STEPS), whole_number("Images", count, 1, MAX_IMAGES)
+    seed = random.randrange(2**31) if new_seed else checked_seed(seed)
+    label = model.labels(class_name)
+    if label is None and guidance != 1:
+        raise friendly("Guidance other than 1 leads towards a class: choose one.")
+    scheduler = model.scheduler(sampler)
+
+    def watch(pipe, k, t, values):
+        left = scheduler.times[scheduler.step_index :]
+        if len(left):
+            pipe.work.picture = visible_states(values["latents"], scheduler, left[0])
+        return {}
+
+    def compute(work):
+        return model.pipeline(work, scheduler)(
+            count,
+            steps,
+            class_labels=label,
+            guidance_scale=guidance,
+            generator=generators(seed, count),
+            output_type="pt",
+            callback_on_step_end=watch,
+        )
+
+    work = Work(compute)
+    for _ in work:
+        yield gr.skip() if work.picture is None else captioned(work.picture, seed), status_of(work)
+    output = work.result
+    status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+    yield captioned(output.images, seed), status + " · tap an image to enlarge it and to keep its seed"
+
+
+def build(model: ServedModel, first_images) -> None:
+    """The tab's components.
+
+    Args:
+        first_images: what is seen before the first click, (N, C, H, W) of the seeds 0, 1, ..., or None.
+    """
+    draw = partial(generate, model)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            class_name = gr.Dropdown(
+                [ANY, *model.class_names], value=ANY, label="Class", visible=bool(model.class_names)
+            )
+            sampler = gr.Dropdown([*SAMPLERS], value=DEFAULT_SAMPLER, label="Sampler")
+            with gr.Row(elem_classes="buttons"):
+                start = gr.Button("Generate", variant="primary", scale=3)
+                stop = gr.Button("Stop", scale=1)
+            with gr.Accordion("Steps, guidance, seed", open=False):
+                steps = gr.Slider(1, MAX_STEPS, value=SAMPLERS[DEFAULT_SAMPLER][2], step=1, label="Steps")
+                guidance = gr.Slider(
+                    0,
+                    MAX_GUIDANCE,
+                    value=1,
+                    step=0.1,
+                    label="Guidance",
+                    info="Above 1: more typical of the class, less diverse",
+                    visible=bool(model.class_names),
+                )
+                count = gr.Slider(1, MAX_IMAGES, value=FIRST_IMAGES, step=1, label="Images")
+                new_seed = gr.Checkbox(value=True, label="New seed each time")
+                seed = gr.Number(value=0, precision=None, label="Seed of the first image")
+        with gr.Column(scale=3, min_width=300):
+            gallery = gr.Gallery(
+                None if first_images is None else captioned(first_images, 0),
+                label="Images",
+                show_label=False,
+                format="png",
+                buttons=["download"],
+                elem_classes="pictures",
+                elem_id="generated",
+                interactive=False,
+            )
+            status = gr.Markdown(
+                "Press *Generate* and watch images form out of noise.", label="status", elem_classes="status"
+            )
+    inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
+    event = start.click(draw, inputs, outputs, api_name="generate", concurrency_id="network", trigger_mode="once")
+    stop.click(None, cancels=[event], api_visibility="private")
+    sampler.change(lambda name: SAMPLERS[name][2], sampler, steps, queue=False, api_visibility="private")
+    gallery.select(keep_seed, None, [seed, new_seed, count], queue=False, api_visibility="private")
+
+    classes = model.class_names
+    if classes:
+        examples = {
+            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1],
+            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2],
+            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3],
+        }
+        gr.Examples(
+            [*examples.values()],
+            [class_name, sampler, steps, guidance, count, seed],
+            outputs,
+            draw,
+            cache_examples=True,
+            cache_mode="lazy",
+            api_visibility="private",
+            example_labels=[*examples],
+            elem_id="generate-examples",
+        )
+
+
+def captioned(images, seed: int) -> list:
+    """Images (N, C, H, W) as a gallery shows them, each with its seed."""
+    return [(to_picture(image), f"seed {seed + k}") for k, image in enumerate(images)]
+
+
+def keep_seed(event: gr.SelectData):
+    """The seed of the image that was tapped, no new one, and one image."""
+    return int(event.value["caption"].removeprefix("seed ")), False, 1

@@ -1,0 +1,119 @@
+"""Interpolate: from one image to another through the space of latent codes."""
+
+from functools import partial
+
+import gradio as gr
+import torch
+from bounded_work import Work
+from pictures import checked_seed, picture_input, read_picture, seconds, status_of, to_picture, whole_number
+from served_model import ODE_SAMPLER, ServedModel
+
+from sde_diffusers.likelihood import slerp
+
+MAX_IMAGES = 16
+TOLERANCE = 1e-3  # of the solver
+STEPS = 20  # of the sampler
+ANY = "Any class"
+
+
+def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
+    """Yield the images of `count` latents on the great circle between those of two seeds."""
+    seed_a, seed_b = checked_seed(seed_a), checked_seed(seed_b)
+    count = whole_number("Images", count, 2, MAX_IMAGES)
+    ends = [
+        torch.randn(1, *model.image_shape, generator=torch.Generator().manual_seed(seed)) for seed in (seed_a, seed_b)
+    ]
+    latents = slerp(*ends, torch.linspace(0, 1, count)).flatten(0, 1)
+
+    def compute(work):
+        pipe = model.pipeline(work, model.scheduler(ODE_SAMPLER))
+        output = pipe(count, STEPS, class_labels=model.labels(class_name), latents=latents, output_type="pt")
+        return output.images, output.nfe
+
+    yield from strip(compute, f"seed {seed_a}", f"seed {seed_b}")
+
+
+def interpolate_images(model: ServedModel, path_a, path_b, count):
+    """Yield the images of `count` latent codes on the great circle between those of two images."""
+    a, b = (read_picture(path, model.image_shape) for path in (path_a, path_b))
+    count = whole_number("Images", count, 2, MAX_IMAGES)
+
+    def compute(work):
+        output = model.pipeline(work).interpolate(a, b, count, rtol=TOLERANCE, atol=TOLERANCE, return_dict=True)
+        return output.sample[:, 0], output.nfe
+
+    yield from strip(compute, "A", "B")
+
+
+def strip(compute, first: str, last: str):
+    """Yield what `compute` makes: captioned pictures and a line on how far they are."""
+    work = Work(compute)
+    for _ in work:
+        yield gr.skip(), status_of(work)
+    images, nfe = work.result
+    captions = [first, *(f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1)), last]
+    pictures = [(to_picture(image), caption) for image, caption in zip(images, captions, strict=True)]
+    yield pictures, f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+
+
+def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
+    """The tab's components; for the arguments see `app.py`."""
+    between_seeds, between_images = partial(interpolate_seeds, model), partial(interpolate_images, model)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            with gr.Tabs():
+                with gr.Tab("Two seeds"):
+                    with gr.Row():
+                        seed_a = gr.Number(value=1, label="Seed A", min_width=100)
+                        seed_b = gr.Number(value=2, label="Seed B", min_width=100)
+                    class_name = gr.Dropdown(
+                        [ANY, *model.class_names], value=ANY, label="Class", visible=bool(model.class_names)
+                    )
+                    start_seeds = gr.Button("Interpolate", variant="primary", elem_id="interpolate-seeds")
+                with gr.Tab("Two images"):
+                    with gr.Row():
+                        a = picture_input(value=example_files[0] if example_files else None, label="A", min_width=120)
+                        b = picture_input(value=example_files[1] if example_files else None, label="B", min_width=120)
+                    with gr.Row(elem_classes="buttons"):
+                        start_images = gr.Button(
+                            "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
+                        )
+                        another = gr.Button("🎲 Random", scale=2)
+            count = gr.Slider(2, MAX_IMAGES, value=8, step=1, label="Images")
+            stop = gr.Button("Stop")
+        with gr.Column(scale=3, min_width=300):
+            gallery = gr.Gallery(
+                label="From A to B",
+                format="png",
+                buttons=["download"],
+                elem_classes="pictures",
+                elem_id="strip",
+                interactive=False,
+            )
+            status = gr.Markdown(
+                "The probability flow ODE gives each image a latent code. Between two codes lie other images.",
+                label="status",
+                elem_classes="status",
+            )
+    outputs = [gallery, status]
+    settings = {"concurrency_id": "network", "trigger_mode": "once"}
+    inputs = [seed_a, seed_b, count, class_name]
+    events = [
+        start_seeds.click(between_seeds, inputs, outputs, api_name="interpolate_seeds", **settings),
+        start_images.click(between_images, [a, b, count], outputs, api_name="interpolate_images", **settings),
+    ]
+    stop.click(None, cancels=events, api_visibility="private")
+    another.click(lambda: (random_picture(), random_picture()), None, [a, b], queue=False, api_visibility="private")
+    examples = {"1 to 2, any class": [1, 2, 8, ANY]}
+    examples |= {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
+    gr.Examples(
+        [*examples.values()],
+        inputs,
+        outputs,
+        between_seeds,
+        cache_examples=True,
+        cache_mode="lazy",
+        api_visibility="private",
+        example_labels=[*examples],
+        elem_id="interpolate-examples",
+    )

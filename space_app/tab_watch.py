@@ -1,0 +1,139 @@
+"""Watch: an image turns into noise, and noise into an image, under three SDEs with one network."""
+
+from functools import partial
+
+import gradio as gr
+import torch
+from bounded_work import Work
+from pictures import checked_seed, picture_input, read_picture, seconds, status_of, to_picture, visible_states
+from PIL import Image
+from served_model import ServedModel
+
+SDES = {"VE: variance exploding": "ve", "VP: variance preserving": "vp", "sub-VP": "sub_vp"}
+COLUMNS = 9
+STEPS_BETWEEN = 6  # columns
+BACK = {
+    "Probability flow ODE": {"eta": 0.0, "solver_order": 3},
+    "Reverse-time SDE": {"eta": 1.0, "solver_order": 2},
+}
+
+
+def watch(model: ServedModel, path, back, seed):
+    """Yield three strips, as they are made, and a line on how far they are.
+
+    Each has two rows. In the first, t goes from 0 to 1 and the image becomes noise; the second shows the way back
+    at the same times, from other noise, so that it ends at another image.
+
+    Args:
+        path: of the image.
+        back: of `BACK`.
+        seed: of all noise.
+    """
+    image, seed = read_picture(path, model.image_shape), checked_seed(seed)
+    strips = [None] * len(SDES)
+
+    def compute(work):
+        work.parts = len(SDES)
+        for work.part, name in enumerate(SDES.values()):
+            strips[work.part] = strip(model, work, image, name, BACK[back], seed)
+        return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
+
+    work = Work(compute)
+    for _ in work:
+        yield *(gr.skip() if strip is None else strip for strip in strips), status_of(work)
+    yield *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+
+
+def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
+    """The two rows of one SDE."""
+    scheduler = model.scheduler("Probability flow ODE, few steps", sampling_sde=sde, time_grid="uniform", **settings)
+    generator = torch.Generator().manual_seed(seed)
+    noise, latents = torch.randn(2, 1, *model.image_shape, generator=generator)
+    x_0 = scheduler.parameterization.to_model_range(image / 255)
+    states = []
+
+    def keep(pipe, k, t, values):
+        states.append(values["latents"])
+        return {}
+
+    pipe = model.pipeline(work, scheduler)
+    steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
+    pipe(
+        1,
+        steps,
+        latents=latents,
+        generator=generator,
+        output_type="latent",
+        callback_on_step_end=keep,
+    )
+    end = torch.tensor(scheduler.sde.smallest_time, dtype=torch.float64)
+    times = [*scheduler.times, end]
+    states = [latents.to(states[0]) * scheduler.init_noise_sigma, *states]
+    shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
+    returned = [visible_states(states[k], scheduler, times[k]) for k in shown]
+    forward = []
+    for k in reversed(shown):
+        t = times[k]
+        x = scheduler.sde.alpha(t).item() * x_0 + scheduler.sde.sigma(t).item() * noise
+        forward.append(visible_states(x, scheduler, t))
+    rows = [torch.cat([tile[0].cpu() for tile in row], dim=2) for row in (forward, returned)]
+    return enlarged(torch.cat(rows, dim=1))
+
+
+def enlarged(tiles: torch.Tensor) -> Image.Image:
+    """A picture of many tiles, large enough for a wide screen."""
+    picture = to_picture(tiles)
+    factor = max(1, round(1000 / picture.width))
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+
+
+def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
+    """The tab's components; for the arguments see `app.py`."""
+    show = partial(watch, model)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            image = picture_input(
+                value=example_files[0] if example_files else None, label="Image", elem_id="watch-image"
+            )
+            back = gr.Radio([*BACK], value=[*BACK][0], label="Way back")
+            with gr.Row(elem_classes="buttons"):
+                start = gr.Button("Watch", variant="primary", scale=3)
+                stop = gr.Button("Stop", scale=1)
+                another = gr.Button("🎲 Random", scale=2)
+            seed = gr.Number(value=0, label="Seed of the noise")
+        with gr.Column(scale=3, min_width=300):
+            gr.Markdown(
+                "Upper row: your image becomes noise, t from 0 to 1. Lower row: other noise becomes an image, t from "
+                "1 to 0. One network does all three. Each state is shown divided by its scale.",
+                label="status",
+                elem_classes="status",
+            )
+            strips = [
+                gr.Image(
+                    label=name,
+                    format="png",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    elem_classes="strip",
+                )
+                for name in SDES
+            ]
+            status = gr.Markdown(label="status", elem_classes="status")
+    outputs = [*strips, status]
+    event = start.click(
+        show, [image, back, seed], outputs, api_name="watch", concurrency_id="network", trigger_mode="once"
+    )
+    stop.click(None, cancels=[event], api_visibility="private")
+    another.click(random_picture, None, image, queue=False, api_visibility="private")
+    if example_files:
+        gr.Examples(
+            [[file, way, 0] for file, way in zip(example_files, BACK, strict=False)],
+            [image, back, seed],
+            outputs,
+            show,
+            cache_examples=True,
+            cache_mode="lazy",
+            api_visibility="private",
+            example_labels=[*BACK],
+            elem_id="watch-examples",
+        )
