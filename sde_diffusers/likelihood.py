@@ -187,7 +187,7 @@ class ProbabilityFlow:
         a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
-            stretch = 1.0 if self.variable == "t" else 1.1
+            stretch = 1.0 if self.variable == "t" else 1.3
             for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following

@@ -53,7 +53,7 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float,
     step = first_step(f, t, end, y, slope, rtol, atol)
     rejected = False
     while t != end:
-        if abs(end - t) <= stretch * step:
+        if abs(end - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
             step = abs(end - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(

@@ -380,3 +380,16 @@ def test_bad_latents_and_ways_are_named():
         pipe.interpolate(x, x, 1)
     with pytest.raises(ValueError, match="`b`"):
         pipe.interpolate(x, images(2, 1, 8, 8), 3)
+
+
+def test_a_last_step_that_was_stretched_too_far_is_cut():
+    """A stretch that the error refuses is given up, and the solution is as good as without."""
+
+    def f(t, y):
+        return y * math.cos(t)
+
+    start = torch.ones(1, 2, dtype=torch.float64)
+    for stretch in (1.0, 1.3, 20.0):
+        *_, (t, y) = dormand_prince(f, 0.0, 4.0, start, 1e-6, 1e-6, stretch)
+        assert t == 4.0
+        torch.testing.assert_close(y, start * math.exp(math.sin(4.0)), rtol=1e-5, atol=0)
