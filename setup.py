@@ -29,6 +29,8 @@ DOCS = [
     "sybil>=9.1",
 ]
 
+SPACE = ["gradio>=6.31"]
+
 setup(
     name="sde-diffusers",
     version="0.1.0",
@@ -48,8 +50,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
-        "space": ["gradio>=6.31"],
+        "space": SPACE,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *DOCS, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },
 )

@@ -79,7 +79,11 @@ class Visit:
 
     def open_tab(self, name: str):
         """Go to a tab; its panel."""
-        self.page.get_by_role("tab", name=name, exact=True).click()
+        tab = self.page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+        if not tab.count():  # on narrow screens some are in a menu
+            self.page.locator(".overflow-menu > button").locator("visible=true").first.click()
+            tab = self.page.locator(".overflow-dropdown button", has_text=name)
+        tab.first.click()
         return self.page.locator("[role=tabpanel]:visible").first
 
     def press(self, panel, name: str) -> None:

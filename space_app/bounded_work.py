@@ -52,7 +52,6 @@ class Work:
         if self.seconds > TIME_LIMIT:
             raise gr.Error(
                 f"This took longer than {TIME_LIMIT:.0f} seconds, so it was stopped. Ask for fewer images or steps.",
-                title="Time limit",
                 print_exception=False,
             )
         self.share = (self.part + share) / self.parts

@@ -44,7 +44,7 @@ def too_large(what: str) -> gr.Error:
 
 def friendly(message: str) -> gr.Error:
     """An error that is the user's to mend."""
-    return gr.Error(message, title="Please check", print_exception=False)
+    return gr.Error(message, print_exception=False)
 
 
 def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
@@ -160,7 +160,7 @@ def seconds(value: float) -> str:
 
 def status_of(work) -> str:
     """A line while work is going on."""
-    return f"⏳ {work.share:.0%} · {seconds(work.seconds)}"
+    return f"{work.share:.0%} · {seconds(work.seconds)} …"
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
         new_seed: take a random one instead.
     """
     steps, count = whole_number("Steps", steps, 1, MAX_STEPS), whole_number("Images", count, 1, MAX_IMAGES)
-    seed = random.randrange(2**31) if new_seed else checked_seed(seed)
+    seed = random.randrange(10_000) if new_seed else checked_seed(seed)
     label = model.labels(class_name)
     if label is None and guidance != 1:
         raise friendly("Guidance other than 1 leads towards a class: choose one.")
@@ -91,6 +91,7 @@ def build(model: ServedModel, first_images) -> None:
                 label="Images",
                 show_label=False,
                 format="png",
+                object_fit="contain",
                 buttons=["download"],
                 elem_classes="pictures",
                 elem_id="generated",

@@ -116,7 +116,7 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
             with gr.Row(elem_classes="buttons"):
                 start = gr.Button("Fill in", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
-                another = gr.Button("🎲 Random", scale=2)
+                another = gr.Button("Random", scale=2)
             with gr.Accordion("Method, steps, seed", open=False):
                 method = gr.Dropdown([*METHODS], value=[*METHODS][0], label="Method")
                 steps = gr.Slider(1, MAX_STEPS, value=20, step=1, label="Steps")
@@ -125,6 +125,8 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
                 label="Completions",
+                show_label=False,
+                object_fit="contain",
                 format="png",
                 buttons=["download"],
                 elem_classes="pictures",

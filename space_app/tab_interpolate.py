@@ -78,12 +78,14 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                         start_images = gr.Button(
                             "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
                         )
-                        another = gr.Button("🎲 Random", scale=2)
+                        another = gr.Button("Random", scale=2)
             count = gr.Slider(2, MAX_IMAGES, value=8, step=1, label="Images")
             stop = gr.Button("Stop")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
                 label="From A to B",
+                show_label=False,
+                object_fit="contain",
                 format="png",
                 buttons=["download"],
                 elem_classes="pictures",

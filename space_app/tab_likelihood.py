@@ -5,7 +5,6 @@ from functools import partial
 
 import gradio as gr
 import numpy as np
-import pandas as pd
 import torch
 from bounded_work import Work
 from pictures import picture_input, read_picture, seconds, status_of
@@ -14,7 +13,6 @@ from served_model import ServedModel
 # Of the solver, for these numbers and for those of the test images; a few times 1e-4 bits/dim from the limit.
 TOLERANCE = 1e-3
 BINS = 30
-TEST, YOURS = "test images", "your image"
 
 
 def likelihood(model: ServedModel, path):
@@ -56,16 +54,31 @@ def place(value: float, tests: list[float]) -> str:
     return f"**In distribution**: {below:.0%} of {len(tests):,} test images are more likely, {1 - below:.0%} less."
 
 
-def histogram(tests: list[float], value: float | None = None) -> pd.DataFrame:
-    """Bars of the test images' bits/dim and, as high as the highest of them, one at `value`."""
-    counts, edges = np.histogram(tests, BINS)
-    width = edges[1] - edges[0]
-    rows = [(left + width / 2, count, TEST) for left, count in zip(edges, counts, strict=False)]
+def histogram(tests: list[float], value: float | None = None) -> str:
+    """The test images' bits/dim as an SVG picture, with a line at `value`."""
+    low, high = np.floor(min(tests)), np.ceil(max(tests))
+    counts, edges = np.histogram(tests, BINS, (low, high))
+    ends = (low, high) if value is None else (min(low, np.floor(value)), max(high, np.ceil(value)))
+
+    def across(x):
+        return 20 + 560 * (x - ends[0]) / (ends[1] - ends[0])
+
+    width = across(edges[1]) - across(edges[0]) - 1
+    parts = [
+        f'<rect class="bar" x="{across(edge):.1f}" y="{200 - 170 * count / counts.max():.1f}" width="{width:.1f}" '
+        f'height="{170 * count / counts.max():.1f}"/>'
+        for edge, count in zip(edges, counts, strict=False)
+        if count
+    ]
+    parts += [f'<text x="{across(x):.1f}" y="222">{x:g}</text>' for x in np.arange(ends[0], ends[1] + 1)]
     if value is not None:
-        k = round((value - edges[0] - width / 2) / width)  # of the grid of bars, beyond its ends as well
-        rows.append((edges[0] + (k + 0.5) * width, counts.max(), YOURS))
-    frame = pd.DataFrame(rows, columns=["bits/dim", "images", "which"])
-    return frame.round({"bits/dim": 3})
+        x = across(value)
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="22" y2="200"/>')
+        parts.append(f'<text class="yours" x="{min(max(x, 50), 550):.1f}" y="16">your image</text>')
+    return (
+        f'<svg class="histogram" viewBox="0 0 600 250" role="img" aria-label="Histogram of bits per dimension">'
+        f'{"".join(parts)}<text x="300" y="245">bits/dim of {len(tests):,} test images</text></svg>'
+    )
 
 
 def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
@@ -80,7 +93,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             with gr.Row(elem_classes="buttons"):
                 start = gr.Button("Measure", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
-                another = gr.Button("🎲 Random", scale=2)
+                another = gr.Button("Random", scale=2)
         with gr.Column(scale=3, min_width=300):
             status = gr.Markdown(
                 "How many bits does the model need for each pixel? Fewer means more likely." if tests else NO_TESTS,
@@ -88,18 +101,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 elem_classes="status",
                 elem_id="likelihood-status",
             )
-            plot = gr.BarPlot(
-                histogram(tests) if tests else None,
-                x="bits/dim",
-                y="images",
-                color="which",
-                color_map={TEST: "#a5b4fc", YOURS: "#f97316"},
-                label=f"Bits/dim of {len(tests):,} test images" if tests else None,
-                height=280,
-                visible=bool(tests),
-                buttons=[],
-                elem_id="histogram",
-            )
+            plot = gr.HTML(histogram(tests) if tests else None, label="histogram", visible=bool(tests))
             bits_per_dim = gr.Number(label="bits per dim", interactive=False, visible=False)
     outputs = [bits_per_dim, status, plot]
     event = start.click(

@@ -39,9 +39,14 @@ def watch(model: ServedModel, path, back, seed):
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
     work = Work(compute)
+    sent = 0
     for _ in work:
-        yield *(gr.skip() if strip is None else strip for strip in strips), status_of(work)
-    yield *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+        ready = strips.index(None) if None in strips else len(strips)
+        # Each only once: a browser may be reading the file that the same picture would be written to again.
+        yield *(strips[k] if sent <= k < ready else gr.skip() for k in range(len(strips))), status_of(work)
+        sent = ready
+    rest = (strips[k] if sent <= k else gr.skip() for k in range(len(strips)))
+    yield *rest, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
 
 
 def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
@@ -99,7 +104,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             with gr.Row(elem_classes="buttons"):
                 start = gr.Button("Watch", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
-                another = gr.Button("🎲 Random", scale=2)
+                another = gr.Button("Random", scale=2)
             seed = gr.Number(value=0, label="Seed of the noise")
         with gr.Column(scale=3, min_width=300):
             gr.Markdown(
@@ -108,16 +113,13 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 label="status",
                 elem_classes="status",
             )
-            strips = [
-                gr.Image(
-                    label=name,
-                    format="png",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_classes="strip",
+            strips = []
+            for name in SDES:
+                gr.Markdown(f"**{name}**")
+                picture = gr.Image(
+                    label=name, show_label=False, format="png", interactive=False, buttons=[], elem_classes="strip"
                 )
-                for name in SDES
-            ]
+                strips.append(picture)
             status = gr.Markdown(label="status", elem_classes="status")
     outputs = [*strips, status]
     event = start.click(

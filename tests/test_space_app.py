@@ -1,0 +1,306 @@
+"""The app of space_app, as its users meet it: through gradio_client, one app for all tests."""
+
+import json
+import re
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sde_diffusers import ScoreSdePipeline
+
+gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
+gradio_client = pytest.importorskip("gradio_client")
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "space_app"))
+import app as space_app  # noqa: E402
+import bounded_work  # noqa: E402
+import make_model_data  # noqa: E402
+import served_model  # noqa: E402
+import tab_likelihood  # noqa: E402
+from pictures import open_picture, read_picture, visible_states  # noqa: E402
+
+SAMPLER = served_model.DEFAULT_SAMPLER
+
+
+@pytest.fixture(scope="module")
+def url():
+    if not served_model.SHIPPED.is_dir():
+        pytest.skip("pretrained/fashion-mnist-ve is not here")
+    app = space_app.build_app(None)
+    _, address, _ = space_app.launch(app, prevent_thread_lock=True, quiet=True)
+    yield address
+    app.close(verbose=False)
+
+
+@pytest.fixture
+def client(url, tmp_path):
+    return new_client(url, tmp_path)
+
+
+def new_client(url, folder):
+    return gradio_client.Client(url, verbose=False, download_files=str(folder), analytics_enabled=False)
+
+
+def small(path) -> np.ndarray:
+    """A picture that was enlarged, as the network drew it."""
+    return np.asarray(Image.open(path).convert("L"))[4::8, 4::8]
+
+
+def pixels(gallery) -> list[np.ndarray]:
+    return [small(item["image"]) for item in gallery]
+
+
+def picture_file(folder, name, size=(28, 28), value=0) -> str:
+    Image.new("L", size, value).save(folder / name)
+    return str(folder / name)
+
+
+def editor(background, layer):
+    layers = [] if layer is None else [gradio_client.handle_file(layer)]
+    file = gradio_client.handle_file(background)
+    return {"background": file, "layers": layers, "composite": file}
+
+
+# ---- the actions ---------------------------------------------------------------------------------------------------
+
+
+def test_generate_draws_what_the_pipeline_draws(client):
+    gallery, status = client.predict("Bag", SAMPLER, 3, 1, 2, 5, False, api_name="/generate")
+    assert [item["caption"] for item in gallery] == ["seed 5", "seed 6"] and "**3** evaluations" in status
+    model = served_model.load_model(None)
+    pipe = ScoreSdePipeline(unet=model.pipe.unet, scheduler=model.scheduler(SAMPLER))
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+    expected = pipe(2, 3, class_labels=8, generator=generators, output_type="pt").images
+    for drawn, image in zip(pixels(gallery), expected, strict=True):
+        np.testing.assert_allclose(drawn, 255 * image[0], atol=1)
+
+
+@pytest.mark.parametrize("sampler", served_model.SAMPLERS)
+def test_the_seed_of_an_image_draws_it_again_alone(client, sampler):
+    gallery, _ = client.predict("Sandal", sampler, 3, 1.5, 3, 7, False, api_name="/generate")
+    again, _ = client.predict("Sandal", sampler, 3, 1.5, 1, 9, False, api_name="/generate")
+    np.testing.assert_allclose(pixels(gallery)[2].astype(float), pixels(again)[0], atol=2)
+
+
+def test_images_appear_while_they_form(client, monkeypatch):
+    monkeypatch.setattr(bounded_work, "INTERVAL", 0.01)
+    job = client.submit("Bag", SAMPLER, 20, 1, 4, 0, False, api_name="/generate")
+    last, _ = job.result(timeout=60)
+    states = [pixels(gallery) for gallery, *_ in job.outputs() if isinstance(gallery, list) and gallery]
+    assert len(states) > 2
+    distance = [np.abs(state[0].astype(float) - pixels(last)[0]).mean() for state in states]
+    assert distance[0] > 20 and distance[-1] == 0
+
+
+def test_inpaint_keeps_what_was_not_painted_over(client, tmp_path):
+    background = client.predict(api_name="/random_image")
+    layer = Image.new("RGBA", (224, 224))
+    layer.paste("orange", (0, 112, 224, 224))
+    layer.save(tmp_path / "layer.png")
+    gallery, status = client.predict(
+        editor(background, tmp_path / "layer.png"), "Projection (the paper's)", 4, 2, 0, api_name="/inpaint"
+    )
+    given, first, second, _ = pixels(gallery)
+    original = small(background)
+    for image in (first, second):
+        np.testing.assert_array_equal(image[:14], original[:14])
+    assert np.abs(first[14:].astype(float) - second[14:]).mean() > 0
+    assert "**4** evaluations" in status
+
+
+def test_bits_per_dim_are_the_models_and_set_noise_apart(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(tab_likelihood, "TOLERANCE", 1e-2)
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    value, status, picture = client.predict(
+        gradio_client.handle_file(tmp_path / "noise.png"), api_name="/bits_per_dim"
+    )
+    pipe = served_model.load_model(None).pipe
+    expected = pipe.bits_per_dim(
+        torch.from_numpy(noise)[None, None], torch.Generator().manual_seed(0), rtol=1e-2, atol=1e-2
+    )
+    assert value == pytest.approx(expected.bits_per_dim.item(), abs=1e-3)
+    assert "Out of distribution" in status and "your image" in picture
+
+
+def test_interpolation_ends_at_both_seeds(client):
+    strip, _ = client.predict(1, 2, 4, "Bag", api_name="/interpolate_seeds")
+    back, _ = client.predict(2, 1, 4, "Bag", api_name="/interpolate_seeds")
+    for there, here in zip(pixels(strip), pixels(back)[::-1], strict=True):
+        np.testing.assert_allclose(there.astype(float), here, atol=2)
+    assert [item["caption"] for item in strip] == ["seed 1", "33%", "67%", "seed 2"]
+
+
+def test_interpolation_of_images_passes_through_both(client):
+    a, b = (client.predict(api_name="/random_image") for _ in range(2))
+    files = [gradio_client.handle_file(file) for file in (a, b)]
+    strip, _ = client.predict(*files, 3, api_name="/interpolate_images")
+    for found, file in ((pixels(strip)[0], a), (pixels(strip)[-1], b)):
+        assert np.abs(found.astype(float) - small(file)).mean() < 5
+
+
+def test_watch_shows_the_image_and_one_way_back_under_three_sdes(client):
+    file = client.predict(api_name="/random_image")
+    *strips, status = client.predict(gradio_client.handle_file(file), "Probability flow ODE", 0, api_name="/watch")
+    tiles = []
+    for strip in strips:
+        picture = np.asarray(Image.open(strip))
+        factor = picture.shape[0] // 56
+        rows = picture[factor // 2 :: factor, factor // 2 :: factor].astype(float)
+        np.testing.assert_allclose(rows[:28, :28], small(file), atol=2)  # t = 0
+        tiles.append(rows[28:, -28:])
+    # In x / alpha and sigma / alpha the ODE is one for all SDEs; what differs is where it begins, and its steps.
+    assert np.abs(tiles[1] - tiles[2]).mean() < 30
+    assert "evaluations" in status
+
+
+def test_two_users_at_once_get_their_own(url, tmp_path):
+    requests = [("Bag", 1), ("Sandal", 2), ("Trouser", 3), ("Bag", 4)]
+
+    def ask(client, request):
+        name, seed = request
+        gallery, _ = client.predict(name, SAMPLER, 4, 1, 1, seed, False, api_name="/generate")
+        assert gallery[0]["caption"] == f"seed {seed}"
+        return pixels(gallery)[0]
+
+    one = new_client(url, tmp_path)
+    alone = [ask(one, request) for request in requests]
+    clients = [new_client(url, tmp_path) for _ in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        together = list(pool.map(ask, clients, requests))
+    for k, image in enumerate(together):
+        np.testing.assert_allclose(image.astype(float), alone[k], atol=1)
+        assert all(np.abs(image.astype(float) - other).mean() > 5 for j, other in enumerate(alone) if j != k)
+
+
+# ---- bad inputs and limits -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("Bag", SAMPLER, 3, 1, 1, -1, False), "The seed must be a whole number from 0 to 4,294,967,295, but is -1"),
+        (("Bag", SAMPLER, 3, 1, 1, 0.5, False), "The seed must be a whole number"),
+        (("Bag", SAMPLER, 1000, 1, 1, 0, False), "1000 is greater than maximum value 200"),
+        (("Bag", SAMPLER, 0, 1, 1, 0, False), "0 is less than minimum value 1"),
+        (("Hat", SAMPLER, 3, 1, 1, 0, False), "not in the list of choices"),
+        (("Any class", SAMPLER, 3, 2, 1, 0, False), "choose one"),
+    ],
+)
+def test_bad_settings_are_explained(client, arguments, message):
+    with pytest.raises(gradio_client.exceptions.AppError, match=re.escape(message)):
+        client.predict(*arguments, api_name="/generate")
+
+
+def test_bad_files_are_explained(client, tmp_path):
+    (tmp_path / "text.png").write_text("This is not an image.")
+    cases = [
+        (picture_file(tmp_path, "big.png", (8000, 8000)), "8,000 x 8,000 pixels is too large"),
+        (str(tmp_path / "text.png"), "not an image that can be read"),
+    ]
+    for file, message in cases:
+        handle = gradio_client.handle_file(file)
+        with pytest.raises(gradio_client.exceptions.AppError, match=re.escape(message)):
+            client.predict(handle, api_name="/bits_per_dim")
+        with pytest.raises(gradio_client.exceptions.AppError, match=re.escape(message)):
+            client.predict(editor(file, None), "DPS", 2, 1, 0, api_name="/inpaint")
+    with pytest.raises(gradio_client.exceptions.AppError, match="There is no image yet"):
+        client.predict(None, api_name="/bits_per_dim")
+    with pytest.raises(gradio_client.exceptions.AppError, match="Nothing is painted over yet"):
+        client.predict(editor(picture_file(tmp_path, "black.png"), None), "DPS", 2, 1, 0, api_name="/inpaint")
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("the image was decoded"))
+    file = tmp_path / "bomb.gif"
+    file.write_bytes(b"GIF89a" + (60_000).to_bytes(2, "little") * 2 + bytes(3) + b";")
+    with pytest.raises(gradio.Error, match="too large"):
+        open_picture(str(file))
+
+
+def test_damaged_files_are_explained(tmp_path):
+    file = tmp_path / "cut.png"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(gradio.Error, match="damaged"):
+        read_picture(str(file), (1, 28, 28))
+
+
+def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):
+    def forever(work):
+        while True:
+            work.tick(0.5)
+
+    work = bounded_work.Work(forever)
+    steps = iter(work)
+    next(steps)
+    steps.close()
+    with pytest.raises(bounded_work.Stopped):
+        work.tick(0.6)
+    monkeypatch.setattr(bounded_work, "TIME_LIMIT", 0.0)
+    with pytest.raises(gradio.Error, match="longer than 0 seconds"):
+        list(bounded_work.Work(forever))
+
+
+# ---- models and files ----------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_the_test_images_are_of_the_shipped_network():
+    data = json.loads(served_model.TEST_DATA.read_text())
+    network = served_model.fingerprint(served_model.load_model(None).pipe.unet)
+    assert data["network"] == network, "new weights: run python space_app/make_model_data.py"
+    assert len(data["bits_per_dim"]) == make_model_data.IMAGES
+
+
+def test_another_network_has_no_histogram(tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(served_model.SHIPPED, folder)
+    pipe = ScoreSdePipeline.from_pretrained(folder)
+    with torch.no_grad():
+        next(pipe.unet.parameters()).add_(0.01)
+    pipe.save_pretrained(folder)
+    model = served_model.load_model(str(folder))
+    assert model.test_bits_per_dim is None and model.first_images is None and model.class_names[8] == "Bag"
+    (folder / "README.md").unlink()
+    model = served_model.load_model(str(folder))
+    assert model.test_images is None and model.class_names[8] == "class 8"
+    space_app.build_app(str(folder))
+
+
+def test_without_a_model_the_page_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(served_model, "SHIPPED", tmp_path / "none")
+    assert "MODEL_ID" in str(space_app.build_app(None).config["components"])
+    assert "can't be loaded" in str(space_app.build_app(str(tmp_path)).config["components"])
+
+
+def test_states_are_shown_with_signal_and_noise_in_their_ratio():
+    scheduler = served_model.load_model(None).scheduler(SAMPLER, sampling_sde="vp")
+    t = torch.tensor(0.4, dtype=torch.float64)
+    image = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)  # black and white, -1 and 1 for the network
+    alpha, sigma = scheduler.sde.alpha(t), scheduler.sde.sigma(t)
+    shown = visible_states((alpha * (2 * image - 1)).float(), scheduler, t)
+    torch.testing.assert_close(shown, (0.5 + (image - 0.5) * (alpha / (alpha**2 + sigma**2).sqrt())).float())
+
+
+def test_all_files_are_in_the_temporary_folder(client, tmp_path, monkeypatch):
+    before = {path for path in ROOT.rglob("*") if not {".git", ".venv", "__pycache__"} & set(path.parts)}
+    client.predict("Bag", SAMPLER, 2, 1, 1, 0, False, api_name="/generate")
+    after = {path for path in ROOT.rglob("*") if not {".git", ".venv", "__pycache__"} & set(path.parts)}
+    assert not {path for path in after - before if path.is_relative_to(ROOT / "space_app")}
+    assert any(space_app.TEMPORARY.rglob("*.png"))
+
+
+def test_the_folder_is_a_space():
+    from sde_diffusers.space import push_space
+
+    sizes = push_space(ROOT / "space_app", "someone/space", "someone/model", dry_run=True)
+    assert {"app.py", "requirements.txt", "README.md", "fashion_mnist.json"} <= set(sizes)
