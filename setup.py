@@ -21,6 +21,7 @@ EVAL = [
 DOCS = [
     "furo>=2024.8.6",
     "ipykernel>=6.30",
+    "myst-nb>=1.4",
     "myst-parser>=4.0.1",
     "nbclient>=0.10.2",
     "nbformat>=5.10.4",

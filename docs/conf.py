@@ -14,7 +14,8 @@ project = "sde_diffusers"
 project_copyright = "the authors of sde_diffusers, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+nb_execution_mode = "off"  # the tutorial has its outputs; scripts/run_notebook.py runs it
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"  # of literal blocks in docstrings: equations
@@ -35,13 +36,19 @@ nitpick_ignore_regex = [
 FIRST_SECTION = re.compile(r"(Args|Attributes|Raises|Returns)\b.*:$")
 
 
+def mathml(formula, as_block):
+    """MathML of LaTeX; what docutils does not know of it raises an error."""
+    formula = re.sub(r"\\([bB]ig)(?![a-z])", r"\\\1l", formula).replace(r"\dots", r"\ldots")
+    return tex2mathml(formula, as_block=as_block)
+
+
 def inline_formula(writer, node):
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def displayed_formula(writer, node):
-    formula = tex2mathml(node.astext(), as_block=True)
+    formula = mathml(node.astext(), as_block=True)
     writer.body.append(f'<div style="overflow: auto hidden; padding: 0.3em 0">{formula}</div>')
     raise nodes.SkipNode
 
