@@ -103,6 +103,12 @@ class Visit:
         toast.locator(".toast-close").click()
         expect(toast).to_be_hidden()
 
+    def example(self, panel, examples: str, gallery: str, count: int) -> None:
+        """Click on the first example twice: the second time its result comes from the cache."""
+        for _ in range(2):
+            self.page.locator(f"{examples} button").first.click()
+            expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=PATIENCE)
+
     # The tabs.
 
     def generate(self) -> None:
@@ -128,6 +134,7 @@ class Visit:
         seed.fill("-1")
         self.press(panel, "Generate")
         self.refusal("The seed must be a whole number")
+        self.example(panel, "#generate-examples", "#generated", 8)
 
     def inpaint(self) -> None:
         panel = self.open_tab("Inpaint")
@@ -150,6 +157,7 @@ class Visit:
         self.result(panel)
         expect(panel.locator("#completions .caption-label")).to_have_count(6)
         self.shot("inpaint")
+        self.example(panel, "#inpaint-examples", "#completions", 6)
 
     def likelihood(self, big: Path, text: Path, noise: Path) -> None:
         panel = self.open_tab("Likelihood")
@@ -219,6 +227,7 @@ def drive(url: str, arguments) -> int:
             context = browser.new_context(**options)
             visit = Visit(context.new_page(), arguments.folder, screen)
             visit.page.goto(url)
+            visit.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").wait_for()
             visit.generate()
             visit.inpaint()
             visit.likelihood(*files)

@@ -42,11 +42,10 @@ def watch(model: ServedModel, path, back, seed):
     sent = 0
     for _ in work:
         ready = strips.index(None) if None in strips else len(strips)
-        # Each only once: a browser may be reading the file that the same picture would be written to again.
+        # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
         yield *(strips[k] if sent <= k < ready else gr.skip() for k in range(len(strips))), status_of(work)
         sent = ready
-    rest = (strips[k] if sent <= k else gr.skip() for k in range(len(strips)))
-    yield *rest, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+    yield *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
 
 
 def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
