@@ -36,7 +36,7 @@ from sde_diffusers import ScoreSdePipeline
 
 TEST_FILE = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist" / "test-00000-of-00001.parquet"
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-IMAGES, BATCH = 300, 25
+IMAGES, BATCH = 200, 20
 
 
 def main(source: str) -> None:
