@@ -69,7 +69,12 @@ def panel(path, titles, rows):
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     figure.subplots_adjust(
-        left=0.9 / figure.get_figwidth(), right=0.995, bottom=0.01, top=0.92, wspace=0.03, hspace=0.05
+        left=0.9 / figure.get_figwidth(),
+        right=0.995,
+        bottom=0.01,
+        top=1 - 0.3 / figure.get_figheight(),
+        wspace=0.03,
+        hspace=0.05,
     )
     figure.savefig(path, dpi=130)
     plt.close(figure)
