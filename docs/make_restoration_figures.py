@@ -1,11 +1,14 @@
 """Pictures of restorations for the documentation.
 
     python docs/make_restoration_figures.py OUTPUT_FOLDER [--pipeline FOLDER]
+    python docs/make_restoration_figures.py OUTPUT_FOLDER --colour FOLDER --dataset cifar10
 
 restoration_tasks.png    test images of Fashion-MNIST: measurement, three posterior samples, their mean and pixel-wise
                          standard deviation, for each kind of measurement
 restoration_methods.png  the same measurements restored by each method
 restoration_strength.png images that were noised and denoised (SDEdit) at growing strength
+restoration_colour.png   test images of --dataset without their colours, and several colorizations by the network of
+                         colour images --colour
 """
 
 import argparse
@@ -56,7 +59,7 @@ def shown(operator, y):
 
 
 def panel(path, titles, rows):
-    """Rows of (label, list of (N, 1, H, W) strips) under titles."""
+    """Rows of (label, list of (N, C, H, W) strips, gray or RGB) under titles."""
     n = len(rows[0][1][0])
     figure, axes = plt.subplots(
         len(rows), len(titles), figsize=(0.75 * n * len(titles) + 1, 0.85 * len(rows) + 0.3), squeeze=False
@@ -65,7 +68,8 @@ def panel(path, titles, rows):
         axis.set_title(title, fontsize=8)
     for row, (label, strips) in zip(axes, rows, strict=True):
         for axis, strip in zip(row, strips, strict=True):
-            axis.imshow(torch.cat(list(strip[:, 0]), dim=1).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+            picture = torch.cat(list(strip), dim=2).clamp(0, 1).permute(1, 2, 0)
+            axis.imshow(picture.squeeze(2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
     figure.subplots_adjust(
@@ -80,12 +84,29 @@ def panel(path, titles, rows):
     plt.close(figure)
 
 
+def colour_figure(folder, pipeline, dataset, count=6):
+    pipe = ScoreSdeRestorationPipeline.from_pretrained(pipeline)
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
+    images = load_images(dataset, "test", image_size=pipe.unet.config.sample_size, channels=3, max_images=count).images
+    images = images.float() / 255
+    gray = images.mean(1, keepdim=True)
+    out = pipe.colorize(gray, num_samples=4, generator=generator(), num_inference_steps=50, output_type="pt")
+    samples = out.images.unflatten(0, (count, 4))
+    rows = [("image", [images]), ("gray", [gray]), *((f"sample {k + 1}", [samples[:, k]]) for k in range(4))]
+    panel(folder / "restoration_colour.png", [""], [*rows, ("mean", [out.mean])])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the figures are written")
     parser.add_argument("--pipeline", default=str(ROOT / "pretrained" / "fashion-mnist-ve"))
+    parser.add_argument("--colour", help="a pipeline of colour images: draw the figure of colorization instead")
+    parser.add_argument("--dataset", default="cifar10", help="of the images that lose their colours")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    if arguments.colour:
+        colour_figure(arguments.folder, arguments.colour, arguments.dataset)
+        return
     images = load_images("fashion_mnist", "test").images[list(CHOSEN)].float() / 255
     pipe = ScoreSdeRestorationPipeline.from_pretrained(arguments.pipeline)
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
