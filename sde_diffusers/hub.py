@@ -62,6 +62,9 @@ class HubPipelineMixin:
         `push_to_hub`, `repo_id` being the folder's name by default.
         """
         options = {} if push_to_hub else kwargs
+        for name, component in self.components.items():
+            if component is not None and self.config[name][0] is None:  # an optional one that was assigned later
+                self.register_modules(**{name: component})
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
         save_modules(self, save_directory)
         forget_origins(save_directory)

@@ -188,6 +188,16 @@ def test_higher_scales_are_more_certain():
     assert certainty[0] + 0.1 < certainty[1] < certainty[2] - 0.1 and certainty[2] > 0.97
 
 
+def test_a_classifier_that_was_assigned_is_saved(tmp_path):
+    pipe = small_pipe()
+    plain = ScoreSdePipeline(pipe.unet, pipe.scheduler)
+    plain.classifier = pipe.classifier
+    plain.save_pretrained(tmp_path)
+    loaded = ScoreSdePipeline.from_pretrained(tmp_path)
+    for name, weight in pipe.classifier.state_dict().items():
+        assert torch.equal(loaded.classifier.state_dict()[name], weight)
+
+
 def test_the_classifiers_evaluations_do_not_count_and_weights_keep_their_gradients():
     pipe = small_pipe()
     arguments = {"num_inference_steps": 3, "class_labels": 1, "output_type": "pt"}
