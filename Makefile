@@ -2,13 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-docs docs style
+.PHONY: demo space test test-faults test-docs docs style
 
 demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
 
+# The app in a browser, at the address that it prints; MODEL_ID=... shows another model than the shipped one.
+space: .venv/installed
+	$(BIN)/python space_app/app.py
+
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto
+
+# What goes wrong in training and loading: docs/reliability.md. Twenty kills take minutes; KILLS=2 is a short form.
+test-faults: .venv/installed
+	OMP_NUM_THREADS=1 KILLS=$(or $(KILLS),20) $(BIN)/python -m pytest tests/faults
 
 # The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
 test-docs: .venv/installed docs
