@@ -96,12 +96,11 @@ class Visit:
         return time.monotonic() - started
 
     def refusal(self, message: str) -> None:
-        """Wait for a message to the user, and close it."""
+        """Wait for a message to the user, and until it goes away."""
         toast = self.page.locator(".toast-body", has_text=message).first
         expect(toast).to_be_visible(timeout=PATIENCE)
         self.shot("refused-" + re.sub(r"\W+", "-", message.lower()))
-        toast.locator(".toast-close").click()
-        expect(toast).to_be_hidden()
+        expect(toast).to_be_hidden(timeout=PATIENCE)
 
     def example(self, panel, examples: str, gallery: str, count: int) -> None:
         """Click on the first example twice: the second time its result comes from the cache."""
