@@ -128,7 +128,10 @@ class HubPipelineMixin:
             pretrained_model_name_or_path = pull_model(
                 str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in pipeline.components.keys() - kwargs.keys():
+            warn_of_missing_keys(pretrained_model_name_or_path, name, getattr(pipeline, name))
+        return pipeline
 
     @classmethod
     def load_config(cls, *args, **kwargs):
@@ -148,6 +151,15 @@ class HubPipelineMixin:
         """The installed package, or None where this class comes from a saved folder."""
         name = HubPipelineMixin.__module__.split(".")[0]
         return sys.modules[name] if name != REMOTE_PACKAGE else None
+
+
+def warn_of_missing_keys(folder: str | Path, name: str, component) -> None:
+    """Say which keys a loaded component's configuration lacks: files of an older version, or damaged ones."""
+    config = getattr(component, "config", {})
+    missing = sorted(config.get("_use_default_values", []))
+    if missing:
+        defaults = ", ".join(f"{key}={config[key]!r}" for key in missing)
+        hub_log.warning("The configuration of %s in %s lacks keys; defaults are used: %s.", name, folder, defaults)
 
 
 def forget_origins(folder: str | Path) -> None:

@@ -14,10 +14,11 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.layers import Downsample, FourierFeatures, GroupNorm, ResidualBlock, conv2d, linear
 
 
-class NoiseConditionalClassifier(ModelMixin, ConfigMixin):
+class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
     """p(class | noisy image) at every noise level, for `ScoreSdePipeline(..., classifier=...)`.
 
     Args:

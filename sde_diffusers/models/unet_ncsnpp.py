@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.layers import (
     Downsample,
     FourierFeatures,
@@ -100,7 +101,7 @@ NCSNPP_PRESETS = {
 }
 
 
-class NCSNppUNet2DModel(UNet2DModel):
+class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
     """Noise-conditional U-Net of Song et al. (2021): NCSN++, DDPM++ and DDPM.
 
     What it returns is up to its training and configuration: the score (`scale_by_sigma`), noise, or x_0
