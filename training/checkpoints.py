@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 STATE = "state.json"
+
+
+class WriteError(OSError):
+    """A folder cannot be written, for want of space as a rule; what had its name before is unharmed."""
 
 
 @contextlib.contextmanager
@@ -25,15 +30,22 @@ def written_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
 
     It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
-    one; the instant between the two renames is mended by `recover`.
+    one; the instant between the two renames is mended by `recover`. An error gives the space back.
+
+    Raises:
+        WriteError: naming `target`.
     """
     temporary = target.with_name(f".{target.name}.incomplete")
     replaced = target.with_name(f".{target.name}.replaced")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise WriteError(f"{target} cannot be written: {error}") from error
     shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
         target.rename(replaced)
@@ -100,23 +112,34 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
         The `state` that it was saved with.
 
     Raises:
-        ValueError: the weights are those of another network.
+        ValueError: the weights are those of another network, or a file is damaged.
     """
+    weights, averages, moments = (_read(path / f"{name}.safetensors") for name in ("network", "ema", "optimizer"))
     try:
-        network.load_state_dict(load_file(path / "network.safetensors"))
-        ema_network.load_state_dict(load_file(path / "ema.safetensors"))
+        state = json.loads((path / STATE).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / STATE} is damaged: {error}") from error
+    try:
+        network.load_state_dict(weights)
+        ema_network.load_state_dict(averages)
     except RuntimeError as error:
         raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
-    moments = load_file(path / "optimizer.safetensors")
     for name, parameter in network.named_parameters():
-        state = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
-        for key, value in state.items():
+        own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+        for key, value in own.items():
             # In the layout and on the device of the parameter: fused kernels walk through both in parallel.
             like = (
                 parameter if value.shape == parameter.shape else value.new_empty(value.shape, device=parameter.device)
             )
             optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-    return json.loads((path / STATE).read_text())
+    return state
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint") from error
 
 
 def _contiguous(tensors: dict) -> dict:

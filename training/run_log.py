@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from checkpoints import WriteError
 from figures import loss_curve
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -31,8 +32,11 @@ class RunLog:
         """Append one line of metrics."""
         record = {"step": step, **values}
         self._records.append(record)
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise WriteError(f"{self._metrics} cannot be written: {error}") from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

@@ -11,15 +11,24 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from checkpoints import checkpoint_path, list_checkpoints, load_checkpoint, recover, save_checkpoint, written_folder
+from checkpoints import (
+    WriteError,
+    checkpoint_path,
+    list_checkpoints,
+    load_checkpoint,
+    recover,
+    save_checkpoint,
+    written_folder,
+)
 from config import ConfigError, RunConfig, as_dict, save_config
 from diffusers.training_utils import EMAModel
 from draws import Examples, draw_examples, seed_of
@@ -193,7 +202,8 @@ class TrainingRun:
                     self.validate()
                 signal = interruption.agreed()
                 if self._due(config.checkpoint_every) or signal:
-                    self.save()
+                    with contextlib.nullcontext() if signal else self._perhaps_unwritten():
+                        self.save()
                 if signal and self.step < config.steps:
                     self._say_how_to_resume(signal)
                     return
@@ -295,7 +305,8 @@ class TrainingRun:
             self.log.metrics(self.step, validation_loss=loss)
             self.log.draw_loss(self.step)
             if better:
-                self.save_as(self.folder / "best")
+                with self._perhaps_unwritten():
+                    self.save_as(self.folder / "best")
 
     # The run's folder.
 
@@ -303,6 +314,16 @@ class TrainingRun:
         """Save the model as the folder `target`, which is there as a whole or not at all."""
         with written_folder(target) as folder:
             self.save_model(folder)
+
+    @contextlib.contextmanager
+    def _perhaps_unwritten(self) -> Iterator[None]:
+        """For what a run can do without, if its configuration says so."""
+        try:
+            yield
+        except WriteError as error:
+            if self.config.on_write_error == "stop":
+                raise
+            print(f"Goes on without it: {error}", file=sys.stderr)
 
     def save(self) -> None:
         """Write a checkpoint, once all processes know that it is worth keeping."""
@@ -357,6 +378,11 @@ class TrainingRun:
         )
 
 
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process does not answer any more; gloo has no type for it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -> int:
     """Run a trainer with the configuration that is read here; returns the exit status."""
     try:
@@ -374,7 +400,16 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
         trainer(config, accelerator).run()
         accelerator.end_training()
-    except (ConfigError, Diverged) as error:
+    except (ConfigError, Diverged, WriteError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not (dist.is_initialized() and _lost_process(error)):
+            raise
+        print(
+            f"Process {dist.get_rank()} has lost another one ({error}). See above why that one ended; start all again "
+            "with resume=latest.",
+            file=sys.stderr,
+        )
         return 1
     return 0
