@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from checkpoints import WriteError
 from figures import loss_curve
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
@@ -32,11 +31,8 @@ class RunLog:
         """Append one line of metrics."""
         record = {"step": step, **values}
         self._records.append(record)
-        try:
-            with self._metrics.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise WriteError(f"{self._metrics} cannot be written: {error}") from error
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

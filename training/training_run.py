@@ -6,6 +6,7 @@ Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupte
 
 import contextlib
 import copy
+import errno
 import logging
 import math
 import shlex
@@ -41,6 +42,7 @@ from splits import load_splits
 from tqdm import tqdm
 
 VALIDATION, DROPOUT = 1, 2  # streams of random numbers beside that of the steps
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FP16_PATIENCE = 20  # steps in a row without a finite gradient while the loss scale falls from 2^16
 
 
@@ -402,6 +404,11 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         accelerator.end_training()
     except (ConfigError, Diverged, WriteError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        print(f"Nothing more can be written into {config.output_dir}: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not (dist.is_initialized() and _lost_process(error)):
