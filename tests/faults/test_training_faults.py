@@ -88,12 +88,12 @@ def test_killed_at_random_moments(tiny, tmp_path):  # noqa: F811
 
 @pytest.mark.parametrize("on_write_error", ["stop", "continue"])
 def test_no_space_for_a_checkpoint(tiny, tmp_path, capsys, monkeypatch, on_write_error):  # noqa: F811
-    """From step 4 on, no file may grow beyond 80,000 bytes: the weights fit, the optimizer's moments do not."""
+    """After steps 4 to 11, files are limited to 80,000 bytes: the weights fit, the optimizer's moments do not."""
     folder, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill_disk(run):
-        if run.step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, limits[1]))
+        limit = 80_000 if 4 <= run.step < 12 else limits[0]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
 
     monkeypatch.setattr(train.Training, "draw_start", lambda run: None)  # its picture alone is larger
     monkeypatch.setattr(train.Training, "after_step", fill_disk)
