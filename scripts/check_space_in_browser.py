@@ -75,6 +75,7 @@ class Visit:
 
     def shot(self, name: str) -> None:
         self.page.wait_for_timeout(700)  # transitions
+        self.page.wait_for_function("[...document.images].every(image => image.complete)")
         self.page.screenshot(path=self.folder / f"{self.screen}-{name}.png", full_page=True)
 
     def open_tab(self, name: str):
