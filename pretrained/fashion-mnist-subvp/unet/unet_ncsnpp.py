@@ -1,0 +1,808 @@
+# Generated from the package sde_diffusers: sde_diffusers.models.complete_weights, sde_diffusers.models.layers, sde_diffusers.models.unet_ncsnpp.
+from diffusers import ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from torch import nn
+import math
+import torch
+import torch.nn.functional as F
+
+
+# -------------------- sde_diffusers.models.complete_weights
+
+"""Loading that takes a network's weights whole or not at all.
+
+diffusers initialises tensors that a file lacks at random and leaves out those that the network lacks, with a warning:
+a network that answers nonsense, or a class-conditional one that ignores its classes.
+"""
+
+
+class CompleteWeightsMixin:
+    """Before `ModelMixin` among the bases of a network."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a network; the arguments are those of `ModelMixin.from_pretrained`.
+
+        Raises:
+            ValueError: If tensors are missing, left over or of another shape than the configuration asks for.
+            OSError: If a file is missing, broken or no safetensors file.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        except ValueError as error:  # of a tensor's shape, which does not name the folder
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
+        kinds = {"missing": info["missing_keys"], "left over": info["unexpected_keys"]}
+        misfits = [f"{', '.join(sorted(keys))} {kind}" for kind, keys in kinds.items() if keys]
+        if misfits:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} are not those of its configuration, a "
+                f"{cls.__name__}: {'; '.join(misfits)}."
+            )
+        return (model, info) if wants_info else model
+
+
+# -------------------- sde_diffusers.models.layers
+
+"""Layers of `NCSNppUNet2DModel`: resampling with FIR filters, noise-level features, residual blocks, image pyramids.
+
+Sources: Song et al., 2021 (arXiv 2011.13456), appendix H; DDPM (Ho et al., 2020) for initialisation and attention;
+BigGAN (Brock et al., 2019) for residual blocks that resample; StyleGAN2 (Karras et al., 2020) for FIR resampling and
+the two kinds of pyramids. Images whose side is odd are resampled as 7 -> 4 -> 7, so every size works.
+"""
+
+
+
+
+def conv2d(in_channels, out_channels, kernel_size, stride=1, padding=None, init_scale=1.0):
+    """Convolution with DDPM's initialisation: uniform, variance `init_scale` / mean of fan-in and fan-out."""
+    padding = kernel_size // 2 if padding is None else padding
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+    nn.init.xavier_uniform_(conv.weight, gain=math.sqrt(init_scale or 1e-10))  # 0 means tiny: gradients still flow
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def linear(in_features, out_features):
+    """Fully connected layer with DDPM's initialisation."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def working_dtype(x):
+    """float32 for half precision on CPUs, else the dtype of x.
+
+    PyTorch's bfloat16 kernels for group norm's backward and for depthwise (transposed) convolutions are 3 to 60 times
+    slower on CPUs than a cast to float32, the float32 kernel and a cast back.
+    """
+    return torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation; by default with the paper's min(channels // 4, 32) groups, fewer where that is uneven."""
+
+    def __init__(self, channels, num_groups=None):
+        if num_groups is None:
+            num_groups = next(n for n in range(max(min(channels // 4, 32), 1), 0, -1) if channels % n == 0)
+        super().__init__(num_groups, channels, eps=1e-6)
+
+    def forward(self, x):
+        dtype = working_dtype(x)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout."""
+
+    def forward(self, x):
+        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        # On CPUs a Bernoulli draw per element costs more than the convolutions around it. Four 16-bit numbers from
+        # each 64-bit draw keep an element with a probability that is exact to 2^-16, and the scale is exact for it.
+        drop = min(round(self.p * 2**16), 2**16 - 1)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        mask = torch.empty(x.numel(), dtype=x.dtype)
+        torch.ge(bits[: x.numel()], drop - 2**15, out=mask)  # flat: five times as fast as in four dimensions
+        mask = mask.mul_(2**16 / (2**16 - drop)).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+        return x.mul_(mask) if self.inplace else x * mask
+
+
+def fir_weight(x, kernel, gain):
+    """The separable filter `kernel`, normalised to the sum `gain`, as weights of a depthwise convolution of x."""
+    # Made here, not kept as a buffer: a non-persistent buffer would be lost where networks are built without memory.
+    k = torch.tensor(kernel, dtype=x.dtype, device=x.device)
+    k2d = torch.outer(k, k) * (gain / sum(kernel) ** 2)
+    return k2d.expand(x.shape[1], 1, -1, -1)
+
+
+def fir_filter(x, kernel, **options):
+    """Correlate every channel with the separable filter `kernel`, normalised to sum 1; see `F.conv2d`."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(working_dtype(x))
+        return F.conv2d(y, fir_weight(y, kernel, gain=1).flip(2, 3), groups=x.shape[1], **options).to(x.dtype)
+
+
+def pad_to_even(x):
+    """Append a zero row or column where the height or width is odd."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+
+
+def fir_downsample(x, kernel):
+    """Low-pass filter, then keep every second pixel (StyleGAN2's upfirdn): (N, C, H, W) -> (N, C, H/2, W/2)."""
+    return fir_filter(pad_to_even(x), kernel, stride=2, padding=(len(kernel) - 1) // 2)
+
+
+def fir_upsample(x, kernel, border=0):
+    """Put zeros between pixels, then filter: (N, C, H, W) -> (N, C, 2H, 2W), plus `border` more pixels all around."""
+    size = [2 * (side + border) for side in x.shape[-2:]]
+    crop = (len(kernel) - 2) // 2 - border
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(working_dtype(x))
+        weight = fir_weight(y, kernel, gain=4)
+        y = F.conv_transpose2d(y, weight, stride=2, padding=max(crop, 0), groups=x.shape[1]).to(x.dtype)
+    if crop < 0:
+        y = F.pad(y, (-crop,) * 4)
+    return y[..., : size[0], : size[1]]
+
+
+class Downsample(nn.Module):
+    """Halve height and width, rounding up: averages or FIR filter, then a strided convolution if it has channels."""
+
+    def __init__(self, fir_kernel=None, in_channels=None, out_channels=None):
+        super().__init__()
+        self.fir_kernel = fir_kernel
+        self.conv = conv2d(in_channels, out_channels, 3, stride=2, padding=0) if in_channels else None
+
+    def forward(self, x):
+        if self.conv is None:
+            return fir_downsample(x, self.fir_kernel) if self.fir_kernel else F.avg_pool2d(x, 2, ceil_mode=True)
+        x = pad_to_even(x)
+        if self.fir_kernel:
+            x = fir_filter(x, self.fir_kernel, padding=(len(self.fir_kernel) + 1) // 2)
+        else:
+            x = F.pad(x, (0, 1, 0, 1))
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width, cropped to `size`: nearest or FIR filter, then a convolution if it has channels."""
+
+    def __init__(self, fir_kernel=None, in_channels=None, out_channels=None):
+        super().__init__()
+        self.fir_kernel = fir_kernel
+        # After a FIR filter the convolution sees the true filtered border instead of zeros.
+        padding = 0 if fir_kernel else 1
+        self.conv = conv2d(in_channels, out_channels, 3, padding=padding) if in_channels else None
+
+    def forward(self, x, size):
+        border = 1 if self.conv is not None and self.fir_kernel else 0
+        if self.fir_kernel:
+            x = fir_upsample(x, self.fir_kernel, border)
+        else:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = x[..., : size[0] + 2 * border, : size[1] + 2 * border]
+        return x if self.conv is None else self.conv(x)
+
+
+class FourierFeatures(nn.Module):
+    """Random Fourier features (Tancik et al., 2020): (N,) -> (N, 2 * `width`), sines, then cosines of 2 pi W x.
+
+    The frequencies W are fixed. They are kept as the bits of float32 numbers, since casting them together with the
+    network (to bfloat16, say) would turn phases of many radians into noise.
+    """
+
+    def __init__(self, width, scale):
+        super().__init__()
+        self.width = width
+        self.register_buffer("frequency_bits", (torch.randn(width, dtype=torch.float32) * scale).view(torch.int32))
+
+    def forward(self, x):
+        phase = x[:, None] * self.frequency_bits.view(torch.float32) * 2 * math.pi
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class SinusoidalFeatures(nn.Module):
+    """Transformer position embedding as in DDPM: (N,) -> (N, `width`), frequencies 1 to 1e-4, sines then cosines."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def forward(self, x):
+        half = self.width // 2
+        exponent = torch.arange(half, dtype=x.dtype, device=x.device) / max(half - 1, 1)
+        phase = x[:, None] * torch.exp(-math.log(10000) * exponent)
+        return F.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, self.width % 2))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over all pixels with one head of all channels; residual."""
+
+    def __init__(self, channels, num_groups, init_scale, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.norm = GroupNorm(channels, num_groups)
+        self.qkv = conv2d(channels, 3 * channels, 1, init_scale=0.2)  # each of q, k, v: 0.1, in terms of its own fans
+        self.out = conv2d(channels, channels, 1, init_scale=init_scale)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        if x.device.type == "cpu":
+            # PyTorch's fused attention takes 2.5 times as long as this on CPUs in bfloat16, and as long in float32.
+            h = torch.softmax(q * x.shape[1] ** -0.5 @ k.transpose(-1, -2), dim=-1) @ v  # (N, 1, H W, C)
+        else:
+            h = F.scaled_dot_product_attention(q, k, v)
+        h = h.squeeze(1).transpose(1, 2).reshape(x.shape)
+        return self.out(h).add_(x).mul_(self.skip_scale)  # in place: memory traffic is what this costs
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, conv, twice, with the noise level added in between; may resample first and attend last.
+
+    BigGAN's block resamples inside (both branches); DDPM's never does.
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        emb_channels,
+        *,
+        dropout,
+        num_groups,
+        init_scale,
+        shortcut_init_scale,
+        skip_scale,
+        resample=None,
+        attention=False,
+    ):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.resample = resample
+        self.norm1 = GroupNorm(in_channels, num_groups)
+        self.conv1 = conv2d(in_channels, out_channels, 3)
+        self.emb = linear(emb_channels, out_channels)
+        self.norm2 = GroupNorm(out_channels, num_groups)
+        self.dropout = Dropout(dropout, inplace=True)  # of SiLU's output, which its gradient does not need
+        self.conv2 = conv2d(out_channels, out_channels, 3, init_scale=init_scale)
+        self.shortcut = None
+        if in_channels != out_channels or resample is not None:
+            self.shortcut = conv2d(in_channels, out_channels, 1, init_scale=shortcut_init_scale)
+        self.attention = SelfAttention(out_channels, num_groups, init_scale, skip_scale) if attention else None
+
+    def forward(self, x, emb, *size):
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = self.resample(h, *size), self.resample(x, *size)
+        h = self.conv1(h).add_(self.emb(emb)[:, :, None, None])
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        x = h.add_(x).mul_(self.skip_scale)
+        return x if self.attention is None else self.attention(x)
+
+
+class InputSkip(nn.Module):
+    """Input pyramid of plain images: the downsampled image, through a 1x1 convolution, joins each level."""
+
+    def __init__(self, image_channels, channels, fir_kernel, combine):
+        super().__init__()
+        self.combine = combine
+        self.downsample = Downsample(fir_kernel)
+        self.conv = conv2d(image_channels, channels, 1)
+
+    def forward(self, h, pyramid):
+        pyramid = self.downsample(pyramid)
+        image = self.conv(pyramid)
+        return (torch.cat([image, h], dim=1) if self.combine == "cat" else image + h), pyramid
+
+
+class InputResidual(nn.Module):
+    """Input pyramid of features: a strided convolution of the pyramid is added and goes on from there."""
+
+    def __init__(self, in_channels, out_channels, fir_kernel, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.downsample = Downsample(fir_kernel, in_channels, out_channels)
+
+    def forward(self, h, pyramid):
+        h = self.downsample(pyramid).add_(h).mul_(self.skip_scale)
+        return h, h
+
+
+class OutputSkip(nn.Module):
+    """Output pyramid of plain images: what this level has to say, added to the upsampled pyramid (None at first)."""
+
+    def __init__(self, channels, out_channels, num_groups, init_scale, fir_kernel):
+        super().__init__()
+        self.norm = GroupNorm(channels, num_groups)
+        self.conv = conv2d(channels, out_channels, 3, init_scale=init_scale)
+        self.upsample = Upsample(fir_kernel)
+
+    def forward(self, h, pyramid):
+        out = self.conv(F.silu(self.norm(h)))
+        return h, out if pyramid is None else self.upsample(pyramid, h.shape[-2:]) + out
+
+
+class OutputResidual(nn.Module):
+    """Output pyramid of features: an upsampling convolution of the pyramid is added and goes on from there."""
+
+    def __init__(self, in_channels, out_channels, fir_kernel, skip_scale):
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.upsample = Upsample(fir_kernel, in_channels, out_channels)
+
+    def forward(self, h, pyramid):
+        h = self.upsample(pyramid, h.shape[-2:]).add_(h).mul_(self.skip_scale)
+        return h, h
+
+
+# -------------------- sde_diffusers.models.unet_ncsnpp
+
+"""The U-Net of score-based SDEs: NCSN++, DDPM++ and DDPM are configurations of one network.
+
+Architecture: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021
+(arXiv 2011.13456), section 4.1 and appendix H; `NCSNPP_PRESETS` holds the published configurations. In short:
+
+    image -> [-1, 1] -> conv -> levels of residual blocks, each level at half the size of the one before
+          -> residual, attention, residual -> the same levels upwards, fed with the skips of the way down
+          -> norm, SiLU, conv -> (division by sigma) -> score, noise or x_0
+
+Two optional side paths carry the image itself: the *input pyramid* (`progressive_input`) adds the downsampled image
+to every level on the way down, the *output pyramid* (`progressive`) sums outputs of all levels on the way up.
+"""
+
+
+
+
+# Sources: configs/{ve,vp}/*.py of the paper's own code (github.com/yang-song/score_sde_pytorch). Its sigma_max and the
+# like belong to the SDE (scheduler), not to the network.
+_CIFAR10 = {
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "layers_per_block": 4,
+    "attention_resolutions": (16,),
+    "dropout": 0.1,
+}
+_CIFAR10_NCSNPP = {**_CIFAR10, "progressive_input": "residual"}
+_CIFAR10_DDPMPP = {
+    **_CIFAR10,
+    "time_embedding_type": "positional",
+    "fir": False,
+    "scale_by_sigma": False,
+    "image_range": (-1.0, 1.0),
+}
+# Training on two CPU cores: no FIR filters, EDM preconditioning, and a gentle Fourier embedding of ln(sigma)/4, which
+# spans about one unit. These are ours, not a paper's.
+_SMALL = {
+    "layers_per_block": 2,
+    "fourier_scale": 1.0,
+    "fir": False,
+    "scale_by_sigma": False,
+    "image_range": (-1.0, 1.0),
+    "preconditioning": "edm",
+}
+NCSNPP_PRESETS = {
+    # configs/ve/cifar10_ncsnpp_continuous.py
+    "cifar10-ncsnpp-continuous": _CIFAR10_NCSNPP,
+    # configs/ve/cifar10_ncsnpp_deep_continuous.py
+    "cifar10-ncsnpp-deep-continuous": {**_CIFAR10_NCSNPP, "layers_per_block": 8},
+    # configs/{vp,subvp}/cifar10_ddpmpp_continuous.py
+    "cifar10-ddpmpp-continuous": _CIFAR10_DDPMPP,
+    # configs/{vp,subvp}/cifar10_ddpmpp_deep_continuous.py
+    "cifar10-ddpmpp-deep-continuous": {**_CIFAR10_DDPMPP, "layers_per_block": 8},
+    # configs/ve/{celebahq,ffhq}_256_ncsnpp_continuous.py, bedroom and church alike
+    "ncsnpp-256-continuous": {
+        "sample_size": 256,
+        "block_out_channels": (128, 128, 256, 256, 256, 256, 256),
+        "layers_per_block": 2,
+        "attention_resolutions": (16,),
+        "progressive": "output_skip",
+        "progressive_input": "input_skip",
+    },
+    "small-28": {
+        **_SMALL,
+        "sample_size": 28,
+        "in_channels": 1,
+        "block_out_channels": (48, 96),
+        "attention_resolutions": (7,),
+        "patch_size": 2,
+        "sigma_data": 0.7,
+    },
+    "small-32": {**_SMALL, "sample_size": 32, "block_out_channels": (48, 96, 96), "attention_resolutions": (8,)},
+    "small-64": {
+        **_SMALL,
+        "sample_size": 64,
+        "block_out_channels": (48, 96, 96),
+        "attention_resolutions": (8,),
+        "patch_size": 2,
+    },
+}
+
+
+class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
+    """Noise-conditional U-Net of Song et al. (2021): NCSN++, DDPM++ and DDPM.
+
+    What it returns is up to its training and configuration: the score (`scale_by_sigma`), noise, or x_0
+    (`preconditioning="edm"`). `from_preset` gives the published configurations.
+
+    Args:
+        sample_size (`int` or (height, width)): Size of the images. Says at which levels there is attention; the
+            network also runs at other sizes, odd ones included.
+        in_channels, out_channels (`int`): Image channels; `out_channels=None` means `in_channels`.
+        block_out_channels (`tuple[int]`): Channels of each level, from full size down.
+        base_channels (`int`, *optional*): Channels of the first convolution and width of the noise-level features;
+            `None` means the channels of the first level.
+        layers_per_block (`int`): Residual blocks per level (one more on the way up).
+        attention_resolutions (`tuple[int]`): Sizes (longer side, after `patch_size`) of the levels with attention:
+            after each residual block on the way down, once on the way up. The middle always has it.
+        num_class_embeds (`int`, *optional*): Number of classes.
+        class_joins: What the class is added to: `"embedding"`, that of the noise level as the blocks take it, or
+            `"features"`, of which that embedding is computed (EDM).
+        time_embedding_type: `"fourier"` (random features of the logarithm of the given value) or `"positional"`
+            (DDPM's sinusoids of the value itself).
+        fourier_scale (`float`): Standard deviation of the Fourier frequencies.
+        fir (`bool`), fir_kernel: Resample with this FIR filter (Zhang, 2019) instead of averages and copies.
+        resblock_type: `"biggan"` (resampling happens in residual blocks) or `"ddpm"` (in separate layers).
+        resample_with_conv (`bool`): Whether the separate layers of `"ddpm"` contain a convolution.
+        skip_rescale (`bool`): Divide every residual sum by sqrt(2).
+        progressive: Output pyramid: `"none"`, `"output_skip"` (of images) or `"residual"` (of features).
+        progressive_input: Input pyramid: `"none"`, `"input_skip"` (of images) or `"residual"` (of features).
+        progressive_combine: How `"input_skip"` joins: `"sum"` or `"cat"`.
+        scale_by_sigma (`bool`): Divide the output by sigma. With Fourier features sigma is the given value; with
+            positional ones the value is an index into the descending geometric table of `num_scales` levels from
+            `sigma_max` to `sigma_min` (the paper's discrete VE models).
+        sigma_min, sigma_max (`float`), num_scales (`int`): That table; needed in that case only.
+        image_range (`tuple[float, float]`): Range of the (noise-free) images given; mapped to [-1, 1] inside.
+        dropout (`float`): Dropout probability, in [0, 1).
+        init_scale (`float`): Initial variance scale of each last convolution; 0 starts as (nearly) the zero function.
+        norm_num_groups (`int`, *optional*): Groups of the normalisations; `None` means min(channels // 4, 32).
+        patch_size (`int`): Side of the pixel blocks folded into channels before the first convolution and unfolded
+            after the last: the U-Net works at `sample_size / patch_size`.
+        preconditioning (*optional*): `"edm"`: takes sigma, returns x_0 (Table 1 of Karras et al., 2022, arXiv
+            2206.00364): D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4).
+        sigma_data (`float`): Standard deviation of the images, for `preconditioning`.
+
+    Raises:
+        ValueError: For values that are not allowed, naming the argument.
+    """
+
+    _supports_gradient_checkpointing = True
+    accepts_float32_input = True  # whatever its dtype: the pipeline then doesn't round noisy images to 16 bits
+    # Without accelerate, diffusers would take the dtype of the first entry, integers here, as that of the network.
+    _supports_param_buffer_assignment = False
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size=32,
+        in_channels=3,
+        out_channels=None,
+        block_out_channels=(32, 64, 64),
+        base_channels=None,
+        layers_per_block=2,
+        attention_resolutions=(16,),
+        num_class_embeds=None,
+        class_joins="embedding",
+        time_embedding_type="fourier",
+        fourier_scale=16.0,
+        fir=True,
+        fir_kernel=(1, 3, 3, 1),
+        resblock_type="biggan",
+        resample_with_conv=True,
+        skip_rescale=True,
+        progressive="none",
+        progressive_input="none",
+        progressive_combine="sum",
+        scale_by_sigma=True,
+        sigma_min=None,
+        sigma_max=None,
+        num_scales=None,
+        image_range=(0.0, 1.0),
+        dropout=0.0,
+        init_scale=0.0,
+        norm_num_groups=None,
+        patch_size=1,
+        preconditioning=None,
+        sigma_data=0.5,
+    ):
+        super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
+        self._check_config()
+
+        biggan = resblock_type == "biggan"
+        kernel = tuple(fir_kernel) if fir else None
+        skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
+        width = base_channels or block_out_channels[0]
+        levels = range(len(block_out_channels))
+        image_in = in_channels * patch_size**2
+        image_out = (out_channels or in_channels) * patch_size**2
+        side = -(-(sample_size if isinstance(sample_size, int) else max(sample_size)) // patch_size)
+        attends = [-(-side // 2**level) in attention_resolutions for level in levels]
+        self.gradient_checkpointing = False
+
+        def block(channels, new_channels, **options):
+            return ResidualBlock(
+                channels,
+                new_channels,
+                emb_channels=4 * width,
+                dropout=dropout,
+                num_groups=norm_num_groups,
+                init_scale=init_scale,
+                shortcut_init_scale=1.0 if biggan else 0.1,
+                skip_scale=skip_scale,
+                **options,
+            )
+
+        fourier = time_embedding_type == "fourier"
+        self.time_proj = FourierFeatures(width, fourier_scale) if fourier else SinusoidalFeatures(width)
+        features = 2 * width if fourier else width
+        self.time_embedding = nn.Sequential(linear(features, 4 * width), nn.SiLU(), linear(4 * width, 4 * width))
+        self.class_embedding = None
+        if num_class_embeds:
+            self.class_embedding = nn.Embedding(num_class_embeds, features if class_joins == "features" else 4 * width)
+
+        # Way down. `skips` holds the channels of what the way up will be fed with.
+        self.conv_in = conv2d(image_in, width, 3)
+        self.down_blocks, self.downsamplers = nn.ModuleList(), nn.ModuleList()
+        self.input_pyramid = nn.ModuleList()
+        channels, pyramid, skips = width, image_in, [width]
+        for level in levels:
+            self.down_blocks.append(nn.ModuleList())
+            for _ in range(layers_per_block):
+                self.down_blocks[level].append(block(channels, block_out_channels[level], attention=attends[level]))
+                channels = block_out_channels[level]
+                skips.append(channels)
+            if level == levels[-1]:
+                break
+            if biggan:
+                self.downsamplers.append(block(channels, channels, resample=Downsample(kernel)))
+            else:
+                self.downsamplers.append(Downsample(kernel, *([channels, channels] if resample_with_conv else [])))
+            if progressive_input == "input_skip":
+                self.input_pyramid.append(InputSkip(image_in, channels, kernel, progressive_combine))
+                channels *= 2 if progressive_combine == "cat" else 1
+            elif progressive_input == "residual":
+                self.input_pyramid.append(InputResidual(pyramid, channels, kernel, skip_scale))
+                pyramid = channels
+            skips.append(channels)
+
+        self.mid_blocks = nn.ModuleList([block(channels, channels, attention=True), block(channels, channels)])
+
+        # Way up; the lists count from the coarsest level.
+        self.up_blocks, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        self.output_pyramid = nn.ModuleList()
+        for level in reversed(levels):
+            self.up_blocks.append(nn.ModuleList())
+            for layer in range(layers_per_block + 1):
+                attention = attends[level] and layer == layers_per_block
+                self.up_blocks[-1].append(
+                    block(channels + skips.pop(), block_out_channels[level], attention=attention)
+                )
+                channels = block_out_channels[level]
+            if progressive == "output_skip":
+                self.output_pyramid.append(OutputSkip(channels, image_out, norm_num_groups, init_scale, kernel))
+            elif progressive == "residual":
+                first = level == levels[-1]
+                self.output_pyramid.append(
+                    OutputSkip(channels, channels, norm_num_groups, 1.0, kernel)
+                    if first
+                    else OutputResidual(pyramid, channels, kernel, skip_scale)
+                )
+                pyramid = channels
+            if level == 0:
+                break
+            if biggan:
+                self.upsamplers.append(block(channels, channels, resample=Upsample(kernel)))
+            else:
+                self.upsamplers.append(Upsample(kernel, *([channels, channels] if resample_with_conv else [])))
+
+        self.norm_out = self.conv_out = None
+        if progressive != "output_skip":
+            self.norm_out = GroupNorm(channels, norm_num_groups)
+            self.conv_out = conv2d(channels, image_out, 3, init_scale=init_scale)
+
+    @classmethod
+    def from_preset(cls, name, **overrides):
+        """A new, randomly initialised network of a known configuration.
+
+        Args:
+            name (`str`): A key of `NCSNPP_PRESETS`.
+            **overrides: Arguments of the constructor that replace the preset's.
+
+        Raises:
+            ValueError: If there is no such preset.
+        """
+        if name not in NCSNPP_PRESETS:
+            raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
+        return cls(**{**NCSNPP_PRESETS[name], **overrides})
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """Load a network; the arguments are those of diffusers' `ModelMixin`.
+
+        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
+        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
+        return loaded
+
+    def set_attention_backend(self, backend, *args, **kwargs):
+        """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
+        raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")
+
+    def set_use_memory_efficient_attention_xformers(self, valid, *args, **kwargs):
+        """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
+        if valid:
+            raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
+
+    def _check_config(self):
+        """Raise a ValueError that names the first argument with a value that is not allowed."""
+        config = self.config
+
+        def check(condition, name, allowed):
+            if not condition:
+                raise ValueError(f"`{name}` must be {allowed}, got {config[name]!r}.")
+
+        def is_count(value):
+            return isinstance(value, int) and value >= 1
+
+        for name, choices in {
+            "time_embedding_type": ("fourier", "positional"),
+            "class_joins": ("embedding", "features"),
+            "resblock_type": ("biggan", "ddpm"),
+            "progressive": ("none", "output_skip", "residual"),
+            "progressive_input": ("none", "input_skip", "residual"),
+            "progressive_combine": ("sum", "cat"),
+            "preconditioning": (None, "edm"),
+        }.items():
+            check(config[name] in choices, name, f"one of {choices}")
+        for name in ("in_channels", "layers_per_block", "patch_size"):
+            check(is_count(config[name]), name, "a positive integer")
+        for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
+            check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
+        sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
+        check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
+        widths = config.block_out_channels
+        check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
+        groups = config.norm_num_groups or 1
+        check(all(n % groups == 0 for n in widths), "block_out_channels", f"multiples of norm_num_groups={groups}")
+        base = "block_out_channels" if config.base_channels is None else "base_channels"
+        width = config.base_channels or widths[0]
+        check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
+        check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
+        check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
+        check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
+        low, high = config.image_range
+        check(low < high, "image_range", "(low, high) with low < high")
+        check(config.sigma_data > 0, "sigma_data", "positive")
+        if config.preconditioning is not None:
+            check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
+            check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
+        elif config.scale_by_sigma and config.time_embedding_type == "positional":
+            reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
+            check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
+            check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
+            check(config.sigma_max and config.sigma_max > config.sigma_min, "sigma_max", f"above sigma_min {reason}")
+
+    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+        """Evaluate the network.
+
+        Args:
+            sample (`torch.Tensor` of shape (N, in_channels, H, W)): Noisy images, on the scale of `image_range`.
+            timestep (number or `torch.Tensor` of shape () or (N,)): What the network is conditioned on, per image:
+                sigma for VE and EDM, 999 t for VP and sub-VP, an index for tables. Need not be whole.
+            class_labels (`torch.Tensor` of shape (N,) or (), *optional*): Integers in [0, num_class_embeds), or -1
+                for "no class", which is also what None means.
+            return_dict (`bool`): Whether to return a `UNet2DOutput` or a tuple.
+
+        Returns:
+            `UNet2DOutput` or `tuple`: `sample` of shape (N, out_channels, H, W), in the dtype of the given one.
+
+        Raises:
+            ValueError: If shapes do not fit or a class does not exist.
+        """
+        config = self.config
+        if sample.ndim != 4 or sample.shape[1] != config.in_channels:
+            raise ValueError(f"`sample` must have shape (N, {config.in_channels}, H, W), got {tuple(sample.shape)}.")
+        # Everything outside the layers happens in float32 at least, whatever the dtype of sample and network.
+        dtype = torch.promote_types(sample.dtype, torch.float32)
+        t = torch.as_tensor(timestep, device=sample.device).to(dtype)
+        if t.numel() not in (1, sample.shape[0]) or t.ndim > 1:
+            raise ValueError(f"`timestep` must be a number or of shape ({sample.shape[0]},), got {tuple(t.shape)}.")
+        t = t.expand(sample.shape[0])
+        x, scale = sample.to(dtype), t[:, None, None, None]
+
+        if config.preconditioning == "edm":
+            variance = scale**2 + config.sigma_data**2
+            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels).to(dtype)
+            output = x * (config.sigma_data**2 / variance) + output * (scale * config.sigma_data / variance.sqrt())
+        else:
+            low, high = config.image_range
+            if (low, high) != (-1, 1):
+                x = (2 * x - (low + high)) / (high - low)
+            fourier = config.time_embedding_type == "fourier"
+            output = self._network(x, t.log() if fourier else t, class_labels).to(dtype)
+            if config.scale_by_sigma:
+                if not fourier:
+                    log_ratio = math.log(config.sigma_min / config.sigma_max)
+                    scale = config.sigma_max * torch.exp(scale * (log_ratio / (config.num_scales - 1)))
+                output = output / scale
+        output = output.to(sample.dtype)
+        return UNet2DOutput(sample=output) if return_dict else (output,)
+
+    def _embed(self, condition, class_labels):
+        """Embedding (N, 4 width) of noise level (N,) and class (None, () or (N,)) in the network's dtype."""
+        features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        class_emb = self._embed_class(class_labels, len(features))
+        if self.config.class_joins == "features":
+            return F.silu(self.time_embedding(features + class_emb))
+        return F.silu(self.time_embedding(features) + class_emb)
+
+    def _embed_class(self, class_labels, batch_size):
+        """Embedding of the class, 0 for none (None or -1)."""
+        if class_labels is None:
+            return 0
+        labels = torch.as_tensor(class_labels)
+        classes = self.config.num_class_embeds or 0
+        # Looking at labels on a GPU would make the processor wait for it at every step.
+        visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if visible and ((labels < -1) | (labels >= classes)).any():
+            raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
+        if self.class_embedding is None:
+            return 0
+        labels = labels.to(self.conv_in.weight.device).expand(batch_size)
+        class_emb = self.class_embedding(labels.clamp(min=0))
+        return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
+
+    def _network(self, x, condition, class_labels):
+        """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
+        height, width = x.shape[-2:]
+        patch = self.config.patch_size
+        emb = self._embed(condition, class_labels)
+        x = x.to(self.conv_in.weight.dtype)
+        if patch > 1:
+            x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)
+        # Not by isinstance: diffusers re-executes a saved folder's module at every load, so classes are replaced.
+        biggan = self.config.resblock_type == "biggan"
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
+
+        def run(block, *args):
+            return self._gradient_checkpointing_func(block, *args) if checkpointing else block(*args)
+
+        h, pyramid = self.conv_in(x), x
+        skips = [h]
+        for level, blocks in enumerate(self.down_blocks):
+            for block in blocks:
+                h = run(block, h, emb)
+                skips.append(h)
+            if level < len(self.downsamplers):
+                downsample = self.downsamplers[level]
+                h = run(downsample, h, emb) if biggan else downsample(h)
+                if len(self.input_pyramid):
+                    h, pyramid = self.input_pyramid[level](h, pyramid)
+                skips.append(h)
+
+        for block in self.mid_blocks:
+            h = run(block, h, emb)
+
+        pyramid = None
+        for level, blocks in enumerate(self.up_blocks):
+            for block in blocks:
+                h = run(block, torch.cat([h, skips.pop()], dim=1), emb)
+            if len(self.output_pyramid):
+                h, pyramid = self.output_pyramid[level](h, pyramid)
+            if level < len(self.upsamplers):
+                upsample, size = self.upsamplers[level], skips[-1].shape[-2:]
+                h = run(upsample, h, emb, size) if biggan else upsample(h, size)
+
+        h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(h, patch)[..., :height, :width] if patch > 1 else h
