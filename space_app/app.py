@@ -8,6 +8,8 @@ import atexit
 import os
 import random
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -113,5 +115,6 @@ def launch(app: gr.Blocks, **options):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder goes
     torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))  # or requests would wait for each other's
     launch(build_app(os.environ.get("MODEL_ID")))
