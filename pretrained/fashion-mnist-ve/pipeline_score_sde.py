@@ -85,7 +85,7 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float,
     step = first_step(f, t, end, y, slope, rtol, atol)
     rejected = False
     while t != end:
-        if abs(end - t) <= stretch * step:
+        if abs(end - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
             step = abs(end - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(
@@ -893,7 +893,7 @@ class ProbabilityFlow:
         a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
-            stretch = 1.0 if self.variable == "t" else 1.1
+            stretch = 1.0 if self.variable == "t" else 1.3
             for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
@@ -1551,6 +1551,9 @@ class HubPipelineMixin:
         `push_to_hub`, `repo_id` being the folder's name by default.
         """
         options = {} if push_to_hub else kwargs
+        for name, component in self.components.items():
+            if component is not None and self.config[name][0] is None:  # an optional one that was assigned later
+                self.register_modules(**{name: component})
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
         save_modules(self, save_directory)
         forget_origins(save_directory)
@@ -1614,7 +1617,10 @@ class HubPipelineMixin:
             pretrained_model_name_or_path = pull_model(
                 str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in pipeline.components.keys() - kwargs.keys():
+            warn_of_missing_keys(pretrained_model_name_or_path, name, getattr(pipeline, name))
+        return pipeline
 
     @classmethod
     def load_config(cls, *args, **kwargs):
@@ -1634,6 +1640,15 @@ class HubPipelineMixin:
         """The installed package, or None where this class comes from a saved folder."""
         name = HubPipelineMixin.__module__.split(".")[0]
         return sys.modules[name] if name != REMOTE_PACKAGE else None
+
+
+def warn_of_missing_keys(folder: str | Path, name: str, component) -> None:
+    """Say which keys a loaded component's configuration lacks: files of an older version, or damaged ones."""
+    config = getattr(component, "config", {})
+    missing = sorted(config.get("_use_default_values", []))
+    if missing:
+        defaults = ", ".join(f"{key}={config[key]!r}" for key in missing)
+        hub_log.warning("The configuration of %s in %s lacks keys; defaults are used: %s.", name, folder, defaults)
 
 
 def forget_origins(folder: str | Path) -> None:

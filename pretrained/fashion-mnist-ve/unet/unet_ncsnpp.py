@@ -1,4 +1,4 @@
-# Generated from the package sde_diffusers: sde_diffusers.models.layers, sde_diffusers.models.unet_ncsnpp.
+# Generated from the package sde_diffusers: sde_diffusers.models.complete_weights, sde_diffusers.models.layers, sde_diffusers.models.unet_ncsnpp.
 from diffusers import ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
@@ -6,6 +6,41 @@ from torch import nn
 import math
 import torch
 import torch.nn.functional as F
+
+
+# -------------------- sde_diffusers.models.complete_weights
+
+"""Loading that takes a network's weights whole or not at all.
+
+diffusers initialises tensors that a file lacks at random and leaves out those that the network lacks, with a warning:
+a network that answers nonsense, or a class-conditional one that ignores its classes.
+"""
+
+
+class CompleteWeightsMixin:
+    """Before `ModelMixin` among the bases of a network."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load a network; the arguments are those of `ModelMixin.from_pretrained`.
+
+        Raises:
+            ValueError: If tensors are missing, left over or of another shape than the configuration asks for.
+            OSError: If a file is missing, broken or no safetensors file.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        except ValueError as error:  # of a tensor's shape, which does not name the folder
+            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
+        kinds = {"missing": info["missing_keys"], "left over": info["unexpected_keys"]}
+        misfits = [f"{', '.join(sorted(keys))} {kind}" for kind, keys in kinds.items() if keys]
+        if misfits:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} are not those of its configuration, a "
+                f"{cls.__name__}: {'; '.join(misfits)}."
+            )
+        return (model, info) if wants_info else model
 
 
 # -------------------- sde_diffusers.models.layers
@@ -390,7 +425,7 @@ NCSNPP_PRESETS = {
 }
 
 
-class NCSNppUNet2DModel(UNet2DModel):
+class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
     """Noise-conditional U-Net of Song et al. (2021): NCSN++, DDPM++ and DDPM.
 
     What it returns is up to its training and configuration: the score (`scale_by_sigma`), noise, or x_0
