@@ -1,0 +1,100 @@
+"""What the benchmarks count and compute; what they measure is in the docs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import training_cost  # noqa: E402
+
+from sde_diffusers import NCSNppUNet2DModel  # noqa: E402
+
+
+def test_training_cost_of_a_small_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_cost, "ROUND_SECONDS", 0.0)
+    training_cost.main([str(tmp_path), "--only", "small-28", "--device", "cpu", "--batch_sizes", "2", "1"])
+    results = json.loads((tmp_path / "training_cost.json").read_text())
+    entry = results["configurations"]["small-28"]
+    assert [(row["batch_size"], row["compiled"], row.get("error")) for row in entry["rows"]] == [
+        (1, False, None),
+        (2, False, None),
+    ]
+    assert all(len(row["rounds"]) == results["rounds"] for row in entry["rows"])
+    assert entry["rows"][1]["flops_per_second"] == pytest.approx(
+        2 * entry["flops_step"] / entry["rows"][1]["seconds_per_step"]
+    )
+    assert results["matmul_flops_per_second"] is None and entry["schedule_cost"] == []  # no GPU, no hours of GPUs
+    assert "| `small-28` | 2 | no |" in (tmp_path / "training_cost.md").read_text()
+
+
+def test_counts_are_those_of_the_layers_and_of_real_tensors():
+    counts = training_cost.count("small-28")
+    network = NCSNppUNet2DModel.from_preset("small-28").train()
+    layers = []
+
+    def count_layer(layer, inputs, output):
+        """2 x inputs x kernel area x outputs, for each output pixel."""
+        pixels = output.shape[2:].numel() if output.ndim == 4 else 1
+        layers.append(2 * layer.weight.numel() * pixels)
+
+    def count_attention(layer, inputs, output):
+        channels, pixels = inputs[0].shape[1], inputs[0].shape[2:].numel()
+        layers.append(2 * 2 * channels * pixels**2)
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(count_layer)
+        elif type(module).__name__ == "SelfAttention":
+            module.register_forward_hook(count_attention)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 28, 28), torch.ones(1)).sample.sum().backward()
+    assert counts["flops_forward"] == sum(layers)
+    assert counts["flops_step"] == counter.get_total_flops()
+    assert counts["parameters"] == sum(p.numel() for p in network.parameters())
+
+
+def test_hours_of_a_schedule():
+    """64 images a step on 1, 8 and 32 GPUs: shares of 64, 8 and 2, where batches of 8 and 2 were measured."""
+
+    def row(batch_size, seconds, compiled=False):
+        rate = batch_size / seconds
+        fields = {"seconds_per_step": seconds, "images_per_second": rate, "peak_bytes": 100 * batch_size}
+        return {"batch_size": batch_size, "compiled": compiled, **fields}
+
+    out_of_memory = {"batch_size": 64, "compiled": False, "error": "out of memory"}
+    rows = [row(2, 0.5), row(8, 1.0), row(8, 0.8, compiled=True), out_of_memory]
+    one, eight, many = training_cost.schedule_cost(
+        "ncsnpp-256-continuous", {"parameters": 10**9, "rows": rows}, gb_per_s=100
+    )
+    steps = 2_400_000 / 3600
+    assert one["hours"] == pytest.approx(steps * 8 * 0.8) and one["micro_batch"] == 8 and one["memory_bytes"] == 800
+    # 4 GB of gradients at 100 GB/s, 2 * 7/8 times: 0.07 s.
+    assert eight["hours"] == pytest.approx(steps * (0.8 + 0.07)) and eight["compiled"]
+    assert eight["all_reduce_seconds"] == {"float32": pytest.approx(0.07), "bfloat16": pytest.approx(0.035)}
+    assert many["hours"] == pytest.approx(steps * (0.5 + 2 * 31 / 32 * 0.04)) and not many["compiled"]
+    assert many["memory_bytes"] == 200 + 4 * 10**9
+    assert many["hours_at_highest_rate"] == pytest.approx(steps * 64 / (32 * 10))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--seconds", "0"], "--seconds must be above 0"),
+        (["--batch_sizes", "4", "0"], "--batch_sizes must be above 0"),
+        (["--link_gb_per_s", "-1"], "--link_gb_per_s must be above 0"),
+        (["--only", "cifar10"], "invalid choice: 'cifar10'"),
+        (["--device", "cpu", "--only", "ncsnpp-256-continuous"], "--device cpu is for --only small-28"),
+    ],
+)
+def test_training_cost_refuses(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        training_cost.main([str(tmp_path / "new"), *arguments])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
