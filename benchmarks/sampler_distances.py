@@ -48,7 +48,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 FEW_STEPS, MANY_STEPS = (10, 20, 50), (200, 1000, 2000)
-CLASSES, BATCH = 10, 100
+CLASSES = 10
 EXPONENTIAL, FLOW, CORRECTED = (
     ScoreSdeExponentialScheduler,
     ScoreSdeProbabilityFlowScheduler,
@@ -68,6 +68,7 @@ SAMPLERS = {
     "Euler (DDIM)": (FLOW, {**HEUN, "method": "euler"}, lambda n: n),
     "Exponential SDE, order 2": (EXPONENTIAL, {**ODE, "solver_order": 2, "eta": 1.0}, lambda n: n),
     "Exponential SDE, order 3": (EXPONENTIAL, {**ODE, "eta": 1.0}, lambda n: n),
+    "Exponential SDE, order 2, eta 1.7": (EXPONENTIAL, {**ODE, "solver_order": 2, "eta": 1.7}, lambda n: n),
     "Heun, churn": (FLOW, {**HEUN, "s_churn": 10.0}, lambda n: 2 * n - 1),
     "Ancestral": (CORRECTED, {**UNCORRECTED, "predictor": "ancestral"}, lambda n: n),
     "Reverse diffusion": (CORRECTED, UNCORRECTED, lambda n: n),
@@ -109,7 +110,7 @@ def network_digest(unet):
     """Eight digits that tell the weights apart, so that images of different networks never mix."""
     digest = hashlib.sha256()
     for _, tensor in sorted(unet.state_dict().items()):
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]
 
 
@@ -120,17 +121,22 @@ def classes(unet, start, end):
 
 def faster_precision(unet, shape):
     """Name and context of bfloat16 autocast if the network is faster in it than in float32, else of float32."""
-    x, t, labels = torch.zeros(shape), torch.tensor(1.0), classes(unet, 0, shape[0])
+    device, labels = unet.device, classes(unet, 0, shape[0])
+    x, t, labels = (
+        torch.zeros(shape, device=device),
+        torch.tensor(1.0),
+        labels if labels is None else labels.to(device),
+    )
     contexts = {
         "float32": contextlib.nullcontext,
-        "bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+        "bfloat16": lambda: torch.autocast(device.type, torch.bfloat16),
     }
     seconds = {}
     for name, context in contexts.items():
         with torch.no_grad(), context():
             for _ in range(3):  # the last one counts
                 start = time.process_time()
-                unet(x, t, class_labels=labels)
+                unet(x, t, class_labels=labels).sample.sum().item()  # waits for a GPU
                 seconds[name] = time.process_time() - start
     name = min(seconds, key=seconds.get)
     return name, contexts[name]
@@ -147,14 +153,14 @@ def part_path(folder, row, k):
     return folder / "images" / row.folder / f"{k:03d}.safetensors"
 
 
-def parts(samples):
+def parts(samples, batch):
     """(index, first image, last image + 1) of each batch."""
-    return [(k, start, min(start + BATCH, samples)) for k, start in enumerate(range(0, samples, BATCH))]
+    return [(k, start, min(start + batch, samples)) for k, start in enumerate(range(0, samples, batch))]
 
 
-def draw(pipe, row, folder, samples, context, digest):
+def draw(pipe, row, folder, sizes, context, digest):
     """Draw the row's images that are not there yet."""
-    missing = [part for part in parts(samples) if not part_path(folder, row, part[0]).exists()]
+    missing = [part for part in parts(*sizes) if not part_path(folder, row, part[0]).exists()]
     pipe.scheduler, steps = sampler(row.name, row.budget, pipe.scheduler.config)
     for k, start, end in tqdm(missing, desc=row.folder, mininterval=1, leave=False):
         # The latents and classes depend on the images' numbers alone: the same for every sampler.
@@ -170,15 +176,15 @@ def draw(pipe, row, folder, samples, context, digest):
                 generator=torch.Generator().manual_seed(2 * k + 1),
                 output_type="pt",
             )
-        images = (output.images * 255).round().byte()
+        images = (output.images * 255).round().byte().cpu()
         metadata = {"nfe": str(output.nfe), "cpu_seconds": str(time.process_time() - began), "network": digest}
         save_atomically({"images": images}, part_path(folder, row, k), metadata)
 
 
-def drawn(row, folder, samples, digest):
+def drawn(row, folder, sizes, digest):
     """(N, C, H, W) uint8 images of the row, evaluations and processor time for an image; None if not complete."""
     images, nfe, seconds = [], 0, 0.0
-    for k, start, end in parts(samples):
+    for k, start, end in parts(*sizes):
         path = part_path(folder, row, k)
         if not path.exists():
             return None
@@ -190,7 +196,7 @@ def drawn(row, folder, samples, digest):
             )
         images.append(part)
         nfe, seconds = int(metadata["nfe"]), seconds + float(metadata["cpu_seconds"])
-    return torch.cat(images), nfe, seconds / samples
+    return torch.cat(images), nfe, seconds / sizes[0]
 
 
 # Distances.
@@ -210,10 +216,10 @@ class Judge:
         return {"frechet": distance, "low": low, "high": high}
 
 
-def evaluate(folder, samples, digest, judge, known):
+def evaluate(folder, sizes, digest, judge, known):
     """Results of all rows whose images are complete; `known` caches those of earlier calls by row."""
     for row in all_rows():
-        if row not in known and (found := drawn(row, folder, samples, digest)) is not None:
+        if row not in known and (found := drawn(row, folder, sizes, digest)) is not None:
             images, nfe, seconds = found
             known[row] = {"sampler": row.name, "budget": row.budget, "nfe": nfe, "cpu_s_per_image": seconds}
             known[row] |= judge(images)
@@ -288,6 +294,10 @@ def main():
     parser.add_argument("pipeline", help="folder of a saved pipeline")
     parser.add_argument("folder", type=Path, help="where images and results are kept")
     parser.add_argument("--samples", type=int, default=1000, help="images of each row")
+    parser.add_argument(
+        "--batch_size", type=int, default=100, help="images drawn together; seeds are those of a batch"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: a third less time")
     parser.add_argument("--only", nargs="*", default=["*"], help="rows to draw, as heun-20 or 'predictor-corrector-*'")
     args = parser.parse_args()
@@ -297,21 +307,25 @@ def main():
             parser.error(f"--only must match one of {', '.join(names)}, but is {pattern!r}")
     rows = [row for row in all_rows() if any(fnmatch.fnmatch(row.folder, pattern) for pattern in args.only)]
     judge = Judge()
+    if args.batch_size < 1:
+        parser.error(f"--batch_size must be at least 1, but is {args.batch_size}")
     if args.samples <= judge.network.dimension:
         parser.error(f"--samples must exceed the {judge.network.dimension} features, but is {args.samples}")
 
-    pipe = ScoreSdePipeline.from_pretrained(args.pipeline)
+    pipe, sizes = ScoreSdePipeline.from_pretrained(args.pipeline).to(args.device), (args.samples, args.batch_size)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().to(memory_format=torch.channels_last)
     digest = network_digest(pipe.unet)
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
-    precision, context = faster_precision(pipe.unet, (BATCH, channels, size, size))
+    precision, context = faster_precision(pipe.unet, (args.batch_size, channels, size, size))
     if args.compile:
         pipe.unet.compile()
     real = load_images(str(EMBEDDED_FASHION_MNIST), "test", max_images=args.samples).images
     results = {
         "network": digest,
         "samples": args.samples,
+        "batch_size": args.batch_size,
+        "device": torch.cuda.get_device_name() if pipe.device.type == "cuda" else "cpu",
         "precision": precision,
         "compiled": args.compile,
         "torch": torch.__version__,
@@ -320,9 +334,9 @@ def main():
     }
     known = {}
     for row in tqdm(rows, desc="rows"):
-        draw(pipe, row, args.folder, args.samples, context, digest)
-        write(args.folder, results | {"rows": evaluate(args.folder, args.samples, digest, judge, known)})
-    write(args.folder, results | {"rows": evaluate(args.folder, args.samples, digest, judge, known)})
+        draw(pipe, row, args.folder, sizes, context, digest)
+        write(args.folder, results | {"rows": evaluate(args.folder, sizes, digest, judge, known)})
+    write(args.folder, results | {"rows": evaluate(args.folder, sizes, digest, judge, known)})
     print(table(json.loads((args.folder / "sampler_distances.json").read_text(encoding="utf-8"))))
 
 

@@ -1,0 +1,107 @@
+"""The curve of a training: evaluates the averaged weights of every checkpoint that a run has kept.
+
+    accelerate launch training/evaluate_checkpoints.py RUN_FOLDER [FILE.yaml] key=value section.key=value ...
+
+The arguments are those of evaluate.py, with a finished run of train.py in the place of the pipeline (train with
+checkpoints_limit=null to keep all checkpoints). The output folder then holds evaluate.py's results of each checkpoint,
+in the folder of its name, and
+
+    curve.json, curve.png   the Frechet distance of the samples and the bits/dim against the training images seen
+
+Interrupt it, and the same command goes on.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib
+from accelerate import Accelerator
+from checkpoints import STATE, list_checkpoints, written_folder
+from config import ConfigError
+from evaluate import Evaluation, write_text
+from evaluation_config import EvaluationConfig, read_evaluation_config
+from launching import start_all_processes
+from memory import keep_freed_memory
+from precision import mixed_precision
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CURVES = {"frechet_distance": "Frechet distance of the samples", "bits_per_dim": "bits/dim of test images"}
+
+
+def pipeline_of(checkpoint: Path, finished: Path, target: Path) -> None:
+    """Write the finished run's pipeline with the averaged weights of a checkpoint as the folder `target`."""
+    with written_folder(target) as folder:
+        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
+        shutil.copy(checkpoint / "ema.safetensors", folder / "unet" / WEIGHTS)
+
+
+def evaluate_checkpoint(checkpoint: Path, config: EvaluationConfig, accelerator: Accelerator) -> dict:
+    """{"step", "images_seen", metric: record} of one checkpoint."""
+    run, folder = Path(config.pipeline), Path(config.output_dir) / checkpoint.name
+    if accelerator.is_main_process:
+        pipeline_of(checkpoint, run / "pipeline", folder / "pipeline")
+    accelerator.wait_for_everyone()
+    own = EvaluationConfig(**{**vars(config), "pipeline": str(folder / "pipeline"), "output_dir": str(folder)})
+    Evaluation(own, accelerator).run()
+    accelerator.wait_for_everyone()
+    state = json.loads((checkpoint / STATE).read_text())
+    point = {"step": state["step"], "images_seen": state["step"] * state["config"]["batch_size"]}
+    for record in json.loads((folder / "results.json").read_text())["results"]:
+        if record["metric"] in CURVES and record["images"] in ("samples", "test images"):
+            point[record["metric"]] = record
+    return point
+
+
+def draw_curves(points: list[dict], path: Path) -> None:
+    """One panel for each metric, against the number of training images seen."""
+    metrics = [metric for metric in CURVES if any(metric in point for point in points)]
+    figure, panels = plt.subplots(
+        1, len(metrics), figsize=(5 * len(metrics), 3.5), squeeze=False, layout="constrained"
+    )
+    for panel, metric in zip(panels[0], metrics, strict=True):
+        known = [point for point in points if metric in point]
+        panel.plot([p["images_seen"] for p in known], [p[metric]["value"] for p in known], marker="o")
+        panel.set(xlabel="training images seen", ylabel=CURVES[metric])
+        panel.grid(alpha=0.3)
+    figure.savefig(path.with_name(f".{path.name}.incomplete"), format="png", dpi=120)
+    plt.close(figure)
+    os.replace(path.with_name(f".{path.name}.incomplete"), path)
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate all checkpoints; returns the exit status."""
+    try:
+        config = read_evaluation_config(arguments)
+        run = Path(config.pipeline)
+        checkpoints = list_checkpoints(run / "checkpoints")
+        if not checkpoints or not (run / "pipeline").is_dir():
+            raise ConfigError(f"{run} is no finished run of train.py: it needs the folders checkpoints and pipeline")
+        if config.update_card:
+            raise ConfigError("update_card is for evaluate.py: a checkpoint has no card")
+        keep_freed_memory()
+        accelerator = Accelerator(mixed_precision=mixed_precision(config))
+        points = []
+        for checkpoint in checkpoints:
+            points.append(evaluate_checkpoint(checkpoint, config, accelerator))
+            if accelerator.is_main_process:
+                write_text(Path(config.output_dir) / "curve.json", json.dumps(points, indent=2, allow_nan=False))
+                draw_curves(points, Path(config.output_dir) / "curve.png")
+        accelerator.end_training()
+    except ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    start_all_processes()
+    sys.exit(main(sys.argv[1:]))
