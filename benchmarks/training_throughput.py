@@ -6,7 +6,9 @@ A step is everything that training does: noise, forward, denoising score matchin
 Adam, moving average of the weights. Each contender has a process of its own, since the trainer here sets the C
 library's allocator (`training/memory.py`) and the others' do not; the paper's code is timed with that setting, too.
 They take turns, so that whatever else the machine does hits all of them alike; medians over the rounds are reported,
-and ratios of them. Writes into the output folder
+and ratios of them. With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous
+tensors, and the paper's code is left out, as its CUDA kernels would have to be compiled. `--compile` adds the networks
+under `torch.compile`, in bfloat16. Writes into the output folder
 
 - `throughput.json` and `throughput.png`: images per second of every contender,
 - `loss_curves.png` (and the losses, in the JSON): that bfloat16 autocast trains as float32 does, on real images.
@@ -20,7 +22,7 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -115,23 +117,34 @@ def paper_network(checkout):
 class Trainer:
     """Trains one network; `step(images)` is one full training step and returns the loss."""
 
-    def __init__(self, network, score, bfloat16=False, channels_last=True, learning_rate=2e-4, seed=0, fused=False):
-        network.train()
+    def __init__(
+        self,
+        network,
+        score,
+        bfloat16=False,
+        channels_last=True,
+        learning_rate=2e-4,
+        seed=0,
+        fused=False,
+        device="cpu",
+    ):
+        network.train().to(device)
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        self.score, self.bfloat16 = score, bfloat16
+        self.score, self.bfloat16, self.device = score, bfloat16, device
         self.parameters = [p for p in network.parameters() if p.requires_grad]
         self.average = [p.detach().clone() for p in self.parameters]
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, fused=fused)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
 
     def step(self, images):
         """One step on images (N, C, H, W) in [0, 1]: loss E |sigma s(x + sigma z; sigma) + z|^2 under the VE SDE."""
         self.optimizer.zero_grad(set_to_none=True)
-        sigma = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** torch.rand(len(images), generator=self.generator)
-        noise = torch.randn(images.shape, generator=self.generator)
+        t = torch.rand(len(images), generator=self.generator, device=self.device)
+        sigma = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** t
+        noise = torch.randn(images.shape, generator=self.generator, device=self.device)
         scale = sigma[:, None, None, None]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bfloat16):
             score = self.score(images + scale * noise, sigma)
         loss = (scale * score.float() + noise).square().sum((1, 2, 3)).mean()
         loss.backward()
@@ -139,7 +152,7 @@ class Trainer:
         self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.parameters, 1e-3)
-        return loss.item()
+        return loss.detach()
 
 
 @dataclass(frozen=True)
@@ -150,15 +163,22 @@ class Contender:
     bfloat16: bool
     keeps_memory: bool  # with the allocator set as training/train.py does
     score_sde: Path | None = None  # for PAPER
+    channels_last: bool = True
+    compiled: bool = False
 
     @property
     def name(self):
         kept = ", allocator set" if self.keeps_memory and self.network != OURS else ""
-        return f"{self.network}, {'bfloat16' if self.bfloat16 else 'float32'}{kept}"
+        contiguous = "" if self.channels_last or self.network == PAPER else ", contiguous"
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.network}, {'bfloat16' if self.bfloat16 else 'float32'}{contiguous}{compiled}{kept}"
 
 
-def train_in_turns(connection, contender, images, threads):
-    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took."""
+def train_in_turns(connection, contender, images, threads, device):
+    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took.
+
+    If torch.compile fails it answers with the first line of the error instead, and ends.
+    """
     if contender.keeps_memory:
         keep_freed_memory()
     torch.set_num_threads(threads)
@@ -167,32 +187,62 @@ def train_in_turns(connection, contender, images, threads):
         network, score = paper_network(contender.score_sde)
     else:
         network, score = ours() if contender.network == OURS else diffusers_unet()
-    images = images.clone()  # out of the memory that the processes share
-    paper, our = contender.network == PAPER, contender.network == OURS
-    trainer = Trainer(network, score, contender.bfloat16, channels_last=not paper, fused=our)  # each as it is trained
-    trainer.step(images)
+    images = images.clone().to(device)  # out of the memory that the processes share
+    fused = contender.network == OURS or device == "cuda"  # on a CPU each as it is trained
+    trainer = Trainer(
+        network, score, contender.bfloat16, channels_last=contender.channels_last, fused=fused, device=device
+    )
+    if contender.compiled:
+        network.compile()
+    try:
+        for _ in range(1 if device == "cpu" else 3):
+            trainer.step(images)
+        synchronize(device)
+    except Exception as error:
+        if not contender.compiled:
+            raise
+        connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
+        return
     connection.send(sum(p.numel() for p in trainer.parameters))
     while steps := connection.recv():
+        synchronize(device)
         start = time.perf_counter()
         for _ in range(steps):
             trainer.step(images)
+        synchronize(device)
         connection.send(time.perf_counter() - start)
 
 
-def measure(contenders, images, rounds, steps, threads):
-    """({name: images per second, one number per round}, {name: number of parameters}); the contenders take turns."""
+def synchronize(device):
+    """Wait until the GPU has done what it was told to."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(contenders, images, rounds, steps, threads, device):
+    """({name: images per second, one number per round}, {name: number of parameters}, {name: error of torch.compile}).
+
+    The contenders take turns; those that could not be compiled are left out.
+    """
     context = multiprocessing.get_context("spawn")
-    rates, parameters, connections, processes = {}, {}, {}, []
+    rates, parameters, failures, connections, processes = {}, {}, {}, {}, []
     progress = tqdm(total=len(contenders) * (rounds * steps + 1), desc="throughput", unit="step")
     for contender in contenders:
         connection, theirs = context.Pipe()
-        process = context.Process(target=train_in_turns, args=(theirs, contender, images, threads), daemon=True)
+        process = context.Process(
+            target=train_in_turns, args=(theirs, contender, images, threads, device), daemon=True
+        )
         process.start()
         theirs.close()  # so that its death ends our waiting
-        parameters[contender.name], rates[contender.name] = connection.recv(), []
+        answer = connection.recv()
+        progress.update()
+        if isinstance(answer, str):
+            failures[contender.name] = answer
+            process.join()
+            continue
+        parameters[contender.name], rates[contender.name] = answer, []
         connections[contender.name] = connection
         processes.append(process)
-        progress.update()
     for _ in range(rounds):
         for name, connection in connections.items():
             connection.send(steps)
@@ -202,10 +252,10 @@ def measure(contenders, images, rounds, steps, threads):
         connection.send(0)
         process.join()
     progress.close()
-    return rates, parameters
+    return rates, parameters, failures
 
 
-def loss_curves(images, steps, batch_size):
+def loss_curves(images, steps, batch_size, device):
     """Losses of our network from the same start, with the same images and noise, in bfloat16 and float32."""
     torch.manual_seed(0)
     network, _ = ours()
@@ -213,14 +263,18 @@ def loss_curves(images, steps, batch_size):
     for name in ("bfloat16", "float32"):
         twin = copy.deepcopy(network)
         trainer = Trainer(
-            twin, lambda x, sigma, twin=twin: twin(x, sigma).sample, name == "bfloat16", learning_rate=1e-3
+            twin,
+            lambda x, sigma, twin=twin: twin(x, sigma).sample,
+            name == "bfloat16",
+            learning_rate=1e-3,
+            device=device,
         )
         torch.manual_seed(0)  # dropout
         order = torch.Generator().manual_seed(0)
         losses[name] = []
         for _ in tqdm(range(steps), desc=f"loss curve, {name}", unit="step"):
             batch = images[torch.randint(len(images), (batch_size,), generator=order)]
-            losses[name].append(trainer.step(batch))
+            losses[name].append(trainer.step(batch.to(device)).item())
     return losses
 
 
@@ -262,7 +316,14 @@ def main():
     parser.add_argument("--steps", type=int, default=2, help="training steps per turn")
     parser.add_argument("--curve_steps", type=int, default=200, help="training steps of the loss curves; 0: none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--compile", action="store_true", help="also time compiled networks, in bfloat16")
     args = parser.parse_args()
+    cuda = args.device == "cuda"
+    if cuda and args.score_sde:
+        parser.error("--score_sde is for --device cpu: on a GPU the paper's code uses CUDA kernels that it compiles")
+    if cuda and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU")
     for name in ("batch_size", "rounds", "steps", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
@@ -280,10 +341,18 @@ def main():
         Contender(DIFFUSERS, bfloat16=True, keeps_memory=False),
         Contender(DIFFUSERS, bfloat16=False, keeps_memory=False),
     ]
+    if cuda:
+        contenders.append(Contender(OURS, bfloat16=True, keeps_memory=True, channels_last=False))
+        contenders.append(Contender(OURS, bfloat16=False, keeps_memory=True, channels_last=False))
+    if args.compile:
+        contenders.append(Contender(OURS, bfloat16=True, keeps_memory=True, compiled=True))
+        contenders.append(Contender(DIFFUSERS, bfloat16=True, keeps_memory=False, compiled=True))
     if args.score_sde:
-        contenders.append(Contender(PAPER, bfloat16=False, keeps_memory=False, score_sde=args.score_sde))
-        contenders.append(Contender(PAPER, bfloat16=False, keeps_memory=True, score_sde=args.score_sde))
-    rates, parameters = measure(contenders, images[: args.batch_size], args.rounds, args.steps, args.threads)
+        paper = Contender(PAPER, bfloat16=False, keeps_memory=False, score_sde=args.score_sde, channels_last=False)
+        contenders += [paper, replace(paper, keeps_memory=True)]
+    rates, parameters, failures = measure(
+        contenders, images[: args.batch_size], args.rounds, args.steps, args.threads, args.device
+    )
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
         f"{name} / {other}": medians[name] / medians[other]
@@ -292,7 +361,7 @@ def main():
         if name.startswith(OURS) and not other.startswith(OURS)
     }
     keep_freed_memory()
-    losses = loss_curves(images, args.curve_steps, args.batch_size) if args.curve_steps else {}
+    losses = loss_curves(images, args.curve_steps, args.batch_size, args.device) if args.curve_steps else {}
 
     results = {
         "images_per_second": medians,
@@ -302,13 +371,17 @@ def main():
         "losses": losses,
         "batch_size": args.batch_size,
         "threads": args.threads,
-        "machine": platform.processor() or platform.machine(),
+        "machine": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
+    if failures:
+        results["failures"] = failures
     (args.output / "throughput.json").write_text(json.dumps(results, indent=2))
     plot_throughput(medians, rates, args.output / "throughput.png")
     if losses:
         plot_losses(losses, args.output / "loss_curves.png")
+    for name, error in failures.items():
+        print(f"not compiled: {name}: {error}")
     for name, median in medians.items():
         print(f"{median:8.1f} images/s  {name}")
     for name, ratio in ratios.items():

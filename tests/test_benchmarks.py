@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import training_cost  # noqa: E402
+import training_throughput  # noqa: E402
 
 from sde_diffusers import NCSNppUNet2DModel  # noqa: E402
 
@@ -98,3 +99,25 @@ def test_training_cost_refuses(tmp_path, capsys, arguments, message):
         training_cost.main([str(tmp_path / "new"), *arguments])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_training_throughput_refuses_the_papers_code_on_gpus(tmp_path, capsys, monkeypatch):
+    arguments = ["training_throughput.py", str(tmp_path / "new"), "--device", "cuda", "--score_sde", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit):
+        training_throughput.main()
+    assert "--score_sde is for --device cpu" in capsys.readouterr().err
+
+
+def test_contenders_have_names_of_their_own():
+    """Results are kept by name."""
+    names = {
+        training_throughput.Contender(
+            network, bfloat16, keeps_memory=False, channels_last=last, compiled=compiled
+        ).name
+        for network in (training_throughput.OURS, training_throughput.DIFFUSERS)
+        for bfloat16 in (False, True)
+        for last in (False, True)
+        for compiled in (False, True)
+    }
+    assert len(names) == 16
