@@ -57,6 +57,7 @@ validate_every: 0
 sample_every: 0
 checkpoint_every: 0
 """
+SHARD = r"Network: ([\d,]+) parameters, on 2 x cpu \(([\d,]+) of them in this one's shard\)"
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +180,13 @@ def test_refuses_before_any_work(tiny, tmp_path, capsys, overrides, message):
     error = capsys.readouterr().err
     assert re.search(message, error), error
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_refuses_to_compile_shards(tiny, tmp_path, capsys, monkeypatch):
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2")):
+        monkeypatch.setenv(name, value)
+    assert train.main([str(tiny), f"output_dir={tmp_path}/run", "compile=true"]) == 1
+    assert "compile=true is not supported with FSDP" in capsys.readouterr().err
 
 
 def test_a_base_is_overridden_by_the_file_and_that_by_arguments(tmp_path, tiny):
@@ -310,6 +318,48 @@ def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
     assert list(one) == list(two) == list(micro) == list(range(1, 51))
     assert max(abs(one[step] - two[step]) for step in one) < 1e-3
     assert max(abs(one[step] - micro[step]) for step in one) < 1e-3
+
+
+def test_shards_follow_one_process_and_change_hands(tiny, tmp_path, monkeypatch):
+    """FSDP goes on from a checkpoint of one process, and one process from a checkpoint of FSDP."""
+    overrides = [
+        "steps=12",
+        "gradient_clip=0.3",
+        "optimizer.lr=1e-2",
+        "validate_every=4",
+        "gradient_accumulation_steps=2",
+    ]
+    overrides += ["checkpoint_every=4", "checkpoints_limit=null"]
+    whole = run_here(tiny, tmp_path / "whole", *overrides)
+
+    def resume(source, name, step):
+        """A folder `name` with the checkpoints of `source` up to this step, to go on from."""
+        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("pipeline", "best", "tensorboard"))
+        for checkpoint in list_checkpoints(tmp_path / name / "checkpoints"):
+            if int(checkpoint.name[5:]) > step:
+                shutil.rmtree(checkpoint)
+        return tmp_path / name
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` with an FSDP configuration does
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(tiny, resume(whole, "shards", 4), *overrides, "resume=latest", launcher=torchrun)
+    output = process.communicate(timeout=300)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    assert process.returncode == 0, output
+    parameters, shard = map(lambda text: int(text.replace(",", "")), re.search(SHARD, output[0]).groups())
+    assert 0.45 * parameters < shard < 0.55 * parameters
+    last = run_here(tiny, resume(tmp_path / "shards", "last", 8), *overrides, "resume=latest")
+
+    for folder in (tmp_path / "shards", last):
+        for name in ("loss", "grad_norm", "validation_loss"):
+            ours, theirs = metrics(folder, name), metrics(whole, name)
+            assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4, name
+        ours, theirs = final_state(folder), final_state(whole)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-4, msg=str(key))
+        ScoreSdePipeline.from_pretrained(folder / "pipeline")
 
 
 def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from sharding import shard_of, whole
 from torch import nn
 
 STATE = "state.json"
@@ -81,24 +82,34 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / STATE).is_file())
 
 
-def save_checkpoint(
-    path: Path,
-    network: nn.Module,
-    ema_network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: dict,
-    limit: int | None,
-) -> None:
-    """Write a checkpoint, and then delete the oldest ones beyond `limit` (None keeps all)."""
+def checkpoint_tensors(
+    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What the files of a checkpoint hold, by name of the file and of the tensor; to be called by all processes.
+
+    Args:
+        keep: whether this process will write it; the others, from which sharded tensors are gathered, get no tensors.
+    """
+    moments = {
+        f"{name}/{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    files = {"network": network.state_dict(), "ema": ema_network.state_dict(), "optimizer": moments}
+    gathered = {file: {} for file in files}
+    for file, tensors in files.items():
+        for name, tensor in tensors.items():
+            tensor = whole(tensor.detach())
+            if keep:
+                gathered[file][name] = tensor.cpu().contiguous()
+    return gathered
+
+
+def save_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None) -> None:
+    """Write a checkpoint of `checkpoint_tensors`, and then delete the oldest ones beyond `limit` (None keeps all)."""
     with written_folder(path) as folder:
-        save_file(_contiguous(network.state_dict()), folder / "network.safetensors")
-        save_file(_contiguous(ema_network.state_dict()), folder / "ema.safetensors")
-        moments = {
-            f"{name}/{key}": value
-            for name, parameter in network.named_parameters()
-            for key, value in optimizer.state.get(parameter, {}).items()
-        }
-        save_file(_contiguous(moments), folder / "optimizer.safetensors")
+        for name, content in tensors.items():
+            save_file(content, folder / f"{name}.safetensors")
         (folder / STATE).write_text(json.dumps(state, indent=2))
     others = [other for other in list_checkpoints(path.parent) if other != path]
     for oldest in others[: len(others) + 1 - limit] if limit is not None else []:
@@ -120,7 +131,8 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
     except ValueError as error:
         raise ValueError(f"{path / STATE} is damaged: {error}") from error
     try:
-        network.load_state_dict(weights)
+        own = network.state_dict()
+        network.load_state_dict({name: shard_of(value, like=own.get(name)) for name, value in weights.items()})
         ema_network.load_state_dict(averages)
     except RuntimeError as error:
         raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
@@ -131,7 +143,7 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
             like = (
                 parameter if value.shape == parameter.shape else value.new_empty(value.shape, device=parameter.device)
             )
-            optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
+            optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(shard_of(value, like))
     return state
 
 
@@ -140,7 +152,3 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint") from error
-
-
-def _contiguous(tensors: dict) -> dict:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

@@ -98,6 +98,7 @@ class RunConfig:
     validate_every: int = 1000  # 0 = never: no images are set aside
     checkpoint_every: int = 1000  # 0 = only at the end
     checkpoints_limit: int | None = 2  # keep this many; null = all
+    process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
     on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
 
 
@@ -151,6 +152,7 @@ RUN_RULES = {  # of values that are not null
     "validate_every": _NATURAL,
     "checkpoint_every": _NATURAL,
     "checkpoints_limit": _COUNT,
+    "process_timeout": _POSITIVE,
     "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
 }
 RULES = {

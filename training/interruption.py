@@ -1,6 +1,7 @@
 """Stopping on SIGTERM or Ctrl-C at the end of a step, on all processes at once."""
 
 import signal
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -12,11 +13,17 @@ class Interruption:
     A second one ends the process as usual, unless there are several: their launcher passes on what the terminal has
     sent to all of them already. Processes agree over a group of their own on the CPUs, so that asking after every
     step does not wait for a GPU.
+
+    Args:
+        timeout: seconds that `agreed` waits for the other processes before it raises RuntimeError.
     """
+
+    def __init__(self, timeout: float):
+        self._timeout = timedelta(seconds=timeout)
 
     def __enter__(self):
         self._received = 0
-        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._group = dist.new_group(backend="gloo", timeout=self._timeout) if dist.is_initialized() else None
         self._handlers = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 

@@ -31,7 +31,8 @@ from pixels import suggest_sigma_max
 from publishing import Publisher
 from score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
 from splits import check_labels
-from training_run import TrainingRun, launch
+from trainer_process import launch
+from training_run import TrainingRun
 
 from sde_diffusers import ScoreSdePipeline
 
@@ -41,11 +42,11 @@ class Training(TrainingRun):
 
     result = "pipeline"
 
-    def __init__(self, config: Config, accelerator: Accelerator):
+    def __init__(self, config: Config, accelerator: Accelerator, fsdp: dict | None = None):
         self.conditional = bool(config.model.get("num_class_embeds"))
         self.label_dropout = config.label_dropout
         self.publisher = Publisher(config) if config.push_to_hub and accelerator.is_main_process else None
-        super().__init__(config, accelerator)
+        super().__init__(config, accelerator, fsdp)
 
     def build_objective(self):
         config = self.config
@@ -77,11 +78,16 @@ class Training(TrainingRun):
         self.log.picture(0, "noising", strip)
 
     def after_step(self):
-        config = self.config
-        if config.sample_every and self._due(config.sample_every) and self.accelerator.is_main_process:
-            self.draw_samples()
-        if self.publisher and self._due(config.checkpoint_every) and self.step < config.steps:
-            self.publisher.offer(self.step, self.save_as)
+        config, main = self.config, self.accelerator.is_main_process
+        draw = config.sample_every and self._due(config.sample_every)
+        push = config.push_to_hub and self._due(config.checkpoint_every) and self.step < config.steps
+        if not (draw or push):
+            return
+        with self.averaged():
+            if draw and main:
+                self.draw_samples()
+            if push and main:
+                self.publisher.offer(self.step, self.save_as)
 
     def draw_samples(self) -> None:
         """Save a grid of samples, from the same noise every time."""

@@ -19,7 +19,8 @@ from classifier_config import ClassifierConfig, read_classifier_config
 from config import ConfigError, construct
 from figures import accuracy_curve
 from launching import start_all_processes
-from training_run import TrainingRun, launch
+from trainer_process import launch
+from training_run import TrainingRun
 
 from sde_diffusers import VESDE, NoiseConditionalClassifier, Parameterization
 

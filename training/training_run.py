@@ -6,24 +6,20 @@ Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupte
 
 import contextlib
 import copy
-import errno
-import logging
 import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from checkpoints import (
     WriteError,
     checkpoint_path,
+    checkpoint_tensors,
     list_checkpoints,
     load_checkpoint,
     recover,
@@ -34,15 +30,13 @@ from config import ConfigError, RunConfig, as_dict, save_config
 from diffusers.training_utils import EMAModel
 from draws import Examples, draw_examples, seed_of
 from interruption import Interruption
-from memory import keep_freed_memory
-from precision import mixed_precision
 from run_folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run_log import RunLog
+from sharding import gathered, local_size, shard, shard_of, whole
 from splits import load_splits
 from tqdm import tqdm
 
 VALIDATION, DROPOUT = 1, 2  # streams of random numbers beside that of the steps
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FP16_PATIENCE = 20  # steps in a row without a finite gradient while the loss scale falls from 2^16
 
 
@@ -61,6 +55,9 @@ class TrainingRun:
             labels), as `DenoisingScoreMatching` does.
         network, ema_network: what is trained, and its averaged weights, which are what is validated and saved.
 
+    Args:
+        fsdp: arguments of `shard`, if each process is to hold a shard of the network, rather than the whole.
+
     Raises:
         ConfigError: if data, network and output folder do not allow what the configuration asks for.
     """
@@ -69,7 +66,7 @@ class TrainingRun:
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
-    def __init__(self, config: RunConfig, accelerator: Accelerator):
+    def __init__(self, config: RunConfig, accelerator: Accelerator, fsdp: dict | None = None):
         self.config, self.accelerator = config, accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         if config.batch_size % (self.world_size * config.gradient_accumulation_steps):
@@ -90,7 +87,11 @@ class TrainingRun:
         self.network = self.build_network(new=checkpoint is None)
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False).to(accelerator.device)
+        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
+        if fsdp:
+            shard(self.network, accelerator.device, **fsdp)
+        else:
+            self.ema_network.to(accelerator.device)
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -102,7 +103,9 @@ class TrainingRun:
         )
         if config.compile:
             self.network.compile()
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        # Of a network in shards, accelerate only has to see to the precision.
+        self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
+        self.optimizer = accelerator.prepare(optimizer)
         self.ema = EMAModel(
             [],
             decay=config.ema.decay,
@@ -111,11 +114,12 @@ class TrainingRun:
             power=config.ema.power,
             foreach=True,
         )
-        self.ema.shadow_params = list(self.ema_network.parameters())  # so that they need no copying back and forth
-
         self.step, self.best_loss = 0, math.inf
         if checkpoint is not None:
             self._resume(checkpoint)
+        # They are the parameters of `ema_network` themselves, or as sharded as those of the network.
+        pairs = zip(self.ema_network.parameters(), self.network.parameters(), strict=True)
+        self.ema.shadow_params = [shard_of(average, like) for average, like in pairs]
         self.unhealthy_steps = torch.zeros((), dtype=torch.int64, device=accelerator.device)
         self.validation = self._validation_examples(validation)
         self.log = None
@@ -175,7 +179,7 @@ class TrainingRun:
             dynamic_ncols=True,
         )
         loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
-        with progress, Interruption() as interruption:
+        with progress, Interruption(config.process_timeout) as interruption:
             while self.step < config.steps:
                 began = time.perf_counter()
                 loss, gradient_norm = self.train_step(*next(batches))
@@ -201,7 +205,8 @@ class TrainingRun:
                     loss_sum, count, seconds = 0.0, 0, 0.0
                 progress.update()
                 if self.validation is not None and self._due(config.validate_every):
-                    self.validate()
+                    with self.averaged():
+                        self.validate()
                 signal = interruption.agreed()
                 if self._due(config.checkpoint_every) or signal:
                     with contextlib.nullcontext() if signal else self._perhaps_unwritten():
@@ -210,8 +215,10 @@ class TrainingRun:
                     self._say_how_to_resume(signal)
                     return
                 self.after_step()
+        with self.averaged():
+            if main:
+                self.save_as(self.folder / self.result)
         if main:
-            self.save_as(self.folder / self.result)
             self.log.close()
             self.finish()
 
@@ -242,7 +249,7 @@ class TrainingRun:
                 self.accelerator.backward(part)
             loss = loss + part.detach()
         limit = math.inf if config.gradient_clip is None else config.gradient_clip
-        gradient_norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
+        gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.step(self.network.parameters())
@@ -288,6 +295,10 @@ class TrainingRun:
         examples = draw_examples(pixels, labels, self.objective, key, dequantize=dequantize)
         return examples[self.rank :: self.world_size]
 
+    def averaged(self) -> contextlib.AbstractContextManager:
+        """A block in which `ema_network` holds the averaged weights; to be entered by all processes."""
+        return gathered(self.ema_network, self.ema.shadow_params)
+
     @torch.no_grad()
     def validate(self) -> None:
         """Compute the validation loss, and keep the model if it is the best one."""
@@ -330,8 +341,10 @@ class TrainingRun:
     def save(self) -> None:
         """Write a checkpoint, once all processes know that it is worth keeping."""
         self._check_health()
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
+        main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
+        with self.averaged():
+            tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, keep=main)
+        if main:
             state = {
                 "step": self.step,
                 "best_loss": self.best_loss,
@@ -340,8 +353,7 @@ class TrainingRun:
                 "config": as_dict(self.config),
             }
             path = checkpoint_path(self.checkpoints, self.step)
-            limit = self.config.checkpoints_limit
-            save_checkpoint(path, self.network, self.ema_network, self.optimizer, state, limit)
+            save_checkpoint(path, tensors, state, self.config.checkpoints_limit)
 
     def _resume(self, path: Path) -> None:
         try:
@@ -360,13 +372,15 @@ class TrainingRun:
 
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.network.parameters())
+        own = local_size(self.network)
+        shards = "" if own == parameters else f" ({own:,} of them in this one's shard)"
+        devices = f"{self.world_size} x {self.accelerator.device.type}{shards}"
         shape = " x ".join(map(str, self.data.image_shape))
         held_out = 0 if self.validation is None else len(self.validation.x_0) * self.world_size
         lines = (
             f"Results: {self.folder.resolve()}",
             f"Images: {self.data.num_images or 'a stream'} of {self.data.name}, {shape}; for validation: {held_out}",
-            f"Network: {parameters:,} parameters, on {self.world_size} x {self.accelerator.device.type}, mixed "
-            f"precision: {self.accelerator.mixed_precision}",
+            f"Network: {parameters:,} parameters, on {devices}, mixed precision: {self.accelerator.mixed_precision}",
             f"Steps: {self.config.steps:,} of {self.config.batch_size} images, from step {self.step:,}",
         )
         print("\n".join(lines), flush=True)
@@ -378,45 +392,3 @@ class TrainingRun:
             f"{signal}: saved {checkpoint_path(self.checkpoints, self.step)}. Resume with:\n"
             f"    {launcher} {shlex.join(arguments)} resume=latest"
         )
-
-
-def _lost_process(error: RuntimeError) -> bool:
-    """Whether an error says that another process does not answer any more; gloo has no type for it."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -> int:
-    """Run a trainer with the configuration that is read here; returns the exit status."""
-    try:
-        config = configuration()
-        keep_freed_memory()
-        # Others wait while the main process draws samples.
-        patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision(config),
-            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
-            kwargs_handlers=[patience],
-        )
-        data_messages, seen = logging.getLogger("data"), set()
-        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
-        logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
-        trainer(config, accelerator).run()
-        accelerator.end_training()
-    except (ConfigError, Diverged, WriteError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        print(f"Nothing more can be written into {config.output_dir}: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not (dist.is_initialized() and _lost_process(error)):
-            raise
-        print(
-            f"Process {dist.get_rank()} has lost another one ({error}). See above why that one ended; start all again "
-            "with resume=latest.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0

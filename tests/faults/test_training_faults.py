@@ -8,6 +8,8 @@ import random
 import re
 import resource
 import shutil
+import signal
+import socket
 import time
 
 import numpy as np
@@ -156,6 +158,32 @@ def test_a_process_dies(tiny, tmp_path, victim):  # noqa: F811
     twin = run_here(tiny, tmp_path / "twin", *overrides)
     ours, theirs = metrics(folder), metrics(twin)
     assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 1e-3
+
+
+def test_a_process_hangs(tiny, tmp_path, monkeypatch):  # noqa: F811
+    """One of two is stopped; the other one waits for `process_timeout` and ends with a message."""
+    folder, timeout = tmp_path / "run", 10
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": 2}
+    processes = []
+    for rank in range(2):
+        for name, value in {**rendezvous, "RANK": rank, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, str(value))
+        processes.append(start(tiny, folder, "steps=5000", "checkpoint_every=5", f"process_timeout={timeout}"))
+    waiting, hanging = processes
+    try:
+        wait_for(folder / "checkpoints" / "step-00000005", waiting)
+        hanging.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        _, error = waiting.communicate(timeout=120)
+        assert timeout - 1 < time.monotonic() - stopped
+    finally:
+        for process in processes:
+            process.kill()
+    assert waiting.returncode == 1 and "Traceback" not in error, error
+    assert "Process 0 has lost another one" in error and f"not answered for process_timeout={timeout} s" in error
+    assert 5 <= last_saved(folder)
 
 
 @pytest.mark.parametrize("damage", ["network.safetensors", "ema.safetensors", "optimizer.safetensors", STATE])
