@@ -56,8 +56,8 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         if not (dist.is_initialized() and _lost_process(error)):
             raise
         print(
-            f"Process {dist.get_rank()} has lost another one ({error}). That one ended, for the reason given above, or "
-            f"has not answered for process_timeout={config.process_timeout:g} seconds. Start all again with "
+            f"Process {dist.get_rank()} has lost another one ({error}). That one ended, for the reason given above, "
+            f"or has not answered for process_timeout={config.process_timeout:g} seconds. Start all again with "
             "resume=latest.",
             file=sys.stderr,
         )
