@@ -14,8 +14,8 @@ TRAIN = [
 
 EVAL = [
     "clean-fid>=0.1.35",
-    "scipy<1.18",  # clean-fid uses what scipy 1.18 removed
-    "transformers>=5.23",
+    "scipy>=1.14,<1.18",  # clean-fid uses what scipy 1.18 removed
+    "transformers>=5.0",
 ]
 
 DOCS = [
@@ -41,7 +41,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         "diffusers>=0.38",
-        "huggingface_hub>=0.36",
+        "huggingface_hub>=1.22",
         "numpy>=2.0",
         "pillow>=11.0",
         "safetensors>=0.8",
@@ -53,6 +53,6 @@ setup(
         "eval": EVAL,
         "space": SPACE,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, "hypothesis>=6.170", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, "hypothesis>=6.168", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
     },
 )
