@@ -15,6 +15,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import streams
 import torch
 from PIL import Image
 from pixels import UnreadableImage, decode_image, suggest_sigma_max
@@ -377,7 +378,7 @@ def test_too_many_broken_images_in_a_stream_are_an_error(tmp_path):
 def source(request, numbered, monkeypatch):
     if request.param == "disk":  # too large for memory
         monkeypatch.setattr(data, "MEMORY_LIMIT", 0)
-    monkeypatch.setattr(data, "SHUFFLE_BUFFER", 16)
+    monkeypatch.setattr(streams, "SHUFFLE_BUFFER", 16)
     loaded = load_images(numbered, streaming=True if request.param.startswith("stream") else None)
     assert isinstance(loaded, ImageData if request.param == "memory" else StreamedImages)
     assert loaded.image_shape == (1, 4, 4) and loaded.class_names == list("abcd")

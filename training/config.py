@@ -34,6 +34,7 @@ class DataConfig:
     image_column: str | None = None  # needed only where a data set has several
     label_column: str | None = None  # likewise
     streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
+    stream_shards: int = 1  # groups of a stream's files, of which each process reads its own; see streams.py
     horizontal_flip: bool = False  # mirror each image with probability 1/2
     uniform_dequantization: bool = False  # add uniform noise of one grey level; for bits/dim
 
@@ -132,6 +133,7 @@ RUN_RULES = {  # of values that are not null
     "data.validation_images": _COUNT,
     "data.image_size": _COUNT,
     "data.max_images": _COUNT,
+    "data.stream_shards": _COUNT,
     "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
     "optimizer.lr": _POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),

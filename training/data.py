@@ -1,7 +1,7 @@
 """Training images: found, decoded to uint8, and served in batches that depend on nothing but (seed, step).
 
 `load_images` reads a data set of the Hugging Face Hub, a local folder in the Hub's layout, or a folder of image files.
-What fits into memory is decoded once (`ImageData`), the rest is decoded on the way (`StreamedImages`). Both have
+What fits into memory is decoded once (`ImageData`), the rest on the way (`StreamedImages` of `streams.py`). Both have
 `batches(batch_size, seed, start_step, rank, world_size, flip)`, an endless iterator whose k-th global batch is a pure
 function of (seed, k): a resumed run sees what an uninterrupted one would have seen, and N processes see, each its
 slice, what a single one would.
@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,8 @@ import torch
 from batch_order import batch_indices, check_integer, epoch_order, flipped, slice_of_rank
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from pixels import UnreadableImage, conform, decode_image
+from pixels import DECODING_THREADS, UnreadableImage, check_broken, conform, decode_image, file_name
+from streams import Batch, StreamedImages, is_missing
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -37,16 +37,9 @@ HUB_IDS = {
 }
 EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist"
 MEMORY_LIMIT = 4 * 2**30  # bytes of decoded uint8 images; more than that is streamed
-SHUFFLE_BUFFER = 4096  # encoded images held to shuffle a stream that has no random access
-UNNAMED = "an unnamed image"
-MAX_BROKEN = 0.01  # share of images that may be unreadable
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-Batch = tuple[torch.Tensor, "torch.Tensor | None"]
-
-
-# ---- the two kinds of image collections ----------------------------------------------------------------------------
+# ---- images in memory ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -116,108 +109,6 @@ class ImageData:
         return serve()
 
 
-@dataclass(frozen=True)
-class StreamedImages:
-    """Images decoded while they are served, for data sets that do not fit into memory or on the disk.
-
-    Local and downloaded data sets are shuffled as `ImageData` is, so that both serve equal batches. A remote data set
-    that is streamed has no random access: each epoch shuffles the order of its files, and then its images through a
-    buffer of `SHUFFLE_BUFFER`; `start_step` reads past the earlier images without decoding them.
-
-    An unreadable image is replaced by the next readable one of its global batch and added to `skipped`.
-
-    Attributes:
-        image_shape: (C, H, W) of every image served.
-        num_images: images in the data set, unreadable ones included; None where a stream does not tell.
-        class_names, skipped, name: as in `ImageData`; `skipped` grows while images are read.
-    """
-
-    rows: datasets.Dataset | datasets.IterableDataset = field(repr=False)
-    image_column: str
-    label_column: str | None
-    decode: Callable[[dict], torch.Tensor] = field(repr=False)
-    image_shape: tuple[int, int, int]
-    num_images: int | None
-    class_names: list[str] | None
-    skipped: list[str]
-    name: str
-
-    def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        flip: bool = False,
-    ) -> Iterator[Batch]:
-        """Endless batches; arguments, values and errors of `ImageData.batches`.
-
-        The iterator raises ValueError where images differ in size and no `image_size` was given, where a label is
-        missing, and where more than 1 % of the images (and more than 10) cannot be read.
-        """
-        own = slice_of_rank(batch_size, seed, start_step, rank, world_size)
-        slots = range(batch_size)[own]
-
-        def serve() -> Iterator[Batch]:
-            seen, current = 0, None
-            with ThreadPoolExecutor(THREADS) as pool:
-                for step, rows in enumerate(self._row_batches(batch_size, seed, start_step), start=start_step - 1):
-                    # `step` is decoded already while the rows of the step after it are read
-                    ahead = [pool.submit(self._decode_slot, rows, slot) for slot in slots]
-                    if current is not None:
-                        images, labels = zip(*(future.result() for future in current), strict=True)
-                        seen += len(images)
-                        _check_broken(self.skipped, max(seen, 1000), self.name)
-                        images = torch.stack(images)
-                        images = flipped(images, batch_size, seed, step, own) if flip else images
-                        yield images, None if self.label_column is None else torch.tensor(labels)
-                    current = ahead
-
-        return serve()
-
-    def _row_batches(self, batch_size: int, seed: int, start_step: int) -> Iterator[list[dict]]:
-        """The undecoded rows of each global batch, endlessly."""
-        if isinstance(self.rows, datasets.Dataset):
-            for step in itertools.count(start_step):
-                columns = self.rows[batch_indices(len(self.rows), batch_size, seed, step).tolist()]
-                yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        position = start_step * batch_size
-        first_epoch, position = divmod(position, self.num_images) if self.num_images else (0, position)
-        epochs = (self._shuffled_stream(seed, epoch) for epoch in itertools.count(first_epoch))
-        stream = itertools.islice(itertools.chain.from_iterable(epochs), position, None)
-        while True:
-            yield list(itertools.islice(stream, batch_size))
-
-    def _shuffled_stream(self, seed: int, epoch: int) -> Iterator[dict]:
-        order = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-        count = 0
-        for row in self.rows.shuffle(seed=order, buffer_size=SHUFFLE_BUFFER):
-            count += 1
-            yield row
-        if count == 0 or self.num_images not in (None, count):
-            raise ValueError(
-                f"{self.name} streams {count} images but announces {self.num_images}: load it with streaming=False"
-            )
-
-    def _decode_slot(self, rows: list[dict], slot: int) -> tuple[torch.Tensor, int | None]:
-        for row in rows[slot:] + rows[:slot]:
-            name = _file_name(row[self.image_column]) or UNNAMED
-            try:
-                image = self.decode(row[self.image_column])
-            except UnreadableImage as error:
-                if name == UNNAMED or name not in self.skipped:
-                    logger.warning("%s: skipped %s: %s", self.name, name, error)
-                    self.skipped.append(name)
-                continue
-            if self.label_column is None:
-                return conform(image, self.image_shape, name), None
-            if _is_missing(row[self.label_column]):
-                raise ValueError(f"{self.name}: {name} has no label where the first image has one")
-            return conform(image, self.image_shape, name), row[self.label_column]
-        raise ValueError(f"{self.name}: none of the {len(rows)} images of a batch can be read")
-
-
 # ---- loading -------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +123,7 @@ def load_images(
     image_column: str | None = None,
     label_column: str | None = None,
     data_dir: str | None = None,
+    stream_shards: int = 1,
 ) -> ImageData | StreamedImages:
     """Loads one split of an image data set.
 
@@ -245,20 +137,22 @@ def load_images(
         channels: 1 (gray) or 3 (RGB); None follows the data, with RGB if any image is coloured.
         streaming: True decodes on the way and downloads only what is read, False decodes into memory, None does the
             latter up to 4 GiB of decoded images. A stream has labels if its first image has.
-        max_images: use this many images, evenly spaced over the split (of a remote stream, the first ones).
+        max_images: use this many images, evenly spaced over the split (of a stream, the first
+            ones, of each group).
         image_column, label_column: column names, needed only where the features' types leave a choice.
         data_dir: sub-folder of the data set to read.
+        stream_shards: groups that the files of a stream are dealt into; see `StreamedImages`.
 
     Returns:
         `ImageData`, or `StreamedImages`.
 
     Raises:
         ValueError: an argument is out of range; no such split or column; images differ in size and no `image_size`
-            is given; more than 1 % of the images are unreadable.
+            is given; more than 1 % of the images are unreadable; fewer files than `stream_shards`, or no stream.
         FileNotFoundError: there is no such folder or data set.
         ConnectionError: the Hub cannot be reached and the data set is not in the local cache.
     """
-    for name, value in (("image_size", image_size), ("max_images", max_images)):
+    for name, value in (("image_size", image_size), ("max_images", max_images), ("stream_shards", stream_shards)):
         if value is not None:
             check_integer(name, value, minimum=1)
     if channels not in (None, 1, 3):
@@ -268,6 +162,10 @@ def load_images(
     if split not in splits:
         raise ValueError(f"split {split!r} does not exist in {name}; it has {', '.join(map(repr, splits))}")
     rows = splits[split]
+    files = rows.num_shards if isinstance(rows, datasets.IterableDataset) else 0
+    if stream_shards > max(files, 1):
+        reason = f"has {files} files" if files else "is not streamed (with streaming=True, it may be)"
+        raise ValueError(f"stream_shards is {stream_shards}, but {name} {reason}")
     if rows.features is None:  # a stream of a format without a schema
         rows = rows._resolve_features()
     image_column = _find_column(rows.features, "image_column", image_column, datasets.Image)
@@ -282,7 +180,7 @@ def load_images(
             numbers = [i * len(rows) // max_images for i in range(max_images)]
             rows = rows.select(numbers)
         num_images = len(rows)
-        if label_column and any(map(_is_missing, rows[label_column][:])):
+        if label_column and any(map(is_missing, rows[label_column][:])):
             logger.warning("%s: images without a label: its labels are left out", name)
             label_column = class_names = None
     else:
@@ -290,7 +188,7 @@ def load_images(
         num_images = announced.num_examples if announced and not data_dir else None
         if max_images is not None:
             rows, num_images = rows.take(max_images), num_images and min(max_images, num_images)
-        if label_column and _is_missing(next(iter(rows), {}).get(label_column)):
+        if label_column and is_missing(next(iter(rows), {}).get(label_column)):
             label_column = class_names = None
 
     decode = partial(decode_image, image_size=image_size, channels=channels)
@@ -299,7 +197,8 @@ def load_images(
         logger.info("%s: more than %d GiB when decoded, so its images are streamed", name, MEMORY_LIMIT // 2**30)
         streaming = True
     if streaming:
-        return StreamedImages(rows, image_column, label_column, decode, shape, num_images, class_names, [], name)
+        about = (decode, shape, num_images, class_names, [], name, stream_shards)
+        return StreamedImages(rows, image_column, label_column, *about)
     images, kept, skipped = _decode_all(rows, numbers, image_column, decode, shape, name)
     labels = torch.tensor(rows[label_column][:])[kept] if label_column else None
     return ImageData(images, labels, class_names, skipped, name)
@@ -428,15 +327,18 @@ def _decode_all(
         except UnreadableImage as error:
             return error
 
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(rows), desc=f"Decoding {name}", delay=2) as progress:
+    with (
+        ThreadPoolExecutor(DECODING_THREADS) as pool,
+        tqdm(total=len(rows), desc=f"Decoding {name}", delay=2) as progress,
+    ):
         for batch in rows.iter(batch_size=256):
             for value, image in zip(batch[image_column], pool.map(attempt, batch[image_column]), strict=True):
                 row = len(kept) + len(skipped)
-                image_name = _file_name(value) or f"row {numbers[row]}"
+                image_name = file_name(value) or f"row {numbers[row]}"
                 if isinstance(image, UnreadableImage):
                     logger.warning("%s: skipped %s: %s", name, image_name, image)
                     skipped.append(image_name)
-                    _check_broken(skipped, len(rows), name)
+                    check_broken(skipped, len(rows), name)
                     continue
                 if len(image) > images.shape[1]:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
@@ -446,17 +348,3 @@ def _decode_all(
     if skipped:
         logger.warning("%s: skipped %d of %d images that cannot be read", name, len(skipped), len(rows))
     return images[: len(kept)], kept, skipped
-
-
-def _file_name(value: dict | None) -> str | None:
-    return value["path"] if value else None
-
-
-def _check_broken(skipped: list[str], total: int, name: str) -> None:
-    if len(skipped) > MAX_BROKEN * total:
-        some = ", ".join(skipped[:10])
-        raise ValueError(f"{name}: more than 1 % of {total} images cannot be read, among them {some}")
-
-
-def _is_missing(label: int | None) -> bool:
-    return label is None or label < 0  # the Hub's mark for a withheld label is -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import datasets
@@ -10,9 +11,24 @@ import torch
 from batch_order import check_integer, epoch_order
 from PIL import Image, ImageOps
 
+MAX_BROKEN = 0.01  # share of images that may be unreadable
+DECODING_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 class UnreadableImage(ValueError):
     """Bytes that are no image, or not a whole one."""
+
+
+def check_broken(skipped: list[str], total: int, name: str) -> None:
+    """Raise a ValueError if too many of `total` images of the data set `name` are `skipped`, which names them."""
+    if len(skipped) > MAX_BROKEN * total:
+        some = ", ".join(skipped[:10])
+        raise ValueError(f"{name}: more than 1 % of {total} images cannot be read, among them {some}")
+
+
+def file_name(value: dict | None) -> str | None:
+    """Of an encoded image as `datasets` stores it, where it is known."""
+    return value["path"] if value else None
 
 
 def decode_image(value: dict | None, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:

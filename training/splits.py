@@ -37,7 +37,9 @@ def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> N
 def _load(config: RunConfig) -> tuple[Images, Images | None]:
     data = config.data
     options = {key: getattr(data, key) for key in LOADING_KEYS}
-    train = load_images(data.dataset, data.split, max_images=data.max_images, **options)
+    train = load_images(
+        data.dataset, data.split, max_images=data.max_images, stream_shards=data.stream_shards, **options
+    )
     if not config.validate_every:
         return train, None
     split = data.validation

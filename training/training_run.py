@@ -74,6 +74,12 @@ class TrainingRun:
                 f"batch_size must be a multiple of processes * gradient_accumulation_steps = {self.world_size} * "
                 f"{config.gradient_accumulation_steps}, but is {config.batch_size}"
             )
+        shards = config.data.stream_shards
+        if shards > 1 and (shards % self.world_size or config.batch_size % shards):
+            raise ConfigError(
+                f"data.stream_shards must be 1, or a multiple of the number of processes ({self.world_size}) that "
+                f"divides batch_size ({config.batch_size}), but is {shards}"
+            )
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         checkpoint = checkpoint_to_resume(config)
