@@ -141,12 +141,17 @@ def write(folder: Path, results: dict) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        usage="%(prog)s FOLDER [--oldest INTERPRETER] [--newest INTERPRETER] [-- PYTEST_OPTIONS]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="where environments and results are kept")
     for kind in KINDS:
         parser.add_argument(f"--{kind}", metavar="INTERPRETER", help=f"of the {kind} environment")
-    parser.add_argument("pytest_options", nargs="*", help="after --: options for pytest, such as -x or -k")
-    arguments = parser.parse_args()
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    pytest_options = sys.argv[end + 1 :]
+    arguments = parser.parse_args(sys.argv[1:end])
     interpreters = {kind: getattr(arguments, kind) for kind in KINDS if getattr(arguments, kind)}
     if not interpreters:
         parser.error("--oldest, --newest or both are needed")
@@ -162,7 +167,7 @@ def main() -> int:
         results[kind] = {
             "date": datetime.now(timezone.utc).date().isoformat(),
             "commit": describe_commit(),
-            **run_tests(python, folder / f"{kind}.txt", arguments.pytest_options),
+            **run_tests(python, folder / f"{kind}.txt", pytest_options),
             "versions": versions(python, [requirement.name for requirement in requirements_of_setup()]),
         }
         write(folder, results)
