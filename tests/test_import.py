@@ -1,0 +1,56 @@
+"""What importing the package does: nothing that is heard of outside, and nothing that takes long without need."""
+
+import os
+import subprocess
+import sys
+
+GUARD = """
+import sys
+
+NETWORK = {"connect", "getaddrinfo", "gethostbyaddr", "gethostbyname", "getnameinfo", "sendmsg", "sendto"}
+used = []
+
+def refuse_network(event, arguments):
+    # urllib3 makes a socket at import, to see if there is IPv6, and does nothing with it.
+    module, _, function = event.rpartition(".")
+    if module == "socket" and function in NETWORK:
+        used.append((event, *arguments))  # also by those that try and go on without
+        raise OSError(f"the network is used: {event}")
+
+sys.addaudithook(refuse_network)
+"""
+IMPORT_EVERYTHING = """
+import importlib, pkgutil
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+
+before = set(sys.modules)
+import sde_diffusers
+
+for module in pkgutil.walk_packages(sde_diffusers.__path__, "sde_diffusers."):
+    importlib.import_module(module.name)
+assert "sde_diffusers.cli" in sys.modules and "sde_diffusers.convert.edm" in sys.modules
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+required = {"PIL", "diffusers", "huggingface_hub", "numpy", "safetensors", "torch"}
+assert added - sys.stdlib_module_names <= {"sde_diffusers", *required}, added
+assert not used, used
+"""
+
+
+def run(code):
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_importing_is_offline_and_silent_and_loads_what_diffusers_loads():
+    done = run(GUARD + IMPORT_EVERYTHING)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_network_would_have_been_noticed():
+    for use in (
+        "import socket; socket.getaddrinfo('localhost', 80)",
+        "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')",
+    ):
+        done = run(GUARD + use)
+        assert done.returncode == 1 and "the network is used" in done.stderr
