@@ -53,7 +53,8 @@ def evaluate_checkpoint(checkpoint: Path, config: EvaluationConfig, accelerator:
     state = json.loads((checkpoint / STATE).read_text())
     point = {"step": state["step"], "images_seen": state["step"] * state["config"]["batch_size"]}
     for record in json.loads((folder / "results.json").read_text())["results"]:
-        if record["metric"] in CURVES and record["images"] in ("samples", "test images"):
+        known = record["value"] is not None and record["images"] in ("samples", "test images")
+        if record["metric"] in CURVES and known:
             point[record["metric"]] = record
     return point
 
