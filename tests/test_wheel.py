@@ -1,5 +1,6 @@
-"""The wheel holds the package and nothing else, and draws images where it alone is installed, away from the checkout."""
+"""The wheel holds the package and nothing else, and draws images where it is installed, away from the checkout."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCES = (".*", "__pycache__", "build", "dist", "runs", "*.egg-info", "*.parquet")
@@ -54,7 +56,9 @@ assert not strangers, strangers
 def wheel(tmp_path_factory):
     """Built from a copy: setuptools works beside the sources, and takes up what an earlier build left there."""
     pytest.importorskip("pip", reason="pip is not installed")
-    pytest.importorskip("setuptools", "77", reason="pyproject.toml asks for setuptools 77, and tests download nothing")
+    setuptools = next(iter(importlib.metadata.distributions(name="setuptools")), None)
+    if setuptools is None or Version(setuptools.version) < Version("77"):
+        pytest.skip("there is no setuptools 77 or later, which pyproject.toml asks for, and tests download nothing")
     folder = tmp_path_factory.mktemp("wheel")
     sources = shutil.copytree(ROOT, folder / "sources", ignore=shutil.ignore_patterns(*NOT_SOURCES))
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
