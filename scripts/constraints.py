@@ -13,9 +13,11 @@ import argparse
 import itertools
 import os
 import platform
-from distutils.core import run_setup
+import runpy
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
+from unittest import mock
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -25,16 +27,24 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def arguments_of_setup() -> dict:
+    """What setup.py gives to setuptools."""
+    setuptools = mock.Mock()
+    with mock.patch.dict(sys.modules, setuptools=setuptools):
+        runpy.run_path(str(ROOT / "setup.py"))
+    return setuptools.setup.call_args.kwargs
+
+
 def python_of_setup() -> SpecifierSet:
     """The versions of Python that setup.py allows."""
-    return SpecifierSet(str(run_setup(str(ROOT / "setup.py"), stop_after="init").python_requires))
+    return SpecifierSet(arguments_of_setup()["python_requires"])
 
 
 def requirements_of_setup() -> list[Requirement]:
     """What setup.py asks for, extras included, each once."""
-    package = run_setup(str(ROOT / "setup.py"), stop_after="init")
-    lines = [*package.install_requires, *itertools.chain(*package.extras_require.values())]
-    return [Requirement(line) for line in dict.fromkeys(map(str, lines))]
+    arguments = arguments_of_setup()
+    lines = [*arguments["install_requires"], *itertools.chain(*arguments["extras_require"].values())]
+    return [Requirement(line) for line in dict.fromkeys(lines)]
 
 
 def releases_needed(requirements: list[Requirement]) -> dict[str, Version]:
