@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import subprocess
 import time
 
 import numpy as np
@@ -136,6 +137,54 @@ def test_no_space_at_all(tiny, tmp_path, capsys, monkeypatch):  # noqa: F811
     error = capsys.readouterr().err
     assert status == 1 and f"Nothing more can be written into {folder}: " in error and "File too large" in error
     assert last_saved(folder) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted, which root can on Linux: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)  # lazy: after an error, files may still be open
+
+
+def test_a_full_disk(tiny, small_disk, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """After steps 4 to 11, 200,000 bytes are left: less than a checkpoint has, and more than any file of it."""
+    folder, others = small_disk / "run", small_disk / "others"
+
+    def free():
+        return shutil.disk_usage(small_disk).free
+
+    def fill_disk(run):
+        if run.step == 4:
+            others.write_bytes(bytes(free() - 200_000))
+        elif run.step == 10:  # two checkpoints were begun, and have given back what they took
+            assert 150_000 < free() <= 200_000
+        elif run.step == 12:
+            others.unlink()
+
+    monkeypatch.setattr(train.Training, "draw_start", lambda run: None)  # its picture alone is larger
+    monkeypatch.setattr(train.Training, "after_step", fill_disk)
+    overrides = ["checkpoint_every=3", "on_write_error=continue"]
+    assert train.main([str(tiny), f"output_dir={folder}", *overrides]) == 0
+    error = capsys.readouterr().err
+    assert re.search(r"step-00000006 cannot be written: .*No space left on device", error)
+    assert error.count("Goes on without it") == 3 and last_step(folder) == 12
+    assert last_saved(folder) == 3 and not list((folder / "checkpoints").glob(".*"))
+    checkpoint = folder / "checkpoints" / "step-00000003"
+    sizes = [path.stat().st_size for path in checkpoint.iterdir()]
+    assert max(sizes) < 200_000 < sum(sizes)
+    ScoreSdePipeline.from_pretrained(folder / "pipeline")
+    shutil.rmtree(folder / "pipeline")
+
+    monkeypatch.undo()
+    run_here(tiny, folder, "resume=latest")
+    assert_same_bits(final_state(folder), final_state(run_here(tiny, tmp_path / "twin")))
 
 
 @pytest.mark.parametrize("victim", [0, 1])
