@@ -59,8 +59,8 @@ def test_ddim_draws_the_same_images(scheduler, tmp_path):
     x, labels = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
     with torch.no_grad():
         torch.testing.assert_close(exported.unet(x, labels).sample, pipe.unet(x, labels).sample, rtol=0, atol=1e-5)
-    theirs = exported(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="pt").images
-    ours = pipe(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    theirs = exported(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="np").images
+    ours = pipe(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="np").images
     assert exported.scheduler.timesteps.tolist() == pipe.scheduler.timesteps.round().tolist()
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)
 

@@ -390,6 +390,11 @@ def test_compiles_without_graph_breaks(backend, config):
 
 def test_forward_derivatives():
     unet, x = lively(), images()
+    try:
+        channels_last = torch.rand(2, 4, 3, 3).to(memory_format=torch.channels_last)
+        torch.func.jvp(lambda x: torch.nn.functional.group_norm(x, 2), (channels_last,), (channels_last,))
+    except RuntimeError as error:  # 2.9
+        pytest.skip(f"PyTorch {torch.__version__} alone cannot do it, for group norm in channels_last: {error}")
     _, tangent = torch.func.jvp(lambda x: unet(x, 1.0).sample, (x,), (torch.ones_like(x),))
     step = 1e-4 * torch.ones_like(x)
     with torch.no_grad():
