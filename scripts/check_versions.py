@@ -55,18 +55,20 @@ def prepare(folder: Path, kind: str, interpreter: str) -> Path:
     """Make the virtual environment, or bring it up to date; its interpreter.
 
     Raises:
-        ValueError: if the interpreter cannot be run, or is not the oldest one.
+        ValueError: if the interpreter cannot be run, is not the oldest one, or not that of the environment.
         subprocess.CalledProcessError: if pip fails, say because the bounds contradict each other.
     """
-    python = folder / kind / "bin" / "python"
-    if not python.exists():
-        try:
-            subprocess.run([interpreter, "-m", "venv", folder / kind], check=True)
-        except OSError as error:
-            raise ValueError(f"--{kind} {interpreter}: {error.strerror}") from error
-    version, lowest = versions(python, [])["Python"], lower_bound(python_of_setup())
+    try:
+        version, lowest = versions(interpreter, [])["Python"], lower_bound(python_of_setup())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"--{kind} {interpreter}: {error}") from error
     if kind == "oldest" and Version(version).release[:2] != lowest.release[:2]:
         raise ValueError(f"--oldest {interpreter}: its version is {version}, and the oldest is {lowest}")
+    python = folder / kind / "bin" / "python"
+    if not python.exists():
+        subprocess.run([interpreter, "-m", "venv", folder / kind], check=True)
+    elif (present := versions(python, [])["Python"]) != version:
+        raise ValueError(f"--{kind} {interpreter}: its version is {version}, and {folder / kind} has {present}")
     pip = [python, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "install", "--upgrade", "pip"], check=True)
     if kind == "oldest":
@@ -78,7 +80,7 @@ def prepare(folder: Path, kind: str, interpreter: str) -> Path:
     return python
 
 
-def versions(python: Path, names: list[str]) -> dict[str, str]:
+def versions(python: str | Path, names: list[str]) -> dict[str, str]:
     """Of Python and these packages in the environment."""
     output = subprocess.run([python, "-I", "-c", VERSIONS, *names], check=True, stdout=subprocess.PIPE).stdout
     return json.loads(output)
@@ -109,10 +111,11 @@ def counts_in(output: str) -> dict:
         raise RuntimeError(f"pytest ended without counts: {last!r}")
     found = {name: int(number) for number, name in re.findall(r"(\d+) ([a-z]+)", last.split(" in ")[0])}
     found = {{"error": "errors", "warning": "warnings"}.get(name, name): number for name, number in found.items()}
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+::\S+|\S+\.py)", output, re.MULTILINE)
+    lines = re.findall(r"^(?:FAILED|ERROR) (.+)", output, re.MULTILINE)
+    names = [line.split(" - ")[0] for line in lines]
     return {name: found.get(name, 0) for name in COUNTS} | {
         "minutes": round(float(seconds[1]) / 60, 1),
-        "not_passed": failed,
+        "not_passed": names,
     }
 
 
