@@ -32,6 +32,15 @@ DOCS = [
 
 SPACE = ["gradio>=6.31"]
 
+TEST = [
+    "hypothesis>=6.168",
+    "packaging>=24.2",
+    "pytest>=8.4",
+    "pytest-xdist>=3.8",
+    "ruff>=0.15",
+    "setuptools>=77.0.3",  # builds the wheel that is tested
+]
+
 setup(
     name="sde-diffusers",
     version="0.1.0",
@@ -53,6 +62,6 @@ setup(
         "eval": EVAL,
         "space": SPACE,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, "hypothesis>=6.168", "pytest>=8.4", "pytest-xdist>=3.8", "ruff>=0.15"],
+        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, *TEST],
     },
 )
