@@ -34,6 +34,7 @@ def open_picture(source) -> Image.Image:
         kinds = ", ".join(FORMATS[:-1])
         raise friendly(f"This file is not an image that can be read here ({kinds} or {FORMATS[-1]}).") from None
     if width * height > MAX_PIXELS:
+        picture.close()
         raise too_large(f"An image of {width:,} x {height:,} pixels")
     return picture
 
@@ -51,17 +52,17 @@ def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
     """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, on black where it is transparent."""
     if path is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
-    picture = open_picture(path)
     channels, height, width = shape
-    try:
-        picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode.startswith("I"):  # 16 bits
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-        if picture.has_transparency_data:
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
-    except (OSError, ValueError, SyntaxError):
-        raise friendly("This image file is damaged.") from None
+    with open_picture(path) as picture:
+        try:
+            picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I"):  # 16 bits
+                picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+            if picture.has_transparency_data:
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+        except (OSError, ValueError, SyntaxError):
+            raise friendly("This image file is damaged.") from None
     return fitted(picture, shape)
 
 
@@ -124,7 +125,7 @@ def checked(component, files):
 
     def preprocess(payload):
         for file in [] if payload is None else files(payload):
-            open_picture(file)
+            open_picture(file).close()
         return decode(payload)
 
     component.preprocess = preprocess
