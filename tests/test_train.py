@@ -57,7 +57,9 @@ validate_every: 0
 sample_every: 0
 checkpoint_every: 0
 """
-SHARD = r"Network: ([\d,]+) parameters, on 2 x cpu \(([\d,]+) of them in this one's shard\)"
+ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch")
+FSDP = (*ACCELERATE, "--config_file", str(ROOT / "training/accelerate/fsdp_8_gpus.yaml"), "--num_processes")
+SHARD = r"Network: ([\d,]+) parameters, on 2 x cpu \(FSDP: ([\d,]+) of them on the first\)"
 
 
 @pytest.fixture(autouse=True)
@@ -182,11 +184,12 @@ def test_refuses_before_any_work(tiny, tmp_path, capsys, overrides, message):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_refuses_to_compile_shards(tiny, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("override", ["compile=true", "mixed_precision=fp16"])
+def test_refuses_what_is_not_done_in_shards(tiny, tmp_path, capsys, monkeypatch, override):
     for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2")):
         monkeypatch.setenv(name, value)
-    assert train.main([str(tiny), f"output_dir={tmp_path}/run", "compile=true"]) == 1
-    assert "compile=true is not supported with FSDP" in capsys.readouterr().err
+    assert train.main([str(tiny), f"output_dir={tmp_path}/run", override]) == 1
+    assert f"{override} " in (error := capsys.readouterr().err) and "not supported with FSDP" in error
 
 
 def test_a_base_is_overridden_by_the_file_and_that_by_arguments(tmp_path, tiny):
@@ -308,8 +311,7 @@ def test_signals_and_crashes_leave_no_trace(tiny, tmp_path, capsys):
 
 def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
     overrides = ["steps=50", "optimizer.lr=1e-2"]
-    launcher = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2")
-    process = start(tiny, tmp_path / "two", *overrides, launcher=launcher)
+    process = start(tiny, tmp_path / "two", *overrides, launcher=(*ACCELERATE, "--cpu", "--num_processes", "2"))
     one = metrics(run_here(tiny, tmp_path / "one", *overrides))
     micro = metrics(run_here(tiny, tmp_path / "micro", *overrides, "gradient_accumulation_steps=3"))
     output = process.communicate(timeout=300)
@@ -320,7 +322,7 @@ def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
     assert max(abs(one[step] - micro[step]) for step in one) < 1e-3
 
 
-def test_shards_follow_one_process_and_change_hands(tiny, tmp_path, monkeypatch):
+def test_shards_follow_one_process_and_change_hands(tiny, tmp_path):
     """FSDP goes on from a checkpoint of one process, and one process from a checkpoint of FSDP."""
     overrides = [
         "steps=12",
@@ -340,12 +342,8 @@ def test_shards_follow_one_process_and_change_hands(tiny, tmp_path, monkeypatch)
                 shutil.rmtree(checkpoint)
         return tmp_path / name
 
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` with an FSDP configuration does
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    process = start(tiny, resume(whole, "shards", 4), *overrides, "resume=latest", launcher=torchrun)
+    process = start(tiny, resume(whole, "shards", 4), *overrides, "resume=latest", launcher=(*FSDP, "2"))
     output = process.communicate(timeout=300)
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     assert process.returncode == 0, output
     parameters, shard = map(lambda text: int(text.replace(",", "")), re.search(SHARD, output[0]).groups())
     assert 0.45 * parameters < shard < 0.55 * parameters
@@ -360,6 +358,20 @@ def test_shards_follow_one_process_and_change_hands(tiny, tmp_path, monkeypatch)
         for key, tensor in theirs.items():
             torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-4, msg=str(key))
         ScoreSdePipeline.from_pretrained(folder / "pipeline")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_shard_on_a_gpu_follows_a_whole_network(tiny, tmp_path, precision):
+    overrides = ["channels_last=false", f"mixed_precision={precision}", "gradient_clip=0.3", "validate_every=6"]
+    overrides += ["sample_every=6"]
+    for name, launcher, expected in (("shard", (*FSDP, "1"), "x cuda (FSDP: "), ("whole", (), "x cuda, ")):
+        output = (process := start(tiny, tmp_path / name, *overrides, launcher=launcher)).communicate(timeout=300)
+        assert process.returncode == 0 and expected in output[0], output
+    for name in ("loss", "grad_norm", "validation_loss"):
+        ours, theirs = metrics(tmp_path / "shard", name), metrics(tmp_path / "whole", name)
+        assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 0.01, name
+    ScoreSdePipeline.from_pretrained(tmp_path / "shard" / "pipeline")
 
 
 def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):

@@ -66,9 +66,10 @@ def shard_of(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None).clone()
 
 
-def local_size(network: nn.Module) -> int:
-    """How many numbers this process keeps of the parameters."""
-    return sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in network.parameters())
+def shard_size(network: nn.Module) -> int | None:
+    """How many numbers of a sharded network's parameters this process keeps; None if it is whole."""
+    shards = [p.to_local() for p in network.parameters() if isinstance(p, DTensor)]
+    return sum(shard.numel() for shard in shards) if shards else None
 
 
 @contextlib.contextmanager

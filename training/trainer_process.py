@@ -32,8 +32,8 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         keep_freed_memory()
         patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))
         fsdp = fsdp_options()
-        if fsdp and config.compile:
-            raise ConfigError("compile=true is not supported with FSDP: choose one of them")
+        if fsdp and (config.compile or config.mixed_precision == "fp16"):
+            raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
         accelerator = Accelerator(
             mixed_precision=mixed_precision(config),
             cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun

@@ -32,7 +32,7 @@ from draws import Examples, draw_examples, seed_of
 from interruption import Interruption
 from run_folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run_log import RunLog
-from sharding import gathered, local_size, shard, shard_of, whole
+from sharding import gathered, shard, shard_of, shard_size, whole
 from splits import load_splits
 from tqdm import tqdm
 
@@ -378,8 +378,8 @@ class TrainingRun:
 
     def _describe(self) -> None:
         parameters = sum(p.numel() for p in self.network.parameters())
-        own = local_size(self.network)
-        shards = "" if own == parameters else f" ({own:,} of them in this one's shard)"
+        own = shard_size(self.network)
+        shards = "" if own is None else f" (FSDP: {own:,} of them on the first)"
         devices = f"{self.world_size} x {self.accelerator.device.type}{shards}"
         shape = " x ".join(map(str, self.data.image_shape))
         held_out = 0 if self.validation is None else len(self.validation.x_0) * self.world_size
