@@ -393,6 +393,8 @@ class TrainingRun:
 
     def _say_how_to_resume(self, signal: str) -> None:
         launcher = "python" if self.world_size == 1 else f"torchrun --nproc-per-node {self.world_size}"
+        if shard_size(self.network) is not None:
+            launcher = f"ACCELERATE_USE_FSDP=true FSDP_VERSION=2 {launcher}"
         arguments = [a for a in sys.argv if not a.startswith(("resume=", "overwrite="))]
         self.accelerator.print(
             f"{signal}: saved {checkpoint_path(self.checkpoints, self.step)}. Resume with:\n"
