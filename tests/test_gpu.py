@@ -52,7 +52,7 @@ def tiny(scheduler=ScoreSdeExponentialScheduler, pipeline=ScoreSdePipeline, **op
     )
     with torch.no_grad():
         for parameter in unet.parameters():  # no layer starts at zero
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(0.01 * torch.randn_like(parameter))
     options = {"sde": "ve", "sigma_max": 10.0, **options}
     pipe = pipeline(unet=unet.eval(), scheduler=scheduler(**options))
     pipe.set_progress_bar_config(disable=True)
@@ -135,7 +135,7 @@ def test_restoration(method, operator):
         lambda p: p(
             measurement,
             operator,
-            noise_std=0.05,
+            noise_std=0.0 if method == "projection" else 0.05,
             method=method,
             num_inference_steps=8,
             generator=seeds(2),
