@@ -17,7 +17,8 @@ Three kinds of numbers, kept apart in `training_cost.json` and `training_cost.md
   for a ring all-reduce. t(B / n) is measured, or k t(B / (k n)) for k micro-batches (an overestimate, as it holds k
   updates). The bandwidth is assumed (`--link_gb_per_s`), as is that images arrive in time. Beside it: the
   hours that the same number of images takes if every GPU trains at its highest measured rate, whatever the batch.
-  Memory is the measured peak and, for several GPUs, 4 bytes per parameter for DistributedDataParallel's buckets.
+  Memory, for a GPU's whole share at once, is 20 bytes per parameter (24 with the buckets of DistributedDataParallel)
+  and, for each image, what it added to the measured peak.
 
 Both files are written anew after every measurement, so that a run that is stopped loses one.
 """
@@ -240,7 +241,7 @@ def measure_all(results, device, batch_sizes, compiling, deadline, write):
         if smaller and not compiled:
             return
         if time.monotonic() >= deadline:
-            results["not_measured"].append(f"{name}, batch {batch_size}, compiled: {compiled}: no time left")
+            results["not_measured"].append(f"`{name}` at {batch_size}{' compiled' if compiled else ''}")
         else:
             progress.set_postfix_str(f"{name}, batch {batch_size}{', compiled' if compiled else ''}")
             rows.append(measure(CONFIGURATIONS[name], batch_size, device, compiled))
@@ -281,6 +282,15 @@ def all_reduce_seconds(num_bytes, gpus, gb_per_s):
     return 2 * (gpus - 1) / gpus * num_bytes / (gb_per_s * 1e9)
 
 
+def activation_bytes(entry):
+    """What each image of a batch adds to the peak of memory: (peak - state) / batch, at the largest batch measured."""
+    rows = [row for row in measured(entry["rows"], compiled=False) if row["peak_bytes"] is not None]
+    if not rows:
+        return None
+    row = max(rows, key=lambda row: row["batch_size"])
+    return (row["peak_bytes"] - sum(STATE_BYTES.values()) * entry["parameters"]) / row["batch_size"]
+
+
 def schedule_cost(name, entry, gb_per_s):
     """What the schedule takes on each of `GPUS`, from the fastest measured way to do a GPU's share of a step."""
     configuration, parameters, rows, costs = CONFIGURATIONS[name], entry["parameters"], measured(entry["rows"]), []
@@ -296,7 +306,7 @@ def schedule_cost(name, entry, gb_per_s):
             for number, size in (("float32", 4), ("bfloat16", 2))
         }
         best = max(row["images_per_second"] for row in rows)
-        bucket = BUCKET_BYTES * parameters if gpus > 1 else 0
+        state = (sum(STATE_BYTES.values()) + (BUCKET_BYTES if gpus > 1 else 0)) * parameters
         costs.append(
             {
                 "gpus": gpus,
@@ -307,18 +317,10 @@ def schedule_cost(name, entry, gb_per_s):
                 "all_reduce_seconds": reduce,
                 "hours": configuration.steps * (compute + reduce["float32"]) / 3600,
                 "hours_at_highest_rate": configuration.steps * configuration.batch_size / (gpus * best) / 3600,
-                "memory_bytes": None if row["peak_bytes"] is None else row["peak_bytes"] + bucket,
+                "memory_bytes": state + share * entry["activation_bytes_per_image"],
             }
         )
     return costs
-
-
-def activation_bytes(rows):
-    """Growth of peak memory per image between the smallest and the largest batch; None without two of them."""
-    rows = sorted((r for r in measured(rows, compiled=False) if r["peak_bytes"]), key=lambda r: r["batch_size"])
-    if len(rows) < 2:
-        return None
-    return (rows[-1]["peak_bytes"] - rows[0]["peak_bytes"]) / (rows[-1]["batch_size"] - rows[0]["batch_size"])
 
 
 def compute(results):
@@ -326,7 +328,7 @@ def compute(results):
     for name, entry in results["configurations"].items():
         for row in measured(entry["rows"]):
             row["flops_per_second"] = entry["flops_step"] * row["images_per_second"]
-        entry["activation_bytes_per_image"] = activation_bytes(entry["rows"])
+        entry["activation_bytes_per_image"] = activation_bytes(entry)
         on_gpu = results["device_type"] == "cuda"
         entry["schedule_cost"] = schedule_cost(name, entry, results["assumed"]["link_gb_per_s"]) if on_gpu else []
 

@@ -17,12 +17,16 @@ def gib(num_bytes):
     return "" if num_bytes is None else f"{num_bytes / GIB:.2f}"
 
 
+def hours(number):
+    return f"{number:,.1f}" if number >= 10 else f"{number:.2g}"
+
+
 def markdown(results):
     """The tables as a page can hold them."""
     entries, state_bytes = results["configurations"], results["state_bytes_per_parameter"]
     state = sum(state_bytes.values())
     counted = table(
-        ["network", "parameters (10^6)", "GFLOP forward", "GFLOP step", "GiB of state", "GiB per further image"],
+        ["network", "parameters (10^6)", "GFLOP forward", "GFLOP step", "GiB of state"],
         [
             [
                 f"`{name}`",
@@ -30,19 +34,25 @@ def markdown(results):
                 f"{entry['flops_forward'] / 1e9:.4g}",
                 f"{entry['flops_step'] / 1e9:.4g}",
                 gib(state * entry["parameters"]),
-                gib(entry["activation_bytes_per_image"]),
             ]
             for name, entry in entries.items()
         ],
     )
     parts = [
-        f"Counted, for one image; the state is {state} bytes per parameter ({', '.join(state_bytes)}), computed; the "
-        "last column is measured, where there is one.\n",
+        "Counted: operations of the forward, and of the forward and backward pass for one image. Computed: the state, "
+        f"{state} bytes per parameter ({', '.join(state_bytes)}).\n",
         counted,
     ]
     rows = [(name, row) for name, entry in entries.items() for row in entry["rows"]]
     if rows:
         parts += [measured_heading(results), table(*measured_rows(rows))]
+        growth = [
+            f"`{name}` {entry['activation_bytes_per_image'] / 2**20:.1f} MiB"
+            for name, entry in entries.items()
+            if entry["activation_bytes_per_image"]
+        ]
+        if growth:
+            parts.append(f"Each image of a batch adds, not compiled, {', '.join(growth)} to the peak of memory.\n")
     costs = [(name, cost) for name, entry in entries.items() for cost in entry["schedule_cost"]]
     if costs:
         schedules = "; ".join(
@@ -52,10 +62,12 @@ def markdown(results):
         )
         parts += [
             f"Computed. Schedules: {schedules}. Assumed: a ring all-reduce of float32 gradients at "
-            f"{results['assumed']['link_gb_per_s']:g} GB/s, not overlapped with anything.\n",
+            f"{results['assumed']['link_gb_per_s']:g} GB/s, not overlapped with anything. The memory is "
+            "that of a GPU's share without micro-batches.\n",
             table(*cost_rows(costs)),
         ]
-    parts += [f"Not measured: {line}.\n" for line in results["not_measured"]]
+    if results["not_measured"]:
+        parts.append(f"Not measured, for want of time: {'; '.join(results['not_measured'])}.\n")
     return "\n".join(parts)
 
 
@@ -100,10 +112,10 @@ def cost_rows(costs):
             "yes" if cost["compiled"] else "no",
             f"{cost['compute_seconds_per_step'] * 1e3:.1f}",
             f"{cost['all_reduce_seconds']['float32'] * 1e3:.1f}",
-            f"{cost['hours']:.1f}",
-            f"{cost['hours_at_highest_rate']:.1f}",
+            hours(cost["hours"]),
+            hours(cost["hours_at_highest_rate"]),
             gib(cost["memory_bytes"]),
         ]
         for name, cost in costs
     ]
-    return [*head, "hours at the highest rate", "GiB per GPU"], lines
+    return [*head, "hours at the highest rate", "GiB"], lines

@@ -225,7 +225,7 @@ def measure(contenders, images, rounds, steps, threads, device):
     The contenders take turns; those that could not be compiled are left out.
     """
     context = multiprocessing.get_context("spawn")
-    rates, parameters, failures, connections, processes = {}, {}, {}, {}, []
+    rates, parameters, failures, started, connections, processes = {}, {}, {}, {}, {}, []
     progress = tqdm(total=len(contenders) * (rounds * steps + 1), desc="throughput", unit="step")
     for contender in contenders:
         connection, theirs = context.Pipe()
@@ -234,22 +234,23 @@ def measure(contenders, images, rounds, steps, threads, device):
         )
         process.start()
         theirs.close()  # so that its death ends our waiting
+        started[contender.name] = connection
+        processes.append(process)
+    for name, connection in started.items():
         answer = connection.recv()
         progress.update()
         if isinstance(answer, str):
-            failures[contender.name] = answer
-            process.join()
-            continue
-        parameters[contender.name], rates[contender.name] = answer, []
-        connections[contender.name] = connection
-        processes.append(process)
+            failures[name] = answer
+        else:
+            parameters[name], rates[name], connections[name] = answer, [], connection
     for _ in range(rounds):
         for name, connection in connections.items():
             connection.send(steps)
             rates[name].append(steps * len(images) / connection.recv())
             progress.update(steps)
-    for connection, process in zip(connections.values(), processes, strict=True):
+    for connection in connections.values():
         connection.send(0)
+    for process in processes:
         process.join()
     progress.close()
     return rates, parameters, failures

@@ -66,21 +66,26 @@ def test_hours_of_a_schedule():
 
     def row(batch_size, seconds, compiled=False):
         rate = batch_size / seconds
-        fields = {"seconds_per_step": seconds, "images_per_second": rate, "peak_bytes": 100 * batch_size}
+        fields = {"seconds_per_step": seconds, "images_per_second": rate, "peak_bytes": (20 + batch_size) * 10**9}
         return {"batch_size": batch_size, "compiled": compiled, **fields}
 
     out_of_memory = {"batch_size": 64, "compiled": False, "error": "out of memory"}
     rows = [row(2, 0.5), row(8, 1.0), row(8, 0.8, compiled=True), out_of_memory]
-    one, eight, many = training_cost.schedule_cost(
-        "ncsnpp-256-continuous", {"parameters": 10**9, "rows": rows}, gb_per_s=100
-    )
+    entry = {"parameters": 10**9, "rows": rows}
+    entry["activation_bytes_per_image"] = training_cost.activation_bytes(entry)
+    assert entry["activation_bytes_per_image"] == 10**9
+    one, eight, many = training_cost.schedule_cost("ncsnpp-256-continuous", entry, gb_per_s=100)
     steps = 2_400_000 / 3600
-    assert one["hours"] == pytest.approx(steps * 8 * 0.8) and one["micro_batch"] == 8 and one["memory_bytes"] == 800
+    assert (
+        one["hours"] == pytest.approx(steps * 8 * 0.8)
+        and one["micro_batch"] == 8
+        and one["memory_bytes"] == 84 * 10**9
+    )
     # 4 GB of gradients at 100 GB/s, 2 * 7/8 times: 0.07 s.
     assert eight["hours"] == pytest.approx(steps * (0.8 + 0.07)) and eight["compiled"]
     assert eight["all_reduce_seconds"] == {"float32": pytest.approx(0.07), "bfloat16": pytest.approx(0.035)}
     assert many["hours"] == pytest.approx(steps * (0.5 + 2 * 31 / 32 * 0.04)) and not many["compiled"]
-    assert many["memory_bytes"] == 200 + 4 * 10**9
+    assert many["memory_bytes"] == (24 + 2) * 10**9
     assert many["hours_at_highest_rate"] == pytest.approx(steps * 64 / (32 * 10))
 
 
@@ -121,3 +126,12 @@ def test_contenders_have_names_of_their_own():
         for compiled in (False, True)
     }
     assert len(names) == 16
+
+
+def test_the_page_says_what_was_measured():
+    """docs/scale.md holds the tables of docs/training_cost.json, as the present code computes them."""
+    results = json.loads((ROOT / "docs" / "training_cost.json").read_text())
+    training_cost.compute(results)
+    page = (ROOT / "docs" / "scale.md").read_text().splitlines()
+    lines = [line for line in training_cost.markdown(results).splitlines() if line.startswith("|")]
+    assert len(lines) > 20 and [line for line in lines if line not in page] == []
