@@ -102,9 +102,9 @@ def test_likelihoods_and_codes(sde):
     pipe, images = tiny(sde=sde), torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     here, there = on_both(pipe, lambda p: p.bits_per_dim(images, generator=seeds(2), rtol=1e-4, atol=1e-4))
     assert abs(here.nfe - there.nfe) <= 0.1 * here.nfe
-    close(here.bits_per_dim, there.bits_per_dim, 1e-3)
+    close(here.bits_per_dim, there.bits_per_dim, 2e-3)
     here, there = on_both(tiny(sde=sde), lambda p: p.encode(images.float() / 255, rtol=1e-4, atol=1e-4))
-    close(here, there)
+    close(here, there, 1e-2)
 
 
 def test_classifier_guidance():
