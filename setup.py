@@ -49,8 +49,8 @@ setup(
     packages=find_packages(include=["sde_diffusers*"]),
     python_requires=">=3.10",
     install_requires=[
-        "diffusers>=0.38",
-        "huggingface_hub>=1.22",
+        "diffusers>=0.40",
+        "huggingface_hub>=1.23",
         "numpy>=2.0",
         "pillow>=11.0",
         "safetensors>=0.8",

@@ -135,7 +135,7 @@ def test_shards_outside_the_folder(folder):
 
 def test_components_outside_the_folder(folder):
     edit(folder / "model_index.json", lambda index: index.update(unet=["../../evil", "EvilModel"]))
-    with pytest.raises(ValueError, match=r"\.\./\.\./evil is not one of the libraries"):
+    with pytest.raises((ValueError, TypeError), match=r"\.\./\.\./evil"):  # TypeError in diffusers 0.40
         ScoreSdePipeline.from_pretrained(folder)
 
 
