@@ -45,10 +45,11 @@ def decode_image(value: dict | None, image_size: int | None = None, channels: in
         UnreadableImage: broken, empty or missing files, floating-point images, decompression bombs.
     """
     try:
-        image = _to_eight_bits(datasets.Image().decode_example(value))
+        with datasets.Image().decode_example(value) as file:  # animations stay open
+            image = _to_eight_bits(file)
+            image = image.convert({1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels])
     except Exception as error:  # decoders meet broken bytes with nearly any error
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-    image = image.convert({1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels])
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image))
