@@ -26,12 +26,12 @@ def rows(pipe):
     )
     options = {"latents": latents, "generator": torch.Generator().manual_seed(1), "output_type": "pt"}
     corrected = pipe(IMAGES, STEPS, **options)
-    yield f"predictor-\ncorrector\n{corrected.nfe} evaluations", [corrected.images]
+    yield f"predictor-\ncorrector\nNFE {corrected.nfe}", [corrected.images]
     pipe.scheduler = ScoreSdePredictorCorrectorScheduler.from_config(pipe.scheduler.config, corrector="none")
     predicted = pipe(IMAGES, STEPS, **options)
-    yield f"Euler-Maruyama\n{predicted.nfe} evaluations", [predicted.images]
+    yield f"Euler-\nMaruyama\nNFE {predicted.nfe}", [predicted.images]
     ode = pipe.decode(deviation * latents, rtol=TOLERANCE, atol=TOLERANCE, return_dict=True)
-    yield f"ODE\n{ode.nfe} evaluations", [ode.sample.clamp(0, 1)]
+    yield f"ODE\nNFE {ode.nfe}", [ode.sample.clamp(0, 1)]
 
 
 def main():
