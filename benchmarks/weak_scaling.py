@@ -59,13 +59,13 @@ class Team:
 def train_in_turns(connection, arguments, rank, world_size, port):
     """A process of a team: answers its number of parameters, then n with the seconds that n steps took."""
     keep_freed_memory()
-    torch.set_num_threads(1)
     if world_size > 1:
         address = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, **address}
         os.environ.update({name: str(value) for name, value in variables.items()})
     config = read_config(arguments)
     run = Training(config, Accelerator(mixed_precision=mixed_precision(config), cpu=True))
+    torch.set_num_threads(1)  # now: accelerate gives more to connected processes, unless a launcher has chosen
     batches = run.data.batches(config.batch_size, config.seed, rank=rank, world_size=world_size)
 
     def step():
