@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
 
 import evaluate  # noqa: E402
+import evaluate_checkpoints  # noqa: E402
 import evaluation_inputs  # noqa: E402
 import evaluation_samples  # noqa: E402
 from config import ConfigError  # noqa: E402
@@ -312,6 +314,28 @@ def test_samples_of_another_configuration_are_refused(folder, tmp_path, capsys):
     ):
         assert evaluate.main(arguments(folder, tmp_path, change)) == 1
         assert message in capsys.readouterr().err
+
+
+def test_curve_over_the_checkpoints_of_a_run(complete, folder, tmp_path, capsys):
+    training, output = tmp_path / "run", tmp_path / "curve"
+    shutil.copytree(folder / "pipeline", training / "pipeline")
+    weights = load_file(folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+    for step, factor in ((5, 0.9), (10, 1.0)):
+        checkpoint = training / "checkpoints" / f"step-{step:08d}"
+        checkpoint.mkdir(parents=True)
+        save_file({name: factor * value for name, value in weights.items()}, checkpoint / "ema.safetensors")
+        (checkpoint / "state.json").write_text(json.dumps({"step": step, "config": {"batch_size": 32}}))
+    options = [str(training), *arguments(folder, output, "feature_spaces=[fashion-mnist]", *LIKELIHOOD)[1:]]
+    assert evaluate_checkpoints.main(options) == 0
+    early, late = json.loads((output / "curve.json").read_text())
+    assert [early["images_seen"], late["images_seen"]] == [160, 320]
+    values = {record["metric"]: record["value"] for record in complete[1] if record["images"] != "samples"}
+    assert late["bits_per_dim"]["value"] == pytest.approx(values["bits_per_dim"], rel=1e-6)
+    assert early["bits_per_dim"]["value"] != pytest.approx(values["bits_per_dim"], rel=1e-3)
+    assert early["frechet_distance"]["value"] != late["frechet_distance"]["value"]
+    assert np.asarray(Image.open(output / "curve.png")).std() > 0
+    assert evaluate_checkpoints.main([str(folder), *options[1:]]) == 1
+    assert "is no finished run of train.py" in capsys.readouterr().err
 
 
 def test_any_sampler(complete, folder, tmp_path):
