@@ -297,7 +297,7 @@ def main():
     parser.add_argument(
         "--batch_size", type=int, default=100, help="images drawn together; seeds are those of a batch"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network: a third less time")
     parser.add_argument("--only", nargs="*", default=["*"], help="rows to draw, as heun-20 or 'predictor-corrector-*'")
     args = parser.parse_args()
@@ -307,6 +307,8 @@ def main():
             parser.error(f"--only must match one of {', '.join(names)}, but is {pattern!r}")
     rows = [row for row in all_rows() if any(fnmatch.fnmatch(row.folder, pattern) for pattern in args.only)]
     judge = Judge()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU")
     if args.batch_size < 1:
         parser.error(f"--batch_size must be at least 1, but is {args.batch_size}")
     if args.samples <= judge.network.dimension:

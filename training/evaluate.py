@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -192,8 +192,8 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the evaluation; returns the exit status."""
+def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: list[str]) -> int:
+    """Do `work` with the configuration that the arguments describe; returns the exit status."""
     try:
         config = read_evaluation_config(arguments)
         keep_freed_memory()
@@ -206,7 +206,7 @@ def main(arguments: list[str]) -> int:
         data_messages, seen = logging.getLogger("data"), set()
         data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
-        Evaluation(config, accelerator).run()
+        work(config, accelerator)
         accelerator.end_training()
     except ConfigError as error:
         print(f"ConfigError: {error}", file=sys.stderr)
@@ -215,6 +215,11 @@ def main(arguments: list[str]) -> int:
         print("Interrupted: the same command goes on from here.", file=sys.stderr)
         return 130
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the evaluation; returns the exit status."""
+    return launch(lambda config, accelerator: Evaluation(config, accelerator).run(), arguments)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,9 @@ import matplotlib
 from accelerate import Accelerator
 from checkpoints import STATE, list_checkpoints, written_folder
 from config import ConfigError
-from evaluate import Evaluation, write_text
-from evaluation_config import EvaluationConfig, read_evaluation_config
+from evaluate import Evaluation, launch, write_text
+from evaluation_config import EvaluationConfig
 from launching import start_all_processes
-from memory import keep_freed_memory
-from precision import mixed_precision
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -75,32 +73,29 @@ def draw_curves(points: list[dict], path: Path) -> None:
     os.replace(path.with_name(f".{path.name}.incomplete"), path)
 
 
+def evaluate_run(config: EvaluationConfig, accelerator: Accelerator) -> None:
+    """Evaluate all checkpoints, and write the curve after each.
+
+    Raises:
+        ConfigError: `config.pipeline` is no finished run, or a model card is to be updated.
+    """
+    run, folder = Path(config.pipeline), Path(config.output_dir)
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if not checkpoints or not (run / "pipeline").is_dir():
+        raise ConfigError(f"{run} is no finished run of train.py: it needs the folders checkpoints and pipeline")
+    if config.update_card:
+        raise ConfigError("update_card is for evaluate.py: a checkpoint has no card")
+    points = []
+    for checkpoint in checkpoints:
+        points.append(evaluate_checkpoint(checkpoint, config, accelerator))
+        if accelerator.is_main_process:
+            write_text(folder / "curve.json", json.dumps(points, indent=2, allow_nan=False))
+            draw_curves(points, folder / "curve.png")
+
+
 def main(arguments: list[str]) -> int:
     """Evaluate all checkpoints; returns the exit status."""
-    try:
-        config = read_evaluation_config(arguments)
-        run = Path(config.pipeline)
-        checkpoints = list_checkpoints(run / "checkpoints")
-        if not checkpoints or not (run / "pipeline").is_dir():
-            raise ConfigError(f"{run} is no finished run of train.py: it needs the folders checkpoints and pipeline")
-        if config.update_card:
-            raise ConfigError("update_card is for evaluate.py: a checkpoint has no card")
-        keep_freed_memory()
-        accelerator = Accelerator(mixed_precision=mixed_precision(config))
-        points = []
-        for checkpoint in checkpoints:
-            points.append(evaluate_checkpoint(checkpoint, config, accelerator))
-            if accelerator.is_main_process:
-                write_text(Path(config.output_dir) / "curve.json", json.dumps(points, indent=2, allow_nan=False))
-                draw_curves(points, Path(config.output_dir) / "curve.png")
-        accelerator.end_training()
-    except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return launch(evaluate_run, arguments)
 
 
 if __name__ == "__main__":
