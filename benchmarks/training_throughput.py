@@ -5,10 +5,11 @@
 A step is everything that training does: noise, forward, denoising score matching loss, backward, gradient clipping,
 Adam, moving average of the weights. Each contender has a process of its own, since the trainer here sets the C
 library's allocator (`training/memory.py`) and the others' do not; the paper's code is timed with that setting, too.
-They take turns, so that whatever else the machine does hits all of them alike; medians over the rounds are reported,
-and ratios of them. With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous
-tensors, and the paper's code is left out, as its CUDA kernels would have to be compiled. `--compile` adds the networks
-under `torch.compile`, in bfloat16. Writes into the output folder
+They take turns, so that whatever else the machine does hits all of them alike; the first step of a turn is not timed,
+since in training no other process has just had the caches. Medians over the rounds are reported, and ratios of them.
+With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous tensors, and the
+paper's code is left out, as its CUDA kernels would have to be compiled. `--compile` adds the networks under
+`torch.compile`, in bfloat16. Writes into the output folder
 
 - `throughput.json` and `throughput.png`: images per second of every contender,
 - `loss_curves.png` (and the losses, in the JSON): that bfloat16 autocast trains as float32 does, on real images.
@@ -175,7 +176,7 @@ class Contender:
 
 
 def train_in_turns(connection, contender, images, threads, device):
-    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took.
+    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took after one.
 
     If torch.compile fails it answers with the first line of the error instead, and ends.
     """
@@ -195,7 +196,7 @@ def train_in_turns(connection, contender, images, threads, device):
     if contender.compiled:
         network.compile()
     try:
-        for _ in range(1 if device == "cpu" else 3):
+        for _ in range(5):  # until the memory that a step needs is there
             trainer.step(images)
         synchronize(device)
     except Exception as error:
@@ -205,6 +206,7 @@ def train_in_turns(connection, contender, images, threads, device):
         return
     connection.send(sum(p.numel() for p in trainer.parameters))
     while steps := connection.recv():
+        trainer.step(images)  # the others had the caches
         synchronize(device)
         start = time.perf_counter()
         for _ in range(steps):

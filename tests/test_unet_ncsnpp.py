@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sde_diffusers.models.group_norm import GroupNorm, HalfGroupNorm
 from sde_diffusers.models.layers import (
     Downsample,
     Dropout,
-    GroupNorm,
     ResidualBlock,
     Upsample,
     fir_downsample,
@@ -300,6 +300,15 @@ def test_dropout_keeps_the_right_share_and_the_mean():
     assert torch.equal(dropout.eval()(x), x)
 
 
+@pytest.mark.parametrize("p", [0.001, 0.3, 0.995, 0.999])
+def test_dropout_at_any_probability(p):
+    torch.manual_seed(0)
+    kept = Dropout(p)(torch.ones(400, 3, 16, 16)) != 0
+    n = kept.numel()
+    assert abs(kept.float().mean() - (1 - p)) < 6 * math.sqrt(p * (1 - p) / n + 1 / (4 * 400 * 256**2))
+    assert Dropout(p)(torch.ones(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
 @pytest.mark.parametrize("channels", [4, 6, 9, 48, 150])
 def test_group_norm_in_bfloat16(channels):
     x = 3 + torch.randn(2, channels, 5, 5)
@@ -308,6 +317,28 @@ def test_group_norm_in_bfloat16(channels):
     torch.testing.assert_close(
         norm.to(torch.bfloat16)(x.bfloat16()).float(), GroupNorm(channels)(x), rtol=0, atol=0.05
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(7, 9), (32, 40)])  # PyTorch's own kernel is used from 1024 pixels on
+def test_group_norm_and_its_gradient_in_half_precision(monkeypatch, dtype, size):
+    monkeypatch.setattr(HalfGroupNorm, "NUMBERS", 3 * 8 * size[0] * size[1])  # pieces of 3, 3 and 1 images
+    torch.manual_seed(0)
+    norm = GroupNorm(8)
+    norm.weight.data, norm.bias.data = torch.rand(8), torch.randn(8)
+    x = (1 + torch.randn(7, 8, *size)).to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    grad_y = torch.randn_like(x)
+    y = norm(x)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    gradients = torch.autograd.grad(y, (x, norm.weight, norm.bias), grad_y)
+
+    exact = GroupNorm(8).double()
+    exact.load_state_dict(norm.state_dict())
+    x_exact = x.detach().double().requires_grad_()
+    y_exact = exact(x_exact)
+    expected = torch.autograd.grad(y_exact, (x_exact, exact.weight, exact.bias), grad_y.double())
+    for ours, theirs in zip((y, *gradients), (y_exact, *expected), strict=True):
+        assert (ours.double() - theirs).abs().max() < torch.finfo(dtype).eps * theirs.abs().max()
 
 
 def test_dtypes_and_memory_formats():

@@ -15,7 +15,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
-from sde_diffusers.models.layers import Downsample, FourierFeatures, GroupNorm, ResidualBlock, conv2d, linear
+from sde_diffusers.models.group_norm import GroupNorm
+from sde_diffusers.models.layers import Downsample, FourierFeatures, ResidualBlock, conv2d, linear
 
 
 class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):

@@ -21,10 +21,10 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
+from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
     Downsample,
     FourierFeatures,
-    GroupNorm,
     InputResidual,
     InputSkip,
     OutputResidual,

@@ -1,8 +1,9 @@
-# Generated from the package sde_diffusers: sde_diffusers.models.complete_weights, sde_diffusers.models.layers, sde_diffusers.models.unet_ncsnpp.
+# Generated from the package sde_diffusers: sde_diffusers.models.complete_weights, sde_diffusers.models.group_norm, sde_diffusers.models.layers, sde_diffusers.models.unet_ncsnpp.
 from diffusers import ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
+from torch.autograd.function import once_differentiable
 import math
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,75 @@ class CompleteWeightsMixin:
         return (model, info) if wants_info else model
 
 
+# -------------------- sde_diffusers.models.group_norm
+
+"""Group normalisation, and how it is computed in half precision on CPUs."""
+
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation; by default with the paper's min(channels // 4, 32) groups, fewer where that is uneven."""
+
+    def __init__(self, channels, num_groups=None):
+        if num_groups is None:
+            num_groups = next(n for n in range(max(min(channels // 4, 32), 1), 0, -1) if channels % n == 0)
+        super().__init__(num_groups, channels, eps=1e-6)
+
+    def forward(self, x):
+        if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        weight, bias = self.weight.float(), self.bias.float()
+        if torch.compiler.is_compiling() or not x.is_contiguous(memory_format=torch.channels_last):
+            return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+        return HalfGroupNorm.apply(x, weight, bias, self.num_groups, self.eps)
+
+
+class HalfGroupNorm(torch.autograd.Function):
+    """Group norm of half-precision images (N, C, H, W) in channels_last on a CPU, some images at a time in float32.
+
+    PyTorch's kernels for half precision are many times slower there than those for float32: backward, and for few
+    pixels forward, too. A cast of all images at once goes through the main memory, and would be kept for backward.
+    """
+
+    NUMBERS = 2**19  # of one piece: few enough for a core's cache, enough for threads to share
+    PIXELS = 1024  # from here on PyTorch's forward kernel for half precision is the fast one
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, num_groups, eps):
+        channels, pixels = x.shape[1], x[0, 0].numel()
+        size = max(1, HalfGroupNorm.NUMBERS // (channels * pixels))
+        if pixels >= HalfGroupNorm.PIXELS:
+            y, mean, rstd = torch.native_group_norm(x, weight, bias, len(x), channels, pixels, num_groups, eps)
+        else:
+            y = torch.empty_like(x)
+            mean, rstd = weight.new_empty(2, len(x), num_groups)
+            for part, *answer in zip(*(tensor.split(size) for tensor in (x, y, mean, rstd)), strict=True):
+                values = torch.native_group_norm(
+                    part.float(), weight, bias, len(part), channels, pixels, num_groups, eps
+                )
+                for tensor, value in zip(answer, values, strict=True):
+                    tensor.copy_(value)
+        ctx.save_for_backward(x, mean, rstd, weight)
+        ctx.sizes = channels, pixels, num_groups, size
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y):
+        x, mean, rstd, weight = ctx.saved_tensors
+        channels, pixels, num_groups, size = ctx.sizes
+        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        parts = zip(*(tensor.split(size) for tensor in (grad_x, grad_y, x, mean, rstd)), strict=True)
+        for answer, grad, part, m, r in parts:
+            by_input, by_weight, by_bias = torch.ops.aten.native_group_norm_backward(
+                grad.float(), part.float(), m, r, weight, len(part), channels, pixels, num_groups, [True] * 3
+            )
+            answer.copy_(by_input)
+            grad_weight += by_weight
+            grad_bias += by_bias
+        return grad_x, grad_weight, grad_bias, None, None
+
+
 # -------------------- sde_diffusers.models.layers
 
 """Layers of `NCSNppUNet2DModel`: resampling with FIR filters, noise-level features, residual blocks, image pyramids.
@@ -51,6 +121,7 @@ Sources: Song et al., 2021 (arXiv 2011.13456), appendix H; DDPM (Ho et al., 2020
 BigGAN (Brock et al., 2019) for residual blocks that resample; StyleGAN2 (Karras et al., 2020) for FIR resampling and
 the two kinds of pyramids. Images whose side is odd are resampled as 7 -> 4 -> 7, so every size works.
 """
+
 
 
 
@@ -75,39 +146,27 @@ def linear(in_features, out_features):
 def working_dtype(x):
     """float32 for half precision on CPUs, else the dtype of x.
 
-    PyTorch's bfloat16 kernels for group norm's backward and for depthwise (transposed) convolutions are 3 to 60 times
-    slower on CPUs than a cast to float32, the float32 kernel and a cast back.
+    PyTorch's bfloat16 kernels for depthwise (transposed) convolutions are 3 to 60 times slower on CPUs than a cast to
+    float32, the float32 kernel and a cast back.
     """
     return torch.promote_types(x.dtype, torch.float32) if x.device.type == "cpu" else x.dtype
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation; by default with the paper's min(channels // 4, 32) groups, fewer where that is uneven."""
-
-    def __init__(self, channels, num_groups=None):
-        if num_groups is None:
-            num_groups = next(n for n in range(max(min(channels // 4, 32), 1), 0, -1) if channels % n == 0)
-        super().__init__(num_groups, channels, eps=1e-6)
-
-    def forward(self, x):
-        dtype = working_dtype(x)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        return F.group_norm(x.to(dtype), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 class Dropout(nn.Dropout):
     """Dropout."""
 
     def forward(self, x):
-        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        chance = self.training and 0 < self.p < 255 / 256
+        if not chance or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
-        # On CPUs a Bernoulli draw per element costs more than the convolutions around it. Four 16-bit numbers from
-        # each 64-bit draw keep an element with a probability that is exact to 2^-16, and the scale is exact for it.
-        drop = min(round(self.p * 2**16), 2**16 - 1)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        mask = torch.empty(x.numel(), dtype=x.dtype)
-        torch.ge(bits[: x.numel()], drop - 2**15, out=mask)  # flat: five times as fast as in four dimensions
-        mask = mask.mul_(2**16 / (2**16 - drop)).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+        # On CPUs a Bernoulli draw per element costs more than the convolutions around it. Each byte of a 64-bit draw
+        # decides on one element instead: it is dropped below 256 p, rounded up or down at random for each image, such
+        # that the probability is p.
+        drop = (256 * self.p + torch.rand(len(x), 1)).floor_().sub_(128).to(torch.int8)
+        bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.int8)
+        mask = torch.empty(len(x), x.shape[1:].numel(), dtype=x.dtype)
+        torch.ge(bits[: x.numel()].view(mask.shape), drop, out=mask)  # five times as fast as in four dimensions
+        mask = mask.mul_(1 / (1 - self.p)).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
         return x.mul_(mask) if self.inplace else x * mask
 
 
