@@ -24,46 +24,36 @@ class GroupNorm(nn.GroupNorm):
 
 
 class HalfGroupNorm(torch.autograd.Function):
-    """Group norm of half-precision images (N, C, H, W) in channels_last on a CPU, some images at a time in float32.
+    """Group norm of half-precision images (N, C, H, W) in channels_last on a CPU, by kernels for float32.
 
-    PyTorch's kernels for half precision are many times slower there than those for float32: backward, and for few
-    pixels forward, too. A cast of all images at once goes through the main memory, and would be kept for backward.
+    PyTorch's kernels for half precision are many times slower there: backward, and for few pixels forward, too. The
+    images are cast a few at a time when gradients are asked for, not kept in float32 and not sent through the main
+    memory as such.
     """
 
-    NUMBERS = 2**19  # of one piece: few enough for a core's cache, enough for threads to share
-    PIXELS = 1024  # from here on PyTorch's forward kernel for half precision is the fast one
+    NUMBERS = 2**19  # of one piece: few enough for the processor's caches, enough for its cores to share
+    PIXELS = 1024  # from here on PyTorch's forward kernel for half precision is the faster one
 
     @staticmethod
     def forward(ctx, x, weight, bias, num_groups, eps):
-        channels, pixels = x.shape[1], x[0, 0].numel()
-        size = max(1, HalfGroupNorm.NUMBERS // (channels * pixels))
-        if pixels >= HalfGroupNorm.PIXELS:
-            y, mean, rstd = torch.native_group_norm(x, weight, bias, len(x), channels, pixels, num_groups, eps)
-        else:
-            y = torch.empty_like(x)
-            mean, rstd = weight.new_empty(2, len(x), num_groups)
-            for part, *answer in zip(*(tensor.split(size) for tensor in (x, y, mean, rstd)), strict=True):
-                values = torch.native_group_norm(
-                    part.float(), weight, bias, len(part), channels, pixels, num_groups, eps
-                )
-                for tensor, value in zip(answer, values, strict=True):
-                    tensor.copy_(value)
+        ctx.sizes = x.shape[1], x.shape[2] * x.shape[3], num_groups
+        y = x if ctx.sizes[1] >= HalfGroupNorm.PIXELS else x.float()
+        y, mean, rstd = torch.native_group_norm(y, weight, bias, len(x), *ctx.sizes, eps)
         ctx.save_for_backward(x, mean, rstd, weight)
-        ctx.sizes = channels, pixels, num_groups, size
-        return y
+        return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_y):
         x, mean, rstd, weight = ctx.saved_tensors
-        channels, pixels, num_groups, size = ctx.sizes
-        grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
-        parts = zip(*(tensor.split(size) for tensor in (grad_x, grad_y, x, mean, rstd)), strict=True)
-        for answer, grad, part, m, r in parts:
-            by_input, by_weight, by_bias = torch.ops.aten.native_group_norm_backward(
-                grad.float(), part.float(), m, r, weight, len(part), channels, pixels, num_groups, [True] * 3
+        size = max(1, HalfGroupNorm.NUMBERS // (ctx.sizes[0] * ctx.sizes[1]))
+        grad_x, by_weight, by_bias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(weight)
+        for i in range(0, len(x), size):
+            part = slice(i, i + size)
+            images = x[part].float()
+            grad_x[part], gamma, beta = torch.ops.aten.native_group_norm_backward(
+                grad_y[part].float(), images, mean[part], rstd[part], weight, len(images), *ctx.sizes, [True] * 3
             )
-            answer.copy_(by_input)
-            grad_weight += by_weight
-            grad_bias += by_bias
-        return grad_x, grad_weight, grad_bias, None, None
+            by_weight += gamma
+            by_bias += beta
+        return grad_x, by_weight, by_bias, None, None

@@ -52,9 +52,10 @@ class Dropout(nn.Dropout):
         # that the probability is p.
         drop = (256 * self.p + torch.rand(len(x), 1)).floor_().sub_(128).to(torch.int8)
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.int8)
-        mask = torch.empty(len(x), x.shape[1:].numel(), dtype=x.dtype)
-        torch.ge(bits[: x.numel()].view(mask.shape), drop, out=mask)  # five times as fast as in four dimensions
-        mask = mask.mul_(1 / (1 - self.p)).as_strided(x.shape, torch.empty_like(x, device="meta").stride())
+        mask, size = torch.empty_like(x), x.shape[1:].numel()
+        rows = mask.as_strided((len(x), size), (size, 1))  # in two dimensions it is five times as fast as in four
+        torch.ge(bits[: x.numel()].view(rows.shape), drop, out=rows)
+        mask.mul_(1 / (1 - self.p))
         return x.mul_(mask) if self.inplace else x * mask
 
 
