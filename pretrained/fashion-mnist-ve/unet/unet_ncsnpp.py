@@ -72,7 +72,7 @@ class HalfGroupNorm(torch.autograd.Function):
 
     PyTorch's kernels for half precision are many times slower there: backward, and for few pixels forward, too. The
     images are cast a few at a time when gradients are asked for, not kept in float32 and not sent through the main
-    memory as such.
+    memory as such. There is no second derivative, and none in forward mode.
     """
 
     NUMBERS = 2**19  # of one piece: few enough for the processor's caches, enough for its cores to share
