@@ -24,13 +24,13 @@ its ODE in u.
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.guidance import Guidance
 from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import require_choice
 
@@ -119,14 +119,14 @@ class ProbabilityFlow:
     Args:
         pipe: a `ScoreSdePipeline`.
         shape: (N, C, H, W) of the images.
-        class_labels: (N,) or None.
+        guidance: what asks the network for its answers to N images.
         variable: "t", "noise_level" or None for that which suits the network.
         probes: (P, N, C, H, W), or None if no likelihood is asked for.
         sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
     """
 
-    def __init__(self, pipe, shape, class_labels, variable, probes=None, sum_probes=False):
-        self.pipe, self.shape, self.labels = pipe, shape, class_labels
+    def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False):
+        self.pipe, self.shape, self.guidance = pipe, shape, guidance
         p = pipe.scheduler.parameterization
         denoiser_or_table = p.prediction_type == "sample" or p.time_input == "index"
         self.variable = variable or ("noise_level" if denoiser_or_table else "t")
@@ -162,8 +162,7 @@ class ProbabilityFlow:
         with torch.set_grad_enabled(self.probes is not None):
             x = x.detach().requires_grad_(self.probes is not None)
             network_time = scheduler.network_time(t).to(x.device, dtype)
-            scaled = (x * scheduler.input_scale(t).item()).to(dtype)
-            output = self.pipe._network(scaled, network_time, self.labels, 1.0)
+            output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, _ = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
         if self.probes is None:
             return noise, noise.new_zeros(len(noise), 0)
@@ -186,7 +185,7 @@ class ProbabilityFlow:
         u_start, u_end = self.variable_of_time(start), self.variable_of_time(end)
         a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
-        with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
+        with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
             stretch = 1.0 if self.variable == "t" else 1.3
             for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
@@ -194,19 +193,6 @@ class ProbabilityFlow:
         self.pipe.maybe_free_model_hooks()
         y, integral = state.split([self.dimensions, columns], dim=1)
         return a_end * y.reshape(self.shape), integral + self.dimensions * math.log(a_end / a_start)
-
-
-@contextmanager
-def frozen(network: torch.nn.Module):
-    """Switch the parameters' gradients off meanwhile: what only they need is then not stored."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 # ---- latent codes --------------------------------------------------------------------------------------------------
@@ -217,7 +203,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     """See `ScoreSdePipeline.encode`."""
     x = checked_images(pipe, "images", images)
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, x.shape, pipe._labels(class_labels, len(x)), variable)
+    flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
@@ -230,7 +216,7 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
     if not (latents.is_floating_point() and latents.isfinite().all()):
         raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, latents.shape, pipe._labels(class_labels, len(latents)), variable)
+    flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
     z = latents.to(pipe._execution_device)
     x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
     return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
@@ -243,7 +229,7 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
     if ends[0].shape != ends[1].shape:
         raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels = pipe._labels(class_labels, len(ends[0]))
+    labels = Guidance(pipe, len(ends[0]), class_labels).labels
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
     path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
@@ -296,7 +282,7 @@ def image_bits_per_dim(
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
-    labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
+    guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
 
     if exact:  # no probe's noise hides the solver's error, which adds up over the steps
@@ -313,7 +299,7 @@ def image_bits_per_dim(
         else:
             x = scheduler.parameterization.to_model_range(unit)
         v = drawn_probes(probes, probe_distribution, unit, generator)
-        flow = ProbabilityFlow(pipe, x.shape, labels, variable, probes=v, sum_probes=exact)
+        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, probes=v, sum_probes=exact)
         z, gain = flow.solve(x, start, end, rtol, atol)
         log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
         estimates.append(-(log_density + log_volume).T / math.log(2))
