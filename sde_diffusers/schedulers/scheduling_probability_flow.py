@@ -89,7 +89,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         raised = self._raised(grid, n)
         self._raised_alpha = self.sde.alpha(raised).tolist()
         self._raised_level = (-self.sde.half_log_snr(raised)).exp().tolist()
-        self._start_of_step = None
+        self._first_stage = None
         # Each evaluation: (step, stage). The network is never asked at noise level 0.
         self._evaluations = [
             (i, stage) for i in range(n) for stage in range(self.order if self._noise_level[i + 1] > 0 else 1)
@@ -110,14 +110,19 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
 
     def _update(self, k, x, noise, draw):
         i, stage = self._evaluations[k]
-        if stage == 0:
-            self._start_of_step = (x, noise)
-        else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
-            x, first_noise = self._start_of_step
-            noise = (first_noise + noise) / 2
         alpha, following_alpha = self._raised_alpha[i], self._alpha[i + 1]
         step = self._noise_level[i + 1] - self._raised_level[i]
-        mean = (following_alpha / alpha) * x + (following_alpha * step) * noise
+
+        def euler(start, noise):
+            return (following_alpha / alpha) * start + (following_alpha * step) * noise
+
+        if stage == 0:
+            mean = euler(x, noise)
+            self._first_stage = (x, noise, mean)
+        else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
+            start, first_noise, left = self._first_stage
+            # A state that was replaced meanwhile has come another way: the sampler goes on from there.
+            mean = euler(start, (first_noise + noise) / 2) if x is left or torch.equal(x, left) else x
         if not self._ends_step[k] or i + 1 == self.num_inference_steps:
             return mean, mean
         return mean, self._raise(i + 1, mean, draw)
