@@ -367,7 +367,8 @@ def test_autoguided_samples_are_those_of_the_combined_score(sde, sampler, n):
     So it moves along sqrt(C^2 + s^2)^v sqrt(G^2 + s^2)^(1 - v): narrower than the data, away from the wider guide.
     """
     main, weak, v = (0.4, 0.5), (0.6, 0.9), 2.0
-    pipe = gaussian_pipe(sampler, main, weak, sde=sde, sigma_max=20.0, prediction_type="sample", sampling_eps=1e-3)
+    config = {"sigma_max": 20.0, "prediction_type": "sample", "sampling_eps": 1e-3, "time_grid": "noise_share"}
+    pipe = gaussian_pipe(sampler, main, weak, sde=sde, **config)
     latents = torch.randn(4, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     images = draw(pipe, n=n, batch_size=4, latents=latents, guide_scale=v)
     t = pipe.scheduler.times[0]
