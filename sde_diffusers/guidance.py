@@ -206,6 +206,9 @@ class Guidance:
 @contextmanager
 def frozen(*networks: torch.nn.Module):
     """Hold networks still meanwhile: no dropout, and no gradients for parameters, which would only be stored."""
+    if not torch.is_inference_mode_enabled():
+        for network in networks:
+            make_weights_ordinary(network)
     modules = [module for network in networks for module in network.modules() if module.training]
     parameters = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
     for module in modules:
@@ -219,6 +222,17 @@ def frozen(*networks: torch.nn.Module):
             module.training = True
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def make_weights_ordinary(network: torch.nn.Module) -> None:
+    """Replace weights that were loaded inside `torch.inference_mode`, through which no gradient passes, by copies."""
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    copy = tensor.detach().clone()
+                    is_weight = tensors is module._parameters
+                    tensors[name] = torch.nn.Parameter(copy, tensor.requires_grad) if is_weight else copy
 
 
 def class_gradient(classifier, images: Tensor, noise_level: float, labels: Tensor) -> Tensor:
