@@ -20,11 +20,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from evaluation.config import EvaluationConfig, read_evaluation_config
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_metrics import compare_features, compute_features

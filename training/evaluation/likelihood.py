@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 import torch
-
 from accelerate import Accelerator
+
 from evaluation.config import EvaluationConfig
 from evaluation.samples import weights_digest
 from evaluation.shards import compute_in_shards, digest
