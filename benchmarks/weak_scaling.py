@@ -24,9 +24,8 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from tqdm import tqdm
-
 from accelerate import Accelerator
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]

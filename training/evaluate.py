@@ -20,11 +20,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from evaluation.config import EvaluationConfig, read_evaluation_config
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_metrics import compare_features, compute_features
@@ -34,7 +34,7 @@ from evaluation.likelihood import bits_per_dim
 from evaluation.model_card import eval_result, load_card, update_card
 from evaluation.neighbors import Neighbors, nearest, pixels
 from evaluation.page import draw_page
-from evaluation.samples import Samples, draw_samples, save_images, weights_digest
+from evaluation.samples import Samples, draw_samples, network_digest, save_images
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
 from images.loading import HUB_IDS
@@ -68,7 +68,7 @@ class Evaluation:
         channels, height, width = self.reference.image_shape
         resolution = {"resolution": f"{height}x{width}x{channels}"}
         self.about_data = {"dataset": self.reference.name, "split": config.data.reference_split} | resolution
-        self.about_network = {"network": weights_digest(self.pipe.unet)} | resolution
+        self.about_network = {"network": network_digest(self.pipe.unet)} | resolution
 
     def run(self) -> None:
         """Compute all numbers, and write them down."""

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 import matplotlib
-
 from accelerate import Accelerator
+
 from evaluate import Evaluation, launch, write_text
 from evaluation.config import EvaluationConfig
 from run.checkpoints import STATE, list_checkpoints, written_folder

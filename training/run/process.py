@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from accelerate import Accelerator
 from run.checkpoints import WriteError
 from run.config import ConfigError, RunConfig
 from run.memory import keep_freed_memory

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from run.checkpoints import (
     WriteError,
     checkpoint_path,

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
-from accelerate import Accelerator
 from evaluation.distances import FeatureStatistics, precision_recall
 from evaluation.feature_metrics import compare_features
 from evaluation.neighbors import Neighbors, nearest, pixels
