@@ -27,9 +27,10 @@ def network(weight=(1.0, 2.0), step=3, dtype=torch.float32, name="layer"):
 def test_digest_is_that_of_names_and_values():
     expected = hashlib.sha256(b"layer" + struct.pack("<2f", 1, 2) + b"step" + struct.pack("<q", 3)).hexdigest()
     assert weights_digest(network()) == expected
-    assert weights_digest(network(), "{}") == hashlib.sha256(
-        b"{}layer" + struct.pack("<2f", 1, 2) + b"step" + struct.pack("<q", 3)
-    ).hexdigest()
+    assert (
+        weights_digest(network(), "{}")
+        == hashlib.sha256(b"{}layer" + struct.pack("<2f", 1, 2) + b"step" + struct.pack("<q", 3)).hexdigest()
+    )
 
 
 @pytest.mark.parametrize(
