@@ -37,7 +37,7 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.models.network_digest import network_digest
+from sde_diffusers.weights_digest import weights_digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from evaluation.distances import FeatureStatistics, bootstrap_frechet, frechet_distance  # noqa: E402
@@ -298,7 +298,7 @@ def main():
     pipe, sizes = ScoreSdePipeline.from_pretrained(args.pipeline).to(args.device), (args.samples, args.batch_size)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().to(memory_format=torch.channels_last)
-    digest = network_digest(pipe.unet)[:8]  # images of different networks never mix
+    digest = weights_digest(pipe.unet)[:8]  # images of different networks never mix
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     precision, context = faster_precision(pipe.unet, (args.batch_size, channels, size, size))
     if args.compile:

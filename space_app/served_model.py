@@ -18,7 +18,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
-from sde_diffusers.models.network_digest import network_digest
+from sde_diffusers.weights_digest import weights_digest
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
 # All by make_model_data.py
@@ -143,7 +143,7 @@ def load_model(model_id: str | None) -> ServedModel:
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
         if classes == len(test_data["class_names"]):
             class_names = test_data["class_names"]
-    if test_data["network"] == network_digest(pipe.unet):
+    if test_data["network"] == weights_digest(pipe.unet):
         test_bits_per_dim = test_data["bits_per_dim"]
         first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
     name = Path(source).name if Path(source).is_dir() else source

@@ -17,7 +17,7 @@ from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
-from sde_diffusers.models.network_digest import network_digest
+from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
 
@@ -59,9 +59,10 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
     }
 
 
-def weights_digest(network: torch.nn.Module) -> str:
+def network_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    return network_digest(network, network.config)[:12]
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
 def draw_samples(
@@ -98,7 +99,7 @@ def draw_samples(
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
     description = {
-        "network": weights_digest(pipe.unet),
+        "network": network_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
         "precision": accelerator.mixed_precision,

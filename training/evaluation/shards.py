@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 DESCRIPTION = "description.json"
 

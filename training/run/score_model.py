@@ -4,7 +4,8 @@ from functools import partial
 
 import torch
 
-from run.config import Config, ConfigError, construct
+from run.config import Config
+from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler

@@ -15,7 +15,7 @@ from evaluation.samples import save_images
 from evaluation.shards import compute_in_shards
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 
 @pytest.fixture(scope="module")
