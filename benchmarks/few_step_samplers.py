@@ -40,8 +40,8 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.parameterization import linear_beta_table
-from sde_diffusers.schedulers.scheduling_score_sde import TIME_GRIDS, time_grid
+from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
+from sde_diffusers.sdes.discrete_vp import linear_beta_table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from exact_scores import Gaussian, Mixture, as_images  # noqa: E402
