@@ -13,8 +13,8 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.parameterization import linear_beta_table
-from sde_diffusers.schedulers.scheduling_score_sde import TIME_GRIDS, time_grid
+from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
+from sde_diffusers.sdes.discrete_vp import linear_beta_table
 
 BUDGETS = (5, 10, 20, 50)
 TRAIN_STEPS = 1000

@@ -15,7 +15,16 @@ from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeResto
 from sde_diffusers.schedulers.scheduling_exponential import ScoreSdeExponentialScheduler
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
-from sde_diffusers.sdes import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, SubVPSDE
+from sde_diffusers.sdes import (
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DiscreteVPSDE,
+    ExponentialVESDE,
+    FlowSDE,
+    GaussianSDE,
+    SubVPSDE,
+)
 
 # `DiffusionPipeline.from_pretrained` finds the class of a folder without code by its name in diffusers.
 diffusers.ScoreSdePipeline = ScoreSdePipeline
@@ -25,9 +34,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "convert",
+    "CosineVPSDE",
     "DenoisingScoreMatching",
     "DiscreteVPSDE",
     "ExponentialVESDE",
+    "FlowSDE",
+    "GaussianSDE",
     "ModelMixin",
     "NCSNppUNet2DModel",
     "NoiseConditionalClassifier",

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from sde_diffusers.operators import LinearOperator
 from sde_diffusers.parameterization import expand_like
-from sde_diffusers.sdes import require_positive
+from sde_diffusers.sdes.gaussian import require_positive
 
 
 @dataclass

@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from sde_diffusers.sdes.gaussian import GaussianSDE
+
 PACKAGE = "sde_diffusers"
 REMOTE_PACKAGE = "diffusers_modules"
 
@@ -33,7 +35,8 @@ def source_of(cls: type) -> str:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
     modules = {cls.__module__}
     if hasattr(cls, "_get_compatibles"):
-        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
+        classes = [*cls._get_compatibles(), *GaussianSDE.registered.values()]
+        modules |= {other.__module__ for other in classes if other.__module__.split(".")[0] == PACKAGE}
     externals, bodies = {}, {}
     for module in sorted(modules):  # the same file, whichever sampler is in use
         collect(module, externals, bodies)
