@@ -35,6 +35,7 @@ from sde_diffusers.likelihood import (
     image_bits_per_dim,
     interpolate_images,
 )
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import expand_like
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -67,7 +68,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         classifier: optional, a `NoiseConditionalClassifier`, whose gradient guides with `classifier_scale` above 0.
 
     Raises:
-        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
+        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones), or asks
+            for the network in another way than that works (see `require_network_fits`).
     """
 
     model_cpu_offload_seq = "unet->classifier"
@@ -80,6 +82,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
+        require_network_fits(getattr(unet, "config", None), scheduler.parameterization)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier)
 
     @classmethod
