@@ -7,7 +7,7 @@
     config.yaml     the whole configuration          figures/         samples, loss curve, forward noising
     metrics.jsonl   loss, speed, ... by step         tensorboard/     the same: tensorboard --logdir FOLDER
     checkpoints/    to resume from: resume=latest    best/, pipeline/ of lowest validation loss; at the end
-    pushed/         what push_to_hub=true sent last
+    pushed/         what push_to_hub=true sent last    abandoned/       what a run that went back had written later
 
 Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (bit for bit on one CPU process), and
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
