@@ -7,7 +7,7 @@
     config.yaml     the whole configuration          figures/         samples, loss curve, forward noising
     metrics.jsonl   loss, speed, ... by step         tensorboard/     the same: tensorboard --logdir FOLDER
     checkpoints/    to resume from: resume=latest    best/, pipeline/ of lowest validation loss; at the end
-    pushed/         what push_to_hub=true sent last
+    pushed/         what push_to_hub=true sent last    abandoned/       what a run that went back had written later
 
 Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (bit for bit on one CPU process), and
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
@@ -34,6 +34,7 @@ from run.publishing import Publisher
 from run.score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
 from run.splits import check_labels
 from run.training_run import TrainingRun
+from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 
 
@@ -42,11 +43,11 @@ class Training(TrainingRun):
 
     result = "pipeline"
 
-    def __init__(self, config: Config, accelerator: Accelerator, fsdp: dict | None = None):
+    def __init__(self, config: Config, accelerator: Accelerator, *arguments, **options):
         self.conditional = bool(config.model.get("num_class_embeds"))
         self.label_dropout = config.label_dropout
         self.publisher = Publisher(config) if config.push_to_hub and accelerator.is_main_process else None
-        super().__init__(config, accelerator, fsdp)
+        super().__init__(config, accelerator, *arguments, **options)
 
     def build_objective(self):
         config = self.config
@@ -55,6 +56,11 @@ class Training(TrainingRun):
         self.few, labels = next(self.data.batches(count, seed=0))
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
 
+        if auto and len(self.few) < 2:
+            raise ConfigError(
+                f"scheduler.sigma_max=auto is the largest distance of two images, but {self.data.name} has only one: "
+                "give a number"
+            )
         self.scheduler = build_scheduler(config)
         if auto:
             low, high = self.scheduler.parameterization.image_range

@@ -96,6 +96,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_images", type=int, help="train on this many images (default: all)")
     options = parser.parse_args(arguments)
+    options.output_dir = options.output_dir.expanduser()
     for name in ("epochs", "batch_size", "lr"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be above 0, got {getattr(options, name)}")

@@ -7,7 +7,6 @@ the step.
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,20 +15,27 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from run.sharding import shard_of, whole
-from run.written_folder import written_folder
+from run.written_folder import discard
 
 STATE = "state.json"
+CHECKPOINT_NAME = r"step-(\d{8,})"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint's folder, or None if it has not the name of one."""
+    match = re.fullmatch(CHECKPOINT_NAME, path.name)
+    return match and int(match[1])
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first; what an interrupted write left behind has another name."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / STATE).is_file())
+    return sorted((p for p in folder.iterdir() if step_of(p) is not None and (p / STATE).is_file()), key=step_of)
 
 
 def checkpoint_tensors(
@@ -55,15 +61,17 @@ def checkpoint_tensors(
     return gathered
 
 
-def save_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None) -> None:
-    """Write a checkpoint of `checkpoint_tensors`, and then delete the oldest ones beyond `limit` (None keeps all)."""
-    with written_folder(path) as folder:
-        for name, content in tensors.items():
-            save_file(content, folder / f"{name}.safetensors")
-        (folder / STATE).write_text(json.dumps(state, indent=2))
-    others = [other for other in list_checkpoints(path.parent) if other != path]
-    for oldest in others[: len(others) + 1 - limit] if limit is not None else []:
-        shutil.rmtree(oldest)
+def write_checkpoint(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
+    """Write a checkpoint of `checkpoint_tensors` into an empty folder."""
+    for name, content in tensors.items():
+        save_file(content, folder / f"{name}.safetensors")
+    (folder / STATE).write_text(json.dumps(state, indent=2))
+
+
+def delete_oldest(folder: Path, limit: int | None) -> None:
+    """Delete all but the latest `limit` checkpoints (None keeps all)."""
+    for oldest in list_checkpoints(folder)[:-limit] if limit is not None else []:
+        discard(oldest)
 
 
 def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:

@@ -71,7 +71,7 @@ class RunConfig:
 
     output_dir: str = MISSING
     overwrite: bool = False  # delete the run that output_dir holds
-    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
+    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), a checkpoint's folder, or null
 
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class

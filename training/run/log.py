@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,16 @@ class RunLog:
 
     Args:
         folder: of the run.
-        start_step: what an earlier run wrote after this step is dropped, so that no step appears twice.
+        start_step: what an earlier run wrote after this step is dropped, so that no step appears twice; TensorBoard
+            hides it (a run that goes back keeps it all aside, see `folder.py`).
     """
 
     def __init__(self, folder: Path, start_step: int):
         self._metrics, self._figures = folder / "metrics.jsonl", folder / "figures"
         self._figures.mkdir(parents=True, exist_ok=True)
         self._records = [record for record in read_metrics(self._metrics) if record["step"] <= start_step]
-        incomplete = self._metrics.with_suffix(".incomplete")
-        incomplete.write_text("".join(json.dumps(record) + "\n" for record in self._records))
-        os.replace(incomplete, self._metrics)
+        lines = "".join(json.dumps(record) + "\n" for record in self._records)
+        _write_whole(self._metrics, lambda path: path.write_text(lines))
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def metrics(self, step: int, **values: float) -> None:
@@ -40,7 +41,7 @@ class RunLog:
     def picture(self, step: int, name: str, image: Image.Image, keep: bool = False) -> Path:
         """Save a picture as figures/NAME.png, or with `keep` as figures/NAME-STEP.png beside earlier ones."""
         path = self._figures / (f"{name}-{step:08d}.png" if keep else f"{name}.png")
-        image.save(path)
+        _write_whole(path, lambda incomplete: image.save(incomplete, format="PNG"))
         self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
         return path
 
@@ -56,6 +57,13 @@ class RunLog:
 
     def close(self) -> None:
         self._board.close()
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that appears complete or not at all."""
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    write(incomplete)
+    os.replace(incomplete, path)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -8,6 +8,7 @@ from run.config import Config
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.presets import NCSNPP_PRESETS
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
@@ -97,11 +98,9 @@ def check_score_model(config: Config) -> None:
             f"model.image_range is {tuple(network.image_range)}, but scheduler.image_range is "
             f"{parameterization.image_range}: they must be equal"
         )
-    asked = (parameterization.prediction_type, parameterization.time_input)
-    if network.preconditioning == "edm" and asked != ("sample", "sigma"):
-        raise ConfigError(
-            "model.preconditioning=edm needs scheduler.prediction_type=sample and scheduler.time_input=sigma, "
-            f"but they are {asked[0]!r} and {asked[1]!r}"
-        )
+    try:
+        require_network_fits(network, parameterization)
+    except ValueError as error:
+        raise ConfigError(f"model and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")

@@ -64,6 +64,11 @@ def _load(config: RunConfig) -> tuple[Images, Images | None]:
         names = split_names(data.dataset, data.data_dir, bool(data.streaming))
         split = "validation" if "validation" in set(names) - {data.split} else "hold_out"
     if split == "hold_out":
+        if train.num_images == 1:
+            raise ValueError(
+                f"validate_every={config.validate_every} sets images aside, but {train.name} has only one: set it to "
+                "0, or data.validation to another split"
+            )
         # Few of few images; the test split stays unseen, so that the best model is not chosen by it.
         return hold_out(train, max(1, min(data.validation_images, (train.num_images or 0) // 10)), config.seed)
     channels, side, _ = train.image_shape

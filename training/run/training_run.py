@@ -5,6 +5,7 @@ Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupte
 """
 
 import contextlib
+import json
 import math
 import sys
 import time
@@ -17,19 +18,28 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from run.average import AveragedNetwork
-from run.checkpoints import checkpoint_path, checkpoint_tensors, load_checkpoint, save_checkpoint
+from run.checkpoints import checkpoint_path, checkpoint_tensors, delete_oldest, load_checkpoint, write_checkpoint
 from run.config import RunConfig
 from run.description import describe_run, how_to_resume
 from run.draws import draw_examples, seed_of
-from run.folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
+from run.folder import (
+    BEST,
+    VALIDATION_LOSS,
+    changes,
+    checkpoint_to_resume,
+    has_best,
+    prepare_folder,
+    require_free_folder,
+)
 from run.health import Health
 from run.interruption import Interruption
+from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
 from run.validation import Validation
-from run.written_folder import WriteError, recover, written_folder
+from run.written_folder import WriteError, written_folder
 from run.yaml_config import ConfigError, as_dict, save_config
 
 DROPOUT = 2  # stream of random numbers beside that of the steps
@@ -48,6 +58,7 @@ class TrainingRun:
 
     Args:
         fsdp: arguments of `shard`, if each process is to hold a shard of the network, rather than the whole.
+        lock: of the run's folder, which must be held whenever something is written there; None if nobody else can be.
 
     Raises:
         ConfigError: if data, network and output folder do not allow what the configuration asks for.
@@ -57,8 +68,14 @@ class TrainingRun:
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
-    def __init__(self, config: RunConfig, accelerator: Accelerator, fsdp: dict | None = None):
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        fsdp: dict | None = None,
+        lock: FolderLock | None = None,
+    ):
+        self.config, self.accelerator, self._lock = config, accelerator, lock
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         check_batches(config, self.world_size)
         self.folder = Path(config.output_dir)
@@ -94,8 +111,10 @@ class TrainingRun:
             self.validation = Validation(images, self.objective, config, accelerator, self.checked_labels)
         self.log = None
         if accelerator.is_main_process:
-            if checkpoint is None:
-                clear_folder(config)
+            for line in prepare_folder(config, checkpoint):
+                print(line)
+            if not has_best(self.folder, self.step):
+                self.best_loss = math.inf  # the next validation saves one
             held_out = 0 if self.validation is None else self.validation.num_images
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
@@ -246,15 +265,23 @@ class TrainingRun:
             self.log.metrics(self.step, validation_loss=loss)
             self.log.draw_loss(self.step)
             if better:
-                with self._perhaps_unwritten():
-                    self.save_as(self.folder / "best")
+                with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
+                    self.save_model(folder)
+                    (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
 
     # The run's folder.
 
     def save_as(self, target: Path) -> None:
         """Save the model as the folder `target`, which is there as a whole or not at all."""
-        with written_folder(target) as folder:
+        with self._written(target) as folder:
             self.save_model(folder)
+
+    @contextlib.contextmanager
+    def _written(self, target: Path) -> Iterator[Path]:
+        if self._lock is not None:
+            self._lock.require_held()
+        with written_folder(target) as folder:
+            yield folder
 
     @contextlib.contextmanager
     def _perhaps_unwritten(self) -> Iterator[None]:
@@ -281,7 +308,9 @@ class TrainingRun:
                 "config": as_dict(self.config),
             }
             path = checkpoint_path(self.checkpoints, self.step)
-            save_checkpoint(path, tensors, state, self.config.checkpoints_limit)
+            with self._written(path) as folder:
+                write_checkpoint(folder, tensors, state)
+            delete_oldest(self.checkpoints, self.config.checkpoints_limit)
 
     def _resume(self, path: Path) -> None:
         try:
@@ -293,7 +322,4 @@ class TrainingRun:
         self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:
-            for name in ("best", self.result):
-                recover(self.folder / name)
         self.accelerator.print(f"Resumed from {path}")
