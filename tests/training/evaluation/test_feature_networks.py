@@ -13,12 +13,11 @@ import train_feature_network
 from evaluation import feature_networks
 from evaluation.distances import FeatureStatistics, frechet_distance
 from evaluation.feature_networks import (
-    FASHION_MNIST_FEATURES,
-    gray_pixels,
-    load_classifier,
+    SHIPPED,
     load_feature_network,
     shipped_statistics_path,
 )
+from evaluation.residual_classifier import classifier_pixels, load_classifier
 from images.loading import load_images
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,11 +53,11 @@ def assert_independent_of_batch(network, images):
 
 
 def test_the_shipped_classifier_knows_garments(garments):
-    classifier, resolution = load_classifier(FASHION_MNIST_FEATURES)
+    classifier, resolution = load_classifier(SHIPPED["fashion-mnist"])
     with torch.inference_mode():
-        logits = classifier(gray_pixels(garments.images, resolution))
+        logits = classifier(classifier_pixels(garments.images, 1, resolution))
     assert (logits.argmax(1) == garments.labels).float().mean() > 0.92
-    assert (FASHION_MNIST_FEATURES / "model.safetensors").stat().st_size <= 2e6
+    assert (SHIPPED["fashion-mnist"] / "model.safetensors").stat().st_size <= 2e6
 
 
 def test_shipped_features(shipped, garments):
@@ -83,7 +82,7 @@ def test_colours_become_the_gray_that_pillow_makes_of_them():
     rgb = noise_images(1, 3, 8, 8)
     gray = Image.fromarray(rgb[0].permute(1, 2, 0).numpy()).convert("L")
     expected = torch.tensor(list(gray.tobytes())).view(8, 8)
-    assert ((gray_pixels(rgb, 8)[0, 0] * 255) - expected).abs().max() <= 1
+    assert ((classifier_pixels(rgb, 1, 8)[0, 0] * 255) - expected).abs().max() <= 1
 
 
 def test_shipped_statistics_are_those_of_the_training_images(shipped, garments):
@@ -108,10 +107,10 @@ def test_shipped_statistics_are_recomputed(shipped):
 
 
 def test_other_weights_have_another_name_and_no_shipped_statistics(shipped, tmp_path):
-    weights = load_file(FASHION_MNIST_FEATURES / "model.safetensors")
+    weights = load_file(SHIPPED["fashion-mnist"] / "model.safetensors")
     weights["head.bias"] += 1
     save_file(weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((FASHION_MNIST_FEATURES / "config.json").read_text())
+    (tmp_path / "config.json").write_text((SHIPPED["fashion-mnist"] / "config.json").read_text())
     other = load_feature_network("fashion-mnist", weights=tmp_path)
     assert other.name != shipped.name and shipped_statistics_path(other) is None
 
@@ -120,7 +119,7 @@ def test_folders_without_a_classifier_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no config.json in"):
         load_feature_network("fashion-mnist", weights=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"widths": [8, 8, 8], "num_classes": 10, "resolution": 28}))
-    save_file(load_file(FASHION_MNIST_FEATURES / "model.safetensors"), tmp_path / "model.safetensors")
+    save_file(load_file(SHIPPED["fashion-mnist"] / "model.safetensors"), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="no classifier of train_feature_network.py"):
         load_feature_network("fashion-mnist", weights=tmp_path)
 
@@ -132,7 +131,7 @@ def test_what_is_no_batch_of_images_is_refused(shipped, images):
 
 
 def test_unknown_networks_are_refused():
-    with pytest.raises(ValueError, match="'fashion-mnist', 'dinov2', 'inception', got 'vgg'"):
+    with pytest.raises(ValueError, match="'fashion-mnist', 'cifar10', 'dinov2', 'inception', got 'vgg'"):
         load_feature_network("vgg")
 
 
@@ -158,7 +157,7 @@ def test_shifts_move_whole_images_over_black():
     torch.manual_seed(0)
     images = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
     images[:, :, 4, 4] = 255
-    rows, columns = train_feature_network.shifted(images)[:, 0].nonzero()[:, 1:].T
+    rows, columns = train_feature_network.shifted(images, 2)[:, 0].nonzero()[:, 1:].T
     assert len(rows) == 200 and set(rows.tolist()) == set(columns.tolist()) == {2, 3, 4, 5, 6}
 
 
