@@ -61,7 +61,7 @@ def overlap(time: Tensor, gamma: Tensor, other_time: Tensor, other_gamma: Tensor
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients (n,) of the kept averages, of sum 1, and the error |profile - wanted| / |wanted| that they leave."""
+    """Coefficients (n,) of the kept averages, of sum 1, and the error |profile - wanted| / |wanted| they leave."""
 
     coefficients: Tensor
     error: float
