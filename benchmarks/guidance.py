@@ -28,10 +28,11 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from sampler_distances import Judge, network_digest
-
 from accelerate import Accelerator
+from sampler_distances import Judge
+
 from sde_diffusers import NoiseConditionalClassifier, ScoreSdeExponentialScheduler, ScoreSdePipeline
+from sde_diffusers.weights_digest import weights_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
@@ -170,7 +171,7 @@ def main():
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, eta=0.0)
     pipe.unet.to(memory_format=torch.channels_last)
-    description = {"network": network_digest(pipe.unet), "steps": args.steps, "torch": torch.__version__}
+    description = {"network": weights_digest(pipe.unet)[:8], "steps": args.steps, "torch": torch.__version__}
     accelerator = Accelerator(cpu=True)
     results = {**description, "samples": args.samples, "interval": LEVELS, "rows": []}
     results["real"] = judged(real_images(args.samples), judge, head)
@@ -179,7 +180,7 @@ def main():
         if kind == CLASSIFIER:
             pipe.classifier = NoiseConditionalClassifier.from_pretrained(args.classifier)
             pipe.classifier.to(memory_format=torch.channels_last)
-            description["classifier"] = network_digest(pipe.classifier)
+            description["classifier"] = weights_digest(pipe.classifier)[:8]
         else:
             description.pop("classifier", None)
         for scale in SCALES[kind]:

@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "training")]
 from gaussian_images import GaussianImages  # noqa: E402
 
 from evaluation.feature_networks import load_classifier  # noqa: E402
-from evaluation.samples import weights_digest  # noqa: E402
+from evaluation.samples import network_digest  # noqa: E402
 from images.loading import load_images  # noqa: E402
 
 NOISE = 0.05  # of noisy measurements, in units of images in [0, 1]
@@ -248,7 +248,7 @@ def image_table(arguments, folder):
     pipe = ScoreSdeRestorationPipeline.from_pretrained(arguments.pipeline)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
-    settings = {"pipeline": Path(arguments.pipeline).name, "network": weights_digest(pipe.unet)}
+    settings = {"pipeline": Path(arguments.pipeline).name, "network": network_digest(pipe.unet)}
     settings |= {"sampler": "exponential, order 1, eta 1", "steps": arguments.steps, "nfe": arguments.steps}
     settings |= {"images": arguments.count, "batch": arguments.batch, "seed": "of a batch, its first image's number"}
     require_same(folder / "settings.json", settings)

@@ -17,7 +17,6 @@ Writes sampler_distances.json, .md (a table) and .png into OUTPUT_FOLDER, after 
 import argparse
 import contextlib
 import fnmatch
-import hashlib
 import json
 import os
 import sys
@@ -37,6 +36,7 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
+from sde_diffusers.weights_digest import weights_digest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from evaluation.distances import FeatureStatistics, bootstrap_frechet, frechet_distance  # noqa: E402
@@ -103,14 +103,6 @@ def all_rows():
 
 
 # Images.
-
-
-def network_digest(unet):
-    """Eight digits that tell the weights apart, so that images of different networks never mix."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(unet.state_dict().items()):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:8]
 
 
 def classes(unet, start, end):
@@ -316,7 +308,7 @@ def main():
     pipe, sizes = ScoreSdePipeline.from_pretrained(args.pipeline).to(args.device), (args.samples, args.batch_size)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().to(memory_format=torch.channels_last)
-    digest = network_digest(pipe.unet)
+    digest = weights_digest(pipe.unet)[:8]  # so that images of different networks never mix
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     precision, context = faster_precision(pipe.unet, (args.batch_size, channels, size, size))
     if args.compile:

@@ -24,17 +24,17 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from tqdm import tqdm
-
 from accelerate import Accelerator
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
-from run.config import ConfigError, read_config  # noqa: E402
+from run.config import read_config  # noqa: E402
 from run.memory import keep_freed_memory  # noqa: E402
 from run.precision import mixed_precision  # noqa: E402
 from run.score_model import check_score_model  # noqa: E402
+from run.yaml_config import ConfigError  # noqa: E402
 from train import Training  # noqa: E402
 
 matplotlib.use("Agg")
@@ -65,7 +65,7 @@ def train_in_turns(connection, arguments, rank, world_size, port):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, **address}
         os.environ.update({name: str(value) for name, value in variables.items()})
     config = read_config(arguments)
-    run = Training(config, Accelerator(mixed_precision=mixed_precision(config), cpu=True))
+    run = Training(config, Accelerator(mixed_precision=mixed_precision(config.mixed_precision), cpu=True))
     torch.set_num_threads(1)  # now: accelerate gives more to connected processes, unless a launcher has chosen
     batches = run.data.batches(config.batch_size, config.seed, rank=rank, world_size=world_size)
 
@@ -175,7 +175,7 @@ def main():
         "parameters": parameters,
         "config": Path(args.config).name,
         "keys": args.keys,
-        "mixed_precision": mixed_precision(read_config([*arguments, "output_dir=none"])),
+        "mixed_precision": mixed_precision(read_config([*arguments, "output_dir=none"]).mixed_precision),
         "cpus": os.cpu_count(),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,

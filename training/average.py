@@ -16,9 +16,9 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from run.checkpoints import WriteError, written_folder
-from run.config import ConfigError, merge
 from run.power_averages import average_of_any_width
+from run.written_folder import WriteError, written_folder
+from run.yaml_config import ConfigError, merge
 from sde_diffusers import ScoreSdePipeline
 
 

@@ -27,10 +27,9 @@ from evaluation.distances import FeatureStatistics
 from evaluation.feature_networks import load_feature_network
 from evaluation.residual_classifier import ResidualClassifier, classifier_pixels
 from images.loading import ImageData, load_images
-from run.checkpoints import written_folder
-from run.config import Config
 from run.memory import keep_freed_memory
 from run.precision import mixed_precision
+from run.written_folder import written_folder
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--dataset: {error}")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = mixed_precision(Config())
+    precision = mixed_precision("auto")
     keep_freed_memory()
     began = time.process_time()
     network = train_classifier(train, recipe, device, precision, options)

@@ -9,7 +9,6 @@ its weights in it, and `distances.FeatureStatistics` keeps that name with the nu
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import re
 from collections.abc import Callable
@@ -20,9 +19,9 @@ from types import ModuleType
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from torch import nn
 
 from evaluation.residual_classifier import classifier_pixels, load_classifier
+from sde_diffusers.weights_digest import weights_digest
 
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
 SHIPPED = {name: PRETRAINED / f"{name}-features" for name in ("fashion-mnist", "cifar10")}
@@ -111,14 +110,6 @@ def shipped_statistics_path(network: FeatureNetwork) -> Path | None:
     return None
 
 
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:8]
-
-
 def _optional(module: str, requirement: str) -> ModuleType:
     try:
         return importlib.import_module(module)
@@ -133,7 +124,7 @@ def _classifier(name: str, weights: str | Path | None, device: str | torch.devic
     network, resolution = load_classifier(SHIPPED[name] if weights is None else weights)
     network = network.to(device).requires_grad_(False)
     return FeatureNetwork(
-        f"{name}-features-{_digest(network)}",
+        f"{name}-features-{weights_digest(network)[:8]}",
         network.head.in_features,
         resolution,
         lambda images: network.features(classifier_pixels(images, network.channels, resolution)),
@@ -171,7 +162,7 @@ def _dinov2(weights: str | Path | None, device: str | torch.device) -> FeatureNe
         )
         return model(inputs["pixel_values"].to(device)).last_hidden_state[:, 0]
 
-    name = f"{config.model_type}-{config.hidden_size}-{_digest(model)}"
+    name = f"{config.model_type}-{config.hidden_size}-{weights_digest(model)[:8]}"
     return FeatureNetwork(name, config.hidden_size, size["height"], extract, device, batch_size=32)
 
 
@@ -214,7 +205,7 @@ def _inception(weights: str | Path | None, device: str | torch.device) -> Featur
         resized = torch.stack([torch.from_numpy(resize(image)) for image in rgb])
         return model(resized.permute(0, 3, 1, 2).contiguous().to(device))
 
-    return FeatureNetwork(f"inception-v3-clean-{_digest(model)}", 2048, 299, extract, device, batch_size=32)
+    return FeatureNetwork(f"inception-v3-clean-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
 
 
 def _downloaded_inception() -> Path:

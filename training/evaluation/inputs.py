@@ -9,8 +9,8 @@ import torch
 from evaluation.config import EvaluationConfig
 from evaluation.feature_networks import FeatureNetwork, load_feature_network, shipped_statistics_path
 from images.loading import ImageData, load_images
-from run.config import ConfigError, construct
 from run.score_model import SCHEDULERS
+from run.yaml_config import ConfigError, construct
 from sde_diffusers import ScoreSdePipeline
 
 

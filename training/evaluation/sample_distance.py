@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from accelerate import Accelerator
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_metrics import compare_features, compute_features
 from evaluation.feature_networks import load_feature_network
 from evaluation.samples import class_labels, draw_numbered
-from run.config import ConfigError, DistanceConfig
+from run.config import DistanceConfig
+from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 
 METRICS = ["frechet_distance", "kernel_distance"]

@@ -1,6 +1,5 @@
 """The samples to evaluate: image k has its own seed, so that it is the same in every run and for any processes."""
 
-import hashlib
 import inspect
 import json
 import time
@@ -8,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from evaluation.config import EvaluationConfig
 from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
 
@@ -59,13 +59,10 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
     }
 
 
-def weights_digest(network: torch.nn.Module) -> str:
+def network_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
 def draw_samples(
@@ -94,7 +91,7 @@ def draw_samples(
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
     description = {
-        "network": weights_digest(pipe.unet),
+        "network": network_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
         "precision": accelerator.mixed_precision,

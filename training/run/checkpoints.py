@@ -1,16 +1,14 @@
-"""Folders that appear complete or not at all, and the checkpoints of a run.
+"""The checkpoints of a run.
 
-A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
+A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, likewise what else a run
+keeps beside its network (its companions), and the rest (step, best
 validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
 the step.
 """
 
-import contextlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,57 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from run.sharding import shard_of, whole
+from run.written_folder import written_folder
 
 STATE = "state.json"
-
-
-class WriteError(OSError):
-    """A folder cannot be written, for want of space as a rule; what had its name before is unharmed."""
-
-
-@contextlib.contextmanager
-def written_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
-
-    It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
-    one; the instant between the two renames is mended by `recover`. An error gives the space back.
-
-    Raises:
-        WriteError: naming `target`.
-    """
-    temporary = target.with_name(f".{target.name}.incomplete")
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _sync(path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise WriteError(f"{target} cannot be written: {error}") from error
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    temporary.rename(target)
-    _sync(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def recover(target: Path) -> None:
-    """Give a folder its name back if a crash struck while it was being replaced."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -84,12 +34,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_tensors(
-    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool
+    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool, companions: dict
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What the files of a checkpoint hold, by name of the file and of the tensor; to be called by all processes.
 
     Args:
         keep: whether this process will write it; the others, from which sharded tensors are gathered, get no tensors.
+        companions: by the names of their files; each has `state_dict`.
     """
     moments = {
         f"{name}/{key}": value
@@ -97,6 +48,7 @@ def checkpoint_tensors(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     files = {"network": network.state_dict(), "ema": ema_network.state_dict(), "optimizer": moments}
+    files |= {name: companion.state_dict() for name, companion in companions.items()}
     gathered = {file: {} for file in files}
     for file, tensors in files.items():
         for name, tensor in tensors.items():
@@ -146,6 +98,25 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
             )
             optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(shard_of(value, like))
     return state
+
+
+def load_companions(path: Path, companions: dict) -> None:
+    """Read what belongs to a run beside its network from a checkpoint.
+
+    Args:
+        companions: by the names of their files; each has `load_state_dict`.
+
+    Raises:
+        ValueError: the checkpoint is without one of them, or a file is damaged or does not fit.
+    """
+    for name, companion in companions.items():
+        file = path / f"{name}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"{name} cannot begin in the middle of a run, but checkpoint {path} has none")
+        try:
+            companion.load_state_dict(_read(file))
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -1,24 +1,16 @@
-"""The configuration of a training run: a YAML file, then key=value arguments, checked before any work is done.
+"""The keys of a score network's training, their defaults and what is allowed; `yaml_config.py` reads them.
 
-A file may name another one as its `base` (relative to its own folder) and then holds only what differs. The sections
-`model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those classes'
-docstrings document them; `score_model.py` builds and checks them.
+The sections `model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those
+classes' docstrings document them; `score_model.py` builds and checks them.
 """
 
-import difflib
-import inspect
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING
 
-
-class ConfigError(ValueError):
-    """What the user asked for cannot be done; the message says why, and what could be."""
+from run.precision import PRECISIONS
+from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, one_of, read_arguments
 
 
 @dataclass
@@ -74,6 +66,26 @@ class SamplesConfig:
 
 
 @dataclass
+class DistanceConfig:
+    """Distances of samples from training images, from the same noise every time; needs the extra `eval`."""
+
+    features: str | None = None  # a feature space as evaluate.py has it, such as "fashion-mnist"
+    weights: str | None = None  # path of the feature network, where it is not the usual one
+    num_images: int = 1000  # samples
+    num_reference: int = 10_000  # training images, or all if there are fewer
+    num_inference_steps: int = 18  # steps of the scheduler
+    cache_dir: str = "~/.cache/sde_diffusers/features"  # features of the training images
+
+
+@dataclass
+class PowerAveragesConfig:
+    """Two averages of the weights, of which average.py makes those of other lengths (arXiv 2312.02696)."""
+
+    snapshot_every: int = 0  # steps at which they are kept, in averages/; 0 = no such averages
+    sigma_rel: list[float] = field(default_factory=lambda: [0.05, 0.1])  # widths, as shares of the training
+
+
+@dataclass
 class RunConfig:
     """The keys of every training."""
 
@@ -102,17 +114,31 @@ class RunConfig:
     process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
     on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
 
+    log_with: list[str] = field(
+        default_factory=lambda: ["tensorboard"]
+    )  # also "wandb", "mlflow"; [] = the files alone
+    tracker_options: dict[str, Any] = field(default_factory=dict)  # by name, for wandb.init or MLflow's start_run
+
 
 @dataclass
 class Config(RunConfig):
     """Of a score network; `model` may also hold a `preset` of NCSNppUNet2DModel."""
 
+    # "auto" stands for what the training images say: scheduler.sigma_max, model.sigma_data, objective.sigma_data.
     initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
-    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
     objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    augmentation: float = (
+        0.0  # probability of each transformation of images/augmentation.py; needs model.augment_dim=9
+    )
+    learned_weighting: bool = False  # weigh noise levels by their losses, learned along; see run/learned_weighting.py
+    power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     sample_every: int = 1000  # 0 = never
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
+    distance_every: int = 0  # 0 = never
+    noise_levels: int = 0  # groups of noise levels by which the validation loss is told apart; 0 = only the whole
 
     push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
     hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
@@ -120,153 +146,63 @@ class Config(RunConfig):
     hub_license: str | None = None  # for the model card, such as "apache-2.0"
 
 
-def _positive(value) -> bool:
-    return 0 < value < math.inf
-
-
-_POSITIVE = ("a finite number above 0", _positive)
-_FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
-_COUNT = ("at least 1", lambda value: value >= 1)
-_NATURAL = ("at least 0", lambda value: value >= 0)
-PRECISIONS = ("auto", "no", "bf16", "fp16")
+WIDEST = 12**-0.5  # width of the mean of all steps, see power_averages.py
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 RUN_RULES = {  # of values that are not null
-    "data.validation_images": _COUNT,
-    "data.image_size": _COUNT,
-    "data.max_images": _COUNT,
-    "data.stream_shards": _COUNT,
+    "data.validation_images": COUNT,
+    "data.image_size": COUNT,
+    "data.max_images": COUNT,
+    "data.stream_shards": COUNT,
     "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
-    "optimizer.lr": _POSITIVE,
+    "optimizer.lr": POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
-    "optimizer.eps": _POSITIVE,
-    "optimizer.weight_decay": _NATURAL,
-    "optimizer.warmup_steps": _NATURAL,
+    "optimizer.eps": POSITIVE,
+    "optimizer.weight_decay": NATURAL,
+    "optimizer.warmup_steps": NATURAL,
     "optimizer.decay_fraction": ("in [0, 1]", lambda value: 0 <= value <= 1),
-    "ema.decay": _FRACTION,
-    "ema.inv_gamma": _POSITIVE,
-    "ema.power": _POSITIVE,
-    "steps": _COUNT,
-    "batch_size": _COUNT,
-    "gradient_accumulation_steps": _COUNT,
-    "gradient_clip": _POSITIVE,
-    "seed": _NATURAL,
-    "mixed_precision": (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS),
-    "log_every": _COUNT,
-    "validate_every": _NATURAL,
-    "checkpoint_every": _NATURAL,
-    "checkpoints_limit": _COUNT,
-    "process_timeout": _POSITIVE,
+    "ema.decay": FRACTION,
+    "ema.inv_gamma": POSITIVE,
+    "ema.power": POSITIVE,
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "gradient_clip": POSITIVE,
+    "seed": NATURAL,
+    "mixed_precision": one_of(PRECISIONS),
+    "log_every": COUNT,
+    "validate_every": NATURAL,
+    "checkpoint_every": NATURAL,
+    "checkpoints_limit": COUNT,
+    "process_timeout": POSITIVE,
+    "log_with": (
+        f"a list of {', '.join(TRACKERS)}, none twice",
+        lambda names: set(names) <= set(TRACKERS) and len(set(names)) == len(names),
+    ),
+    "tracker_options": ("keyed by wandb, mlflow", lambda options: set(options) <= {"wandb", "mlflow"}),
     "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
 }
 RULES = {
     **RUN_RULES,
-    "samples.num_inference_steps": _COUNT,
-    "samples.rows": _COUNT,
-    "samples.columns": _COUNT,
-    "samples.guidance_scale": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
-    "label_dropout": _FRACTION,
-    "sample_every": _NATURAL,
+    "samples.num_inference_steps": COUNT,
+    "samples.rows": COUNT,
+    "samples.columns": COUNT,
+    "samples.guidance_scale": NOT_NEGATIVE,
+    "label_dropout": FRACTION,
+    "sample_every": NATURAL,
+    "augmentation": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "power_averages.snapshot_every": NATURAL,
+    "power_averages.sigma_rel": (
+        f"different numbers above 0 and at most {WIDEST:.4f}",
+        lambda widths: widths and len(set(widths)) == len(widths) and all(0 < width <= WIDEST for width in widths),
+    ),
+    "distance.num_images": ("at least 2", lambda value: value >= 2),
+    "distance.num_reference": ("at least 2", lambda value: value >= 2),
+    "distance.num_inference_steps": COUNT,
+    "distance_every": NATURAL,
+    "noise_levels": NATURAL,
 }
 
 
 def read_config(arguments: list[str]) -> Config:
-    """The configuration that command-line arguments describe: `FILE.yaml key=value section.key=value ...`.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    if not arguments or "=" in arguments[0]:
-        raise ConfigError(
-            "the first argument must be a YAML file, as in: train.py training/configs/demo.yaml steps=500"
-        )
-    return merge(Config, RULES, arguments[:1], arguments[1:])
-
-
-def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **given):
-    """An instance of the dataclass `schema`: YAML files, then key=value words, then `given` values (rank rising).
-
-    Args:
-        rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    for override in overrides:
-        if "=" not in override or override.startswith("-"):
-            raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
-    structure = OmegaConf.structured(schema)
-    try:
-        config = OmegaConf.merge(structure, *(_read_yaml(Path(path)) for path in files))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), given)
-        if missing := OmegaConf.missing_keys(config):
-            raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, structure)) from error
-    except YAMLError as error:
-        raise ConfigError(f"an argument is not YAML: {error}") from error
-    for key, (allowed, rule) in rules.items():
-        value = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        if value is not None and not rule(value):
-            raise ConfigError(f"{key} must be {allowed}, but is {value!r}")
-    return config
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write the whole configuration, defaults included, as a YAML file that `read_config` accepts."""
-    OmegaConf.save(OmegaConf.structured(config), path)
-
-
-def as_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as {dotted key: value}, of types that JSON has."""
-
-    def flatten(node, prefix=""):
-        if not isinstance(node, dict):
-            return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
-        return {key: value for name in node for key, value in flatten(node[name], f"{prefix}{name}.").items()}
-
-    return flatten(OmegaConf.to_container(OmegaConf.structured(config)))
-
-
-def construct(section: str, cls, arguments: dict[str, Any]):
-    """`cls(**arguments)`, with errors that name the section and the nearest allowed keys.
-
-    Raises:
-        ConfigError: on an unknown key or a value that the class refuses.
-    """
-    allowed = [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
-    for key in arguments:
-        if key not in allowed:
-            raise ConfigError(f"{section}.{key} is not a key. {_near(key, allowed)}")
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{section}: {error}") from error
-
-
-def _read_yaml(path: Path) -> DictConfig:
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file {path}")
-    try:
-        content = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
-    base = content.pop("base", None)
-    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base), content)
-
-
-def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
-    reason = str(error).splitlines()[0]
-    *parents, name = str(error.full_key or "").split(".")
-    parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
-    if error.full_key and isinstance(parent, DictConfig) and name not in list(parent):  # `in` denies ???
-        return f"{error.full_key} is not a key. {_near(name, list(parent))}"
-    return f"{error.full_key}: {reason}" if error.full_key else reason
-
-
-def _near(name: str, allowed: list[str]) -> str:
-    matches = difflib.get_close_matches(str(name), allowed)
-    return f"Did you mean {' or '.join(matches)}?" if matches else f"Allowed: {', '.join(allowed)}."
+    """The configuration that command-line arguments describe; see `read_arguments`."""
+    return read_arguments(Config, RULES, arguments, "train.py training/configs/demo.yaml steps=500")

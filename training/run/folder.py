@@ -4,10 +4,21 @@ import shutil
 from pathlib import Path
 
 from run.checkpoints import list_checkpoints
-from run.config import ConfigError, RunConfig
+from run.config import RunConfig
+from run.yaml_config import ConfigError
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
-CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", *RESULTS)
+CONTENTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoints",
+    "figures",
+    "tensorboard",
+    "best",
+    "averages",
+    "pushed",
+    *RESULTS,
+)
 FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
@@ -60,7 +71,7 @@ def changes(saved: dict, present: dict) -> list[str]:
     texts = []
     for key in sorted((saved.keys() | present.keys()) - set(FREE_KEYS)):
         if saved.get(key) != present.get(key):
-            if key.startswith(FIXED_KEYS):
+            if key.startswith(FIXED_KEYS) and saved.get(key) != "auto":  # of a run that did not keep what it measured
                 raise ConfigError(
                     f"{key} was {saved.get(key)!r} when the checkpoint was written and is {present.get(key)!r} now: "
                     "it cannot change"

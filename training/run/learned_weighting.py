@@ -13,6 +13,7 @@ large its losses are. u is linear in random Fourier features of log s, and takes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,10 +25,18 @@ class LearnedWeighting:
     """u(s) and its optimiser (Adam). Its gradient comes from losses as numbers: the network's does not see it.
 
     Args:
+        learning_rate: of the step with this number, from 0.
+        mean_of_processes: the mean of a tensor over all processes; None if there is one.
         device: where losses are.
     """
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        learning_rate: Callable[[int], float],
+        mean_of_processes: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self._learning_rate, self._mean_of_processes = learning_rate, mean_of_processes
         generator = torch.Generator().manual_seed(0)
         # Most have periods of some four e-foldings of s and more.
         self._frequencies = (2 * math.pi * torch.randn(FEATURES, generator=generator) / 4).to(device)
@@ -55,16 +64,12 @@ class LearnedWeighting:
         losses = torch.where(losses.isfinite(), losses, u.detach().exp())
         (share * (losses * torch.exp(-u) + u).mean()).backward()
 
-    def step(self, lr: float, mean_of_processes=lambda gradient: gradient) -> None:
-        """Update u by the gradient since the last update.
-
-        Args:
-            mean_of_processes: a function of a gradient.
-        """
+    def update(self, step: int) -> None:
+        """Update u by the gradient since the last update, at the end of the step with this number, from 1."""
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        for parameter in (self._weights, self._bias):
-            parameter.grad = mean_of_processes(parameter.grad)
+            group["lr"] = self._learning_rate(step - 1)
+        for parameter in (self._weights, self._bias) if self._mean_of_processes else ():
+            parameter.grad = self._mean_of_processes(parameter.grad)
         self._optimizer.step()
         self._optimizer.zero_grad()
 

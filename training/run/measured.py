@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from images.pixels import suggest_sigma_max
 from run.checkpoints import STATE
-from run.config import Config, ConfigError
+from run.config import Config
 
 AUTO = "auto"
 MEASURED_IMAGES = 2000
 KEYS = (("scheduler", "sigma_max"), ("model", "sigma_data"), ("objective", "sigma_data"))
 STANDS_FOR_AUTO = {"sigma_max": 1e4, "sigma_data": 0.5}  # until the images are known
+
+
+def without_auto(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of one section with numbers that stand for "auto", to build from before the images are known."""
+    return {key: STANDS_FOR_AUTO[key] if value == AUTO else value for key, value in arguments.items()}
 
 
 def wants_images(config: Config) -> bool:
@@ -27,31 +30,32 @@ def wants_images(config: Config) -> bool:
 
 
 def take_measured(config: Config, checkpoint: Path) -> None:
-    """Replace each "auto" by what the run of a checkpoint has measured.
-
-    Raises:
-        ConfigError: the checkpoint does not tell.
-    """
+    """Replace each "auto" by what the run of a checkpoint has measured; runs of older releases do not tell."""
     saved = json.loads((checkpoint / STATE).read_text())["config"]
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
-            value = saved.get(f"{section}.{key}", AUTO)
-            if value == AUTO:  # written before measured values were kept
-                raise ConfigError(f"{section}.{key} is auto, but {checkpoint} does not tell its value: give a number")
-            getattr(config, section)[key] = value
+            getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)
 
 
-def measure(config: Config, images: torch.Tensor, image_range: tuple[float, float]) -> list[str]:
-    """Replace each "auto" by what the images (N, C, H, W), uint8, have; returns what is to be said about it."""
-    span = image_range[1] - image_range[0]
-    measured = {
-        "sigma_max": lambda: span * suggest_sigma_max(images),  # near the largest distance of two images
-        "sigma_data": lambda: span * (images.double() / 255).std().item(),  # of all pixels
+def measure(config: Config, images: Tensor, image_range: tuple[float, float]) -> list[str]:
+    """Replace each "auto" by what the images say.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        image_range: of the network.
+
+    Returns:
+        What was measured, in words.
+    """
+    low, high = image_range
+    measures = {
+        "sigma_max": suggest_sigma_max,
+        "sigma_data": lambda images: (images.double() / 255).std().item(),  # of all pixels
     }
     said = []
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
-            value = float(f"{measured[key]():.6g}")
+            value = (high - low) * measures[key](images)
             getattr(config, section)[key] = value
             said.append(f"{section}.{key}: {value:.4g}, from the training images")
     return said

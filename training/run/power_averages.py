@@ -25,11 +25,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from run.checkpoints import checkpoint_path, written_folder
+from run.checkpoints import checkpoint_path
+from run.config import WIDEST
 from run.sharding import local_part, shard_of, whole
+from run.written_folder import written_folder
 
 FOLDER, FILE = "averages", "averages.safetensors"  # of a run, of a snapshot
-LARGEST_SIGMA_REL = 12**-0.5  # of the mean of all steps, gamma = 0
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -40,8 +41,8 @@ def gamma_of(sigma_rel: float) -> float:
     Raises:
         ValueError: `sigma_rel` is not in (0, 12^-1/2].
     """
-    if not 0 < sigma_rel <= LARGEST_SIGMA_REL:
-        raise ValueError(f"sigma_rel must be above 0 and at most {LARGEST_SIGMA_REL:.4f}, but is {sigma_rel!r}")
+    if not 0 < sigma_rel <= WIDEST:
+        raise ValueError(f"sigma_rel must be above 0 and at most {WIDEST:.4f}, but is {sigma_rel!r}")
     precision = sigma_rel**-2
     return float(np.roots([1, 7, 16 - precision, 12 - precision]).real.max())
 

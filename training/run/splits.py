@@ -3,7 +3,8 @@
 import torch
 
 from images.loading import ImageData, StreamedImages, hold_out, load_images, split_names
-from run.config import ConfigError, RunConfig
+from run.config import RunConfig
+from run.yaml_config import ConfigError
 
 Images = ImageData | StreamedImages
 LOADING_KEYS = ("image_size", "channels", "streaming", "image_column", "label_column", "data_dir")
@@ -23,6 +24,22 @@ def load_splits(config: RunConfig) -> tuple[Images, Images | None]:
         if isinstance(images, ImageData):
             check_labels(config, images.labels, images.name)
     return train, validation
+
+
+def check_batches(config: RunConfig, processes: int) -> None:
+    """Raise a ConfigError unless the processes, and their micro-batches, can share a batch equally."""
+    parts = processes * config.gradient_accumulation_steps
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"batch_size must be a multiple of processes * gradient_accumulation_steps = {processes} * "
+            f"{config.gradient_accumulation_steps}, but is {config.batch_size}"
+        )
+    shards = config.data.stream_shards
+    if shards > 1 and (shards % processes or config.batch_size % shards):
+        raise ConfigError(
+            f"data.stream_shards must be 1, or a multiple of the number of processes ({processes}) that "
+            f"divides batch_size ({config.batch_size}), but is {shards}"
+        )
 
 
 def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> None:

@@ -15,7 +15,8 @@ from accelerate.tracking import MLflowTracker, WandBTracker
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from run.config import ConfigError, RunConfig, as_dict
+from run.config import RunConfig
+from run.yaml_config import ConfigError, as_dict
 
 
 class TensorBoard:
