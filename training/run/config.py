@@ -114,10 +114,8 @@ class RunConfig:
     process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
     on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
 
-    log_with: list[str] = field(
-        default_factory=lambda: ["tensorboard"]
-    )  # also "wandb", "mlflow"; [] = the files alone
-    tracker_options: dict[str, Any] = field(default_factory=dict)  # by name, for wandb.init or MLflow's start_run
+    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])  # also "wandb", "mlflow"
+    tracker_options: dict[str, Any] = field(default_factory=dict)  # by name; for wandb.init, MLflow's start_run
 
 
 @dataclass
@@ -129,10 +127,8 @@ class Config(RunConfig):
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
     objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
-    augmentation: float = (
-        0.0  # probability of each transformation of images/augmentation.py; needs model.augment_dim=9
-    )
-    learned_weighting: bool = False  # weigh noise levels by their losses, learned along; see run/learned_weighting.py
+    augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
+    learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py
     power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     sample_every: int = 1000  # 0 = never

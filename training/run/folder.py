@@ -8,15 +8,9 @@ from run.config import RunConfig
 from run.yaml_config import ConfigError
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
+AVERAGES = "averages"  # see power_averages.py
 CONTENTS = (
-    "config.yaml",
-    "metrics.jsonl",
-    "checkpoints",
-    "figures",
-    "tensorboard",
-    "best",
-    "averages",
-    "pushed",
+    *("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", AVERAGES, "pushed"),
     *RESULTS,
 )
 FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them

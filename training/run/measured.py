@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from images.pixels import suggest_sigma_max
 from run.checkpoints import STATE

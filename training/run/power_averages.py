@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from run.checkpoints import checkpoint_path
 from run.config import WIDEST
+from run.folder import AVERAGES
 from run.sharding import local_part, shard_of, whole
 from run.written_folder import written_folder
 
-FOLDER, FILE = "averages", "averages.safetensors"  # of a run, of a snapshot
+FILE = "averages.safetensors"  # of a snapshot
 
 
 def gamma_of(sigma_rel: float) -> float:
@@ -135,13 +136,15 @@ class PowerAverages:
 
 def save_snapshot(run: Path, step: int, tensors: dict[str, Tensor]) -> None:
     """Keep the averages after `step`, as `PowerAverages.state_dict` gives them, in the run's folder."""
-    with written_folder(checkpoint_path(run / FOLDER, step)) as folder:
+    with written_folder(checkpoint_path(run / AVERAGES, step)) as folder:
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / FILE)
 
 
 def list_snapshots(run: Path) -> dict[int, Path]:
     """The files of the kept averages of a run, by step, in order."""
-    found = {p.parent: p for p in (run / FOLDER).glob(f"step-*/{FILE}") if re.fullmatch(r"step-\d{8,}", p.parent.name)}
+    found = {
+        p.parent: p for p in (run / AVERAGES).glob(f"step-*/{FILE}") if re.fullmatch(r"step-\d{8,}", p.parent.name)
+    }
     return dict(sorted((int(folder.name[5:]), path) for folder, path in found.items()))
 
 

@@ -146,7 +146,7 @@ class TrainingRun:
         return losses
 
     def validation_numbers(self, examples: Examples) -> torch.Tensor:
-        """Of validation images, (n, `validation_count`): the loss, and what else is to be averaged over all of them."""
+        """Of n validation images, (n, `validation_count`): the loss, and what else is to be averaged over all."""
         return self.objective(self.ema_network, *examples)[:, None]
 
     def log_validation(self, *means: float) -> None:
@@ -305,7 +305,7 @@ class TrainingRun:
         self.log.metrics(self.step, overfits_since=lowest)
         print(
             f"Step {self.step}: the validation loss has risen since step {lowest} while the training loss falls: the "
-            "network begins to learn the training images by heart. best/ has the weights of the lowest validation loss.",
+            "network begins to learn the training images by heart. best/ has the weights of the lowest one.",
             file=sys.stderr,
         )
 
