@@ -11,7 +11,7 @@ from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError,
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
 SHIPPED_SPACES = ("fashion-mnist", "cifar10")  # of classifiers that come with the repository
-FEATURE_SPACES = (*SHIPPED_SPACES, "inception", "dinov2")
+FEATURE_SPACES = (*SHIPPED_SPACES, "inception", "inception-tf", "dinov2")
 CLASSES = ("balanced", "random", "none")
 FRECHET_REFERENCES = ("data", "shipped")
 
@@ -77,7 +77,7 @@ class EvaluationConfig:
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name`, arguments; otherwise the pipeline's
     mixed_precision: str = "no"  # of the network while sampling: "no", "bf16", "fp16", "auto" (bf16 where native)
 
-    feature_spaces: list[str] = field(default_factory=list)  # of "fashion-mnist", "cifar10", "inception", "dinov2"
+    feature_spaces: list[str] = field(default_factory=list)  # of FEATURE_SPACES: see feature_networks.py
     feature_weights: dict[str, str] = field(default_factory=dict)  # feature space -> a path; see feature_networks.py
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # in each of the feature spaces
     frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with a classifier

@@ -1,6 +1,6 @@
 """Networks whose features evaluation compares images by.
 
-    network = load_feature_network("fashion-mnist")   # or "cifar10", "dinov2", "inception"
+    network = load_feature_network("fashion-mnist")   # or "cifar10", "dinov2", "inception", "inception-tf"
     features = network(images)                         # uint8 (N, C, H, W) -> float32 (N, network.dimension)
 
 A Frechet distance means something only together with its feature space. So each network has a name with a digest of
@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 
 import torch
@@ -28,6 +29,7 @@ SHIPPED = {name: PRETRAINED / f"{name}-features" for name in ("fashion-mnist", "
 DINOV2 = "facebook/dinov2-large"  # the size whose distances are published
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+TF_INCEPTION_SHA256 = "6726825d"  # its beginning, which the file's name has
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 
 
@@ -83,17 +85,19 @@ def load_feature_network(
 
     Args:
         name: "fashion-mnist" or "cifar10" (the classifiers in `pretrained/NAME-features`; 28 x 28 gray, 32 x 32 RGB),
-            "dinov2" (class token of a DINOv2; Stein et al. 2023, arXiv:2306.04675), or "inception" (Inception-v3 with
-            clean-fid's resizing, the FID's feature space; Parmar et al. 2022, arXiv:2104.11222).
+            "dinov2" (class token of a DINOv2; Stein et al. 2023, arXiv:2306.04675), "inception" (Inception-v3 with
+            clean-fid's resizing, the FID's feature space; Parmar et al. 2022, arXiv:2104.11222), or "inception-tf"
+            (Inception-v3 with TensorFlow's resizing, as the first FIDs were computed, by torch-fidelity).
         weights: of a classifier: the folder of another one (None: the shipped one). "dinov2": a local folder or an id
             of the Hub (None: "facebook/dinov2-large"). "inception": the file `inception-2015-12-05.pt` or the folder
-            that holds it (None: the download that clean-fid names, kept in the cache of torch.hub).
+            that holds it (None: the download that clean-fid names, kept in the cache of torch.hub). "inception-tf":
+            torch-fidelity's file (None: likewise).
         device: where the network computes.
 
     Raises:
         ValueError: `name` is not one of these, or `weights` hold something else.
         FileNotFoundError: `weights` are not there.
-        ModuleNotFoundError: transformers or clean-fid is not installed.
+        ModuleNotFoundError: transformers, clean-fid or torch-fidelity is not installed.
         ConnectionError: the weights are not on this machine and cannot be downloaded.
     """
     if name not in _LOADERS:
@@ -188,7 +192,11 @@ def _hub_folder(weights: str) -> Path:
 
 def _inception(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
     inception = _optional("cleanfid.inception_torchscript", "'clean-fid>=0.1.35' 'scipy<1.18'")
-    path = _downloaded_inception() if weights is None else Path(weights)
+    if weights is None:
+        url = importlib.import_module("cleanfid.downloads_helper").inception_url
+        path = _downloaded(url, INCEPTION_SHA256, INCEPTION_FILE)
+    else:
+        path = Path(weights)
     path = path / INCEPTION_FILE if path.is_dir() else path
     if not path.is_file() or path.name != INCEPTION_FILE:
         raise FileNotFoundError(
@@ -208,14 +216,13 @@ def _inception(weights: str | Path | None, device: str | torch.device) -> Featur
     return FeatureNetwork(f"inception-v3-clean-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
 
 
-def _downloaded_inception() -> Path:
-    """The weights in the cache of torch.hub; clean-fid's own download is unchecked, and may leave half a file."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+def _downloaded(url: str, sha256: str, name: str | None = None) -> Path:
+    """A file in the cache of torch.hub, downloaded if need be; `sha256` is its digest, or the beginning of that."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / (name or url.rpartition("/")[2])
     if not path.is_file():
-        url = importlib.import_module("cleanfid.downloads_helper").inception_url
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        try:  # clean-fid's own download is unchecked, and may leave half a file
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"the Inception weights are not in {path.parent} and cannot be downloaded from {url} ({error}). "
@@ -224,4 +231,26 @@ def _downloaded_inception() -> Path:
     return path
 
 
-_LOADERS = {name: partial(_classifier, name) for name in SHIPPED} | {"dinov2": _dinov2, "inception": _inception}
+# ---- Inception-v3, as torch-fidelity uses it ------------------------------------------------------------------------
+
+
+def _inception_tf(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    fidelity = _optional("torch_fidelity.feature_extractor_inceptionv3", "'torch-fidelity>=0.4'")
+    path = _downloaded(fidelity.URL_INCEPTION_V3, TF_INCEPTION_SHA256) if weights is None else Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights must be the file {Path(fidelity.URL_INCEPTION_V3).name}: got {weights}")
+    try:
+        torch.load(path, weights_only=True)  # tensors and nothing else: torch-fidelity itself would run what it holds
+        model = fidelity.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+    except (RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
+        raise ValueError(f"{path} holds no weights of torch-fidelity's Inception-v3: {error}") from error
+    model = model.to(device)
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        return model(images.expand(-1, 3, -1, -1))[0]
+
+    return FeatureNetwork(f"inception-v3-tf-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
+
+
+_LOADERS = {name: partial(_classifier, name) for name in SHIPPED}
+_LOADERS |= {"dinov2": _dinov2, "inception": _inception, "inception-tf": _inception_tf}

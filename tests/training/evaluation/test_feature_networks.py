@@ -22,6 +22,7 @@ from images.loading import load_images
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
+CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,24 @@ def test_shipped_features(shipped, garments):
     assert shipped.name.startswith("fashion-mnist-features-") and (shipped.dimension, shipped.resolution) == (96, 28)
     assert_independent_of_batch(shipped, garments.images[:5])
     assert shipped(garments.images[:300]).shape == (300, 96)  # more than it computes at a time
+
+
+@pytest.mark.skipif(not SHIPPED["cifar10"].is_dir(), reason="the CIFAR-10 classifier is not in this checkout")
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason="CIFAR-10 is not on this machine")
+def test_the_shipped_classifier_knows_animals_and_vehicles():
+    folder, images = SHIPPED["cifar10"], load_images(str(CIFAR10), "test", max_images=2000)
+    classifier, resolution = load_classifier(folder)
+    with torch.inference_mode():
+        logits = classifier(classifier_pixels(images.images, 3, resolution))
+    assert (logits.argmax(1) == images.labels).float().mean() > 0.87
+    assert (folder / "model.safetensors").stat().st_size <= 5e6
+    network = load_feature_network("cifar10")
+    statistics = FeatureStatistics.load(shipped_statistics_path(network), network.name)
+    assert statistics.count == 50_000 and statistics.description["dataset"] == "cifar10"
+    own = FeatureStatistics.from_features(network(images.images))
+    noisy = (images.images + 16 * torch.randn(images.images.shape)).round().clamp(0, 255).byte()
+    far = FeatureStatistics.from_features(network(noisy))
+    assert frechet_distance(own, statistics) < frechet_distance(far, statistics) / 3
 
 
 def test_gray_images_in_colour_and_larger_ones_have_nearly_the_same_features(shipped, garments):
@@ -131,7 +150,7 @@ def test_what_is_no_batch_of_images_is_refused(shipped, images):
 
 
 def test_unknown_networks_are_refused():
-    with pytest.raises(ValueError, match="'fashion-mnist', 'cifar10', 'dinov2', 'inception', got 'vgg'"):
+    with pytest.raises(ValueError, match="'inception', 'inception-tf', got 'vgg'"):
         load_feature_network("vgg")
 
 
@@ -151,6 +170,35 @@ def test_training_learns_and_leaves_all_that_loading_needs(tmp_path):
     assert 0.3 < accuracy <= 1 and f"{100 * accuracy:.2f} % of the 1,000 test images" in card
     with pytest.raises(SystemExit):
         train_feature_network.main([*arguments, *small])  # not over a folder that exists
+
+
+def test_a_classifier_of_coloured_images(tmp_path):
+    """Of the recipe cifar10, on a few images whose colour is their class."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+    from PIL import Image as Picture
+
+    features = Features({"img": Image(), "label": ClassLabel(names=["red", "blue"])})
+    pictures = [Picture.new("RGB", (32, 32), [(200 - k, 0, 0), (0, 0, 200 - k)][k % 2]) for k in range(64)]
+    rows = Dataset.from_dict({"img": pictures, "label": [k % 2 for k in range(64)]}, features=features)
+    for split, part in DatasetDict(train=rows, test=rows).items():
+        (tmp_path / "data").mkdir(exist_ok=True)
+        part.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))
+    arguments = [
+        "--features",
+        "cifar10",
+        "--dataset",
+        str(tmp_path / "data"),
+        "--output_dir",
+        str(tmp_path / "network"),
+    ]
+    small = ["--epochs", "4", "--batch_size", "16", "--lr", "0.02", "--about_data", "of one colour each"]
+    assert train_feature_network.main([*arguments, *small]) == 0
+    network = load_feature_network("cifar10", weights=tmp_path / "network")
+    assert network.name.startswith("cifar10-features-") and (network.dimension, network.resolution) == (160, 32)
+    card = (tmp_path / "network" / "README.md").read_text()
+    assert "64 training images of CIFAR-10 (Krizhevsky 2009, no licence given), of one colour each" in card
+    assert float(card.split("value: ")[1].split()[0]) > 0.9  # which a gray network could not
+    assert network(noise_images(2, 1, 32, 32)).shape == (2, 160)  # gray ones count as colours
 
 
 def test_shifts_move_whole_images_over_black():
@@ -295,7 +343,49 @@ def test_inception_weights_that_are_not_there(tmp_path, monkeypatch):
         load_feature_network("inception")
 
 
-@pytest.mark.parametrize("name, module", [("dinov2", "transformers"), ("inception", "cleanfid.inception_torchscript")])
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """Weights for torch-fidelity's network, none of them trained."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    from unittest import mock
+
+    path = tmp_path_factory.mktemp("inception-tf") / "weights.pth"
+    torch.manual_seed(0)
+    with mock.patch.object(fidelity.FeatureExtractorInceptionV3, "load_state_dict"):
+        with mock.patch.object(fidelity, "load_state_dict_from_url"):
+            torch.save(fidelity.FeatureExtractorInceptionV3("any", ["2048"]).state_dict(), path)
+    return path
+
+
+def test_inception_features_are_those_that_torch_fidelity_computes(random_inception):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = load_feature_network("inception-tf", weights=random_inception)
+    assert network.name.startswith("inception-v3-tf-") and (network.dimension, network.resolution) == (2048, 299)
+    images = noise_images(2, 1, 28, 28)
+    theirs = FeatureExtractorInceptionV3("any", ["2048"], feature_extractor_weights_path=str(random_inception))
+    (expected,) = theirs(images.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 0
+
+
+def test_torch_fidelitys_weights_that_are_no_tensors_are_refused(tmp_path):
+    pytest.importorskip("torch_fidelity")
+    with pytest.raises(FileNotFoundError, match="weights must be the file weights-inception"):
+        load_feature_network("inception-tf", weights=tmp_path)
+    torch.save({"weights": pytest.raises}, tmp_path / "code.pth")  # a pickle that names a function
+    with pytest.raises(ValueError, match="holds no weights of torch-fidelity's Inception-v3"):
+        load_feature_network("inception-tf", weights=tmp_path / "code.pth")
+
+
+MODULES = {
+    "dinov2": "transformers",
+    "inception": "cleanfid.inception_torchscript",
+    "inception-tf": "torch_fidelity.feature_extractor_inceptionv3",
+}
+
+
+@pytest.mark.parametrize("name, module", MODULES.items())
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match="pip install"):
