@@ -10,7 +10,8 @@ from run.precision import PRECISIONS
 from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
-FEATURE_SPACES = ("fashion-mnist", "inception", "dinov2")
+SHIPPED_SPACES = ("fashion-mnist", "cifar10")  # of classifiers that come with the repository
+FEATURE_SPACES = (*SHIPPED_SPACES, "inception", "inception-tf", "dinov2")
 CLASSES = ("balanced", "random", "none")
 FRECHET_REFERENCES = ("data", "shipped")
 
@@ -76,10 +77,10 @@ class EvaluationConfig:
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name`, arguments; otherwise the pipeline's
     mixed_precision: str = "no"  # of the network while sampling: "no", "bf16", "fp16", "auto" (bf16 where native)
 
-    feature_spaces: list[str] = field(default_factory=list)  # of "fashion-mnist", "inception", "dinov2"
+    feature_spaces: list[str] = field(default_factory=list)  # of FEATURE_SPACES: see feature_networks.py
     feature_weights: dict[str, str] = field(default_factory=dict)  # feature space -> a path; see feature_networks.py
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # in each of the feature spaces
-    frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with "fashion-mnist"
+    frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with a classifier
     bootstrap_resamples: int = 0  # for a 95 % interval of the Frechet distance; 0 = none
     yardsticks: list[float] = field(default_factory=list)  # also test images + noise of these deviations, grey levels
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
@@ -142,8 +143,9 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
         raise ConfigError("samples.num_images, likelihood.num_images and yardsticks leave nothing to evaluate")
     if config.yardsticks and not config.feature_spaces:
         raise ConfigError("yardsticks are for the distances in feature_spaces, but there are none")
-    if config.frechet_reference == "shipped" and config.feature_spaces != ["fashion-mnist"]:
+    if config.frechet_reference == "shipped" and config.feature_spaces not in [[space] for space in SHIPPED_SPACES]:
         raise ConfigError(
-            f"frechet_reference=shipped is for feature_spaces=[fashion-mnist], but they are {config.feature_spaces}"
+            f"frechet_reference=shipped is for feature_spaces=[{'] or ['.join(SHIPPED_SPACES)}], "
+            f"but they are {config.feature_spaces}"
         )
     return config

@@ -62,7 +62,7 @@ def load_networks(config: EvaluationConfig, device: torch.device) -> dict[str, F
         }
     except (ValueError, OSError, ModuleNotFoundError) as error:  # a ConnectionError is an OSError
         raise ConfigError(f"feature_spaces: {error}") from error
-    if config.frechet_reference == "shipped" and shipped_statistics_path(networks["fashion-mnist"]) is None:
+    if config.frechet_reference == "shipped" and shipped_statistics_path(*networks.values()) is None:
         raise ConfigError("frechet_reference=shipped needs the shipped feature network: leave feature_weights out")
     return networks
 

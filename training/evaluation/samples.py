@@ -82,19 +82,11 @@ def draw_samples(
 
     def draw(indices: range) -> dict[str, Tensor]:
         labels = class_labels(sampler["classes"], indices, num_classes, reference.labels, options.seed)
-        generators = [torch.Generator().manual_seed(seed_of(options.seed, NOISE, k)) for k in indices]
         began = time.perf_counter()
-        with torch.no_grad(), accelerator.autocast():
-            output = pipe(
-                batch_size=len(indices),
-                num_inference_steps=sampler["num_inference_steps"],
-                class_labels=labels,
-                guidance_scale=options.guidance_scale,
-                generator=generators,
-                output_type="pt",
-            )
-        images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
-        work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
+        how = {"num_inference_steps": sampler["num_inference_steps"], "guidance_scale": options.guidance_scale}
+        with accelerator.autocast():
+            images, nfe = draw_numbered(pipe, indices, labels, options.seed, **how)
+        work = {"seconds": [time.perf_counter() - began], "nfe": [nfe]}
         work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
@@ -123,6 +115,21 @@ def draw_samples(
         images_per_second=size * len(seconds) / seconds.sum().item(),
         machine=machine,
     )
+
+
+@torch.no_grad()
+def draw_numbered(
+    pipe: ScoreSdePipeline, indices: range, labels: Tensor | None, seed: int, **how
+) -> tuple[Tensor, int]:
+    """The images with these numbers, uint8 (n, C, H, W) on the CPU, and the evaluations of the network they took.
+
+    Args:
+        labels: (n,) classes or None.
+        how: arguments of the pipeline's call.
+    """
+    generators = [torch.Generator().manual_seed(seed_of(seed, NOISE, k)) for k in indices]
+    output = pipe(batch_size=len(indices), class_labels=labels, generator=generators, output_type="pt", **how)
+    return (output.images.float() * 255).round().to(torch.uint8).cpu(), output.nfe  # the CPU has waited for the GPU
 
 
 def _describe_machine(accelerator: Accelerator) -> Tensor:

@@ -66,6 +66,26 @@ class SamplesConfig:
 
 
 @dataclass
+class DistanceConfig:
+    """Distances of samples from training images, from the same noise every time; needs the extra `eval`."""
+
+    features: str | None = None  # a feature space as evaluate.py has it, such as "fashion-mnist"
+    weights: str | None = None  # path of the feature network, where it is not the usual one
+    num_images: int = 1000  # samples
+    num_reference: int = 10_000  # training images, or all if there are fewer
+    num_inference_steps: int = 18  # steps of the scheduler
+    cache_dir: str = "~/.cache/sde_diffusers/features"  # features of the training images
+
+
+@dataclass
+class PowerAveragesConfig:
+    """Two averages of the weights, of which average.py makes those of other lengths (arXiv 2312.02696)."""
+
+    snapshot_every: int = 0  # steps at which they are kept, in averages/; 0 = no such averages
+    sigma_rel: list[float] = field(default_factory=lambda: [0.05, 0.1])  # widths, as shares of the training
+
+
+@dataclass
 class RunConfig:
     """The keys of every training."""
 
@@ -94,17 +114,27 @@ class RunConfig:
     process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
     on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
 
+    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])  # also "wandb", "mlflow"
+    tracker_options: dict[str, Any] = field(default_factory=dict)  # by name; for wandb.init, MLflow's start_run
+
 
 @dataclass
 class Config(RunConfig):
     """Of a score network; `model` may also hold a `preset` of NCSNppUNet2DModel."""
 
+    # "auto" stands for what the training images say: scheduler.sigma_max, model.sigma_data, objective.sigma_data.
     initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
-    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
     objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
+    learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py
+    power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     sample_every: int = 1000  # 0 = never
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
+    distance_every: int = 0  # 0 = never
+    noise_levels: int = 0  # groups of noise levels by which the validation loss is told apart; 0 = only the whole
 
     push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
     hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
@@ -112,6 +142,8 @@ class Config(RunConfig):
     hub_license: str | None = None  # for the model card, such as "apache-2.0"
 
 
+WIDEST = 12**-0.5  # width of the mean of all steps, see power_averages.py
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 RUN_RULES = {  # of values that are not null
     "data.validation_images": COUNT,
     "data.image_size": COUNT,
@@ -138,6 +170,11 @@ RUN_RULES = {  # of values that are not null
     "checkpoint_every": NATURAL,
     "checkpoints_limit": COUNT,
     "process_timeout": POSITIVE,
+    "log_with": (
+        f"a list of {', '.join(TRACKERS)}, none twice",
+        lambda names: set(names) <= set(TRACKERS) and len(set(names)) == len(names),
+    ),
+    "tracker_options": ("keyed by wandb, mlflow", lambda options: set(options) <= {"wandb", "mlflow"}),
     "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
 }
 RULES = {
@@ -148,6 +185,17 @@ RULES = {
     "samples.guidance_scale": NOT_NEGATIVE,
     "label_dropout": FRACTION,
     "sample_every": NATURAL,
+    "augmentation": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "power_averages.snapshot_every": NATURAL,
+    "power_averages.sigma_rel": (
+        f"different numbers above 0 and at most {WIDEST:.4f}",
+        lambda widths: widths and len(set(widths)) == len(widths) and all(0 < width <= WIDEST for width in widths),
+    ),
+    "distance.num_images": ("at least 2", lambda value: value >= 2),
+    "distance.num_reference": ("at least 2", lambda value: value >= 2),
+    "distance.num_inference_steps": COUNT,
+    "distance_every": NATURAL,
+    "noise_levels": NATURAL,
 }
 
 

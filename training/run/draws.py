@@ -1,7 +1,8 @@
 """Everything random in training, as a function of (seed, step).
 
-Times, noise, dequantization noise and withheld labels are drawn on the CPU for the global batch, and each process
-takes its slice: a resumed run goes on as an uninterrupted one would have, and N processes follow a single one.
+Times, noise, dequantization noise, withheld labels and augmentations are drawn on the CPU for the global batch, and
+each process takes its slice: a resumed run goes on as an uninterrupted one would have, and N processes follow a single
+one.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from images.augmentation import augmented, draw_augmentations
 from sde_diffusers import DenoisingScoreMatching
+
+AUGMENTATION = 3  # stream of random numbers beside that of the other draws
 
 
 def seed_of(*key: int) -> int:
@@ -45,7 +49,7 @@ def draw_examples(
     """Draws times and noise for one process's share of a global batch.
 
     Args:
-        images, labels: uint8 (n, C, H, W) and int64 (n,) or None, the share of this process.
+        images, labels: (n, C, H, W), uint8 or float in [0, 255], and int64 (n,) or None, the share of this process.
         objective: draws the times.
         key: seed of all draws, for example (seed, step).
         rank, world_size: this process and their number; the global batch has n * world_size images.
@@ -70,3 +74,22 @@ def draw_examples(
     if labels is not None:
         labels = move(torch.where(dropped, -1, labels))
     return Examples(objective.parameterization.to_model_range(unit), move(noise), times, labels)
+
+
+def draw_augmented(
+    images: Tensor, probability: float, key: tuple[int, ...], *, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """One process's share of a global batch, transformed at random, and labels that tell a network how.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        probability: as `draw_augmentations` takes it.
+        key, rank, world_size: as `draw_examples` takes them; its draws are others.
+
+    Returns:
+        Images for `draw_examples`, float32 in [0, 255], and labels (n, `images.augmentation.LABELS`).
+    """
+    generator = torch.Generator().manual_seed(seed_of(*key, AUGMENTATION))
+    labels = draw_augmentations(world_size * len(images), probability, generator)
+    labels = labels[rank * len(images) : (rank + 1) * len(images)]
+    return augmented(images.float(), labels), labels

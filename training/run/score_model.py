@@ -4,7 +4,9 @@ from functools import partial
 
 import torch
 
+from images.augmentation import LABELS
 from run.config import Config
+from run.measured import AUTO, without_auto
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.presets import NCSNPP_PRESETS
@@ -12,15 +14,13 @@ from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
-ANY_SIGMA_MAX = 1e4  # stands for sigma_max "auto" until the images are known
 
 
-def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) -> ScoreSdeScheduler:
+def build_scheduler(config: Config) -> ScoreSdeScheduler:
     """The sampler; its `parameterization` says how the network is asked and what it answers.
 
     Args:
         config: with `scheduler.class_name` (a class of sde_diffusers) and the arguments of that class.
-        suggested_sigma_max: takes the place of sigma_max "auto".
 
     Raises:
         ConfigError: on unknown names, keys or values.
@@ -29,16 +29,15 @@ def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) 
     name = arguments.pop("class_name", ScoreSdeProbabilityFlowScheduler.__name__)
     if name not in SCHEDULERS:
         raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
-    if arguments.get("sigma_max") == "auto":
-        if arguments.get("sde") != "ve":
-            raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
-        arguments["sigma_max"] = suggested_sigma_max
-    return construct("scheduler", SCHEDULERS[name], arguments)
+    if arguments.get("sigma_max") == AUTO and arguments.get("sde") != "ve":
+        raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
+    return construct("scheduler", SCHEDULERS[name], without_auto(arguments))
 
 
 def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching:
     """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
-    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), config.objective)
+    arguments = without_auto(config.objective)
+    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), arguments)
 
 
 def build_network(config: Config, image_shape: tuple[int, int, int] | None = None) -> NCSNppUNet2DModel:
@@ -57,7 +56,7 @@ def build_network(config: Config, image_shape: tuple[int, int, int] | None = Non
         for key, actual in (("in_channels", channels), ("sample_size", size)):
             if arguments.setdefault(key, actual) != actual:
                 raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
-    return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
+    return construct("model", NCSNppUNet2DModel, without_auto({**NCSNPP_PRESETS.get(preset, {}), **arguments}))
 
 
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
@@ -104,3 +103,8 @@ def check_score_model(config: Config) -> None:
         raise ConfigError(f"model and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.augmentation and network.augment_dim != LABELS:
+        raise ConfigError(
+            f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "
+            f"{network.augment_dim!r}"
+        )

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,10 +19,17 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from run.average import AveragedNetwork
-from run.checkpoints import checkpoint_path, checkpoint_tensors, delete_oldest, load_checkpoint, write_checkpoint
+from run.checkpoints import (
+    checkpoint_path,
+    checkpoint_tensors,
+    delete_oldest,
+    load_checkpoint,
+    load_companions,
+    write_checkpoint,
+)
 from run.config import RunConfig
 from run.description import describe_run, how_to_resume
-from run.draws import draw_examples, seed_of
+from run.draws import Examples, draw_augmented, draw_examples, seed_of
 from run.folder import (
     BEST,
     VALIDATION_LOSS,
@@ -36,8 +44,10 @@ from run.interruption import Interruption
 from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
+from run.overfitting import overfits_since
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
+from run.trackers import check_trackers, start_trackers
 from run.validation import Validation
 from run.written_folder import WriteError, written_folder
 from run.yaml_config import ConfigError, as_dict, save_config
@@ -55,6 +65,9 @@ class TrainingRun:
         objective: has `parameterization` and `draw_times`, and gives the losses (N,) of (network, x_0, noise, times,
             labels), as `DenoisingScoreMatching` does.
         network, ema_network: what is trained, and its averaged weights, which are what is validated and saved.
+        checkpoint: where the run goes on; None for a new one.
+        companions: what is learned or averaged beside the network, by name: each has `update(step)`, for the end of a
+            step, and `state_dict` and `load_state_dict`, for checkpoints, which have a file of that name.
 
     Args:
         fsdp: arguments of `shard`, if each process is to hold a shard of the network, rather than the whole.
@@ -65,6 +78,8 @@ class TrainingRun:
     """
 
     label_dropout: float = 0.0
+    augmentation: float = 0.0
+    validation_count: int = 1
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
@@ -78,9 +93,10 @@ class TrainingRun:
         self.config, self.accelerator, self._lock = config, accelerator, lock
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         check_batches(config, self.world_size)
+        check_trackers(config)
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
-        checkpoint = checkpoint_to_resume(config)
+        self.checkpoint = checkpoint = checkpoint_to_resume(config)
         if checkpoint is None and accelerator.is_main_process:
             require_free_folder(config)
 
@@ -101,6 +117,7 @@ class TrainingRun:
         # Of a network in shards, accelerate only has to see to the precision.
         self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
         self.optimizer = accelerator.prepare(optimizer)
+        self.companions = self.build_companions()
         self.step, self.best_loss = 0, math.inf
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -118,7 +135,7 @@ class TrainingRun:
             held_out = 0 if self.validation is None else self.validation.num_images
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
-            self.log = RunLog(self.folder, self.step)
+            self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
             if self.step == 0:
                 self.draw_start()
 
@@ -139,6 +156,24 @@ class TrainingRun:
     def checked_labels(self, labels: torch.Tensor | None, name: str) -> torch.Tensor | None:
         """The labels of some images of the data set `name` as the objective takes them; ConfigError if it can't."""
         return labels
+
+    def build_companions(self) -> dict:
+        """The `companions`."""
+        return {}
+
+    def weighted(self, losses: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """The losses (n,) of a micro-batch at `times` as their gradient is to be taken."""
+        return losses
+
+    def validation_numbers(self, examples: Examples) -> torch.Tensor:
+        """Of n validation images, (n, `validation_count`): the loss, and what else is to be averaged over all."""
+        return self.objective(self.ema_network, *examples)[:, None]
+
+    def log_validation(self, *means: float) -> None:
+        """Write down the means of what `validation_numbers` gives beside the loss, on the main process."""
+
+    def before_checkpoint(self) -> None:
+        """What a step may be due for before its checkpoint, on all processes."""
 
     def draw_start(self) -> None:
         """Pictures of a new run, on the main process."""
@@ -197,6 +232,7 @@ class TrainingRun:
                 if self.validation is not None and self._due(config.validate_every):
                     with self.averaged():
                         self.validate()
+                self.before_checkpoint()
                 signal = interruption.agreed()
                 if self._due(config.checkpoint_every) or signal:
                     with contextlib.nullcontext() if signal else self._perhaps_unwritten():
@@ -216,9 +252,14 @@ class TrainingRun:
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """One update of the weights and their average; this process's mean loss, and the norm of the gradient."""
-        config = self.config
+        config, augment_labels = self.config, None
         # Drawn by step and process, so that dropout too resumes where it left off.
         torch.manual_seed(seed_of(config.seed, self.step, DROPOUT, self.rank))
+        if self.augmentation:
+            images, augment_labels = draw_augmented(
+                images, self.augmentation, (config.seed, self.step), rank=self.rank, world_size=self.world_size
+            )
+            augment_labels = augment_labels.to(self.accelerator.device)
         examples = draw_examples(
             images,
             self.checked_labels(labels, self.data.name),
@@ -236,15 +277,21 @@ class TrainingRun:
         loss = 0.0
         for i in range(micro_batches):
             wait = contextlib.nullcontext() if i == micro_batches - 1 else self.accelerator.no_sync(self.model)
+            part = slice(i * size, (i + 1) * size)
+            network = self.model
+            if augment_labels is not None:
+                network = partial(network, augment_labels=augment_labels[part])
             with wait:
-                part = self.objective(self.model, *examples[i * size : (i + 1) * size]).mean() / micro_batches
-                self.accelerator.backward(part)
-            loss = loss + part.detach()
+                losses = self.objective(network, *examples[part])
+                self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
+            loss = loss + losses.detach().mean() / micro_batches
         limit = math.inf if config.gradient_clip is None else config.gradient_clip
         gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.network)
+        for companion in self.companions.values():
+            companion.update(self.step + 1)
         self.health.observe(gradient_norm)
         return loss, gradient_norm
 
@@ -259,15 +306,29 @@ class TrainingRun:
 
     def validate(self) -> None:
         """Compute the validation loss, and keep the model if it is the best one; on all processes, when `averaged`."""
-        (loss,) = self.validation.mean(lambda examples: self.objective(self.ema_network, *examples)[:, None])
+        loss, *others = self.validation.mean(self.validation_numbers, self.validation_count)
         better, self.best_loss = loss < self.best_loss, min(loss, self.best_loss)
         if self.accelerator.is_main_process:
             self.log.metrics(self.step, validation_loss=loss)
+            self.log_validation(*others)
             self.log.draw_loss(self.step)
+            self._warn_of_overfitting()
             if better:
                 with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
                     self.save_model(folder)
                     (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
+
+    def _warn_of_overfitting(self) -> None:
+        """Say once, and write down, that the validation loss has begun to rise."""
+        lowest = overfits_since(self.log.records)
+        if lowest is None or any("overfits_since" in record for record in self.log.records):
+            return
+        self.log.metrics(self.step, overfits_since=lowest)
+        print(
+            f"Step {self.step}: the validation loss has risen since step {lowest} while the training loss falls: the "
+            "network begins to learn the training images by heart. best/ has the weights of the lowest one.",
+            file=sys.stderr,
+        )
 
     # The run's folder.
 
@@ -298,7 +359,9 @@ class TrainingRun:
         self.health.check(self.step)
         main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
         with self.averaged():
-            tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, keep=main)
+            tensors = checkpoint_tensors(
+                self.network, self.ema_network, self.optimizer, keep=main, companions=self.companions
+            )
         if main:
             state = {
                 "step": self.step,
@@ -315,6 +378,7 @@ class TrainingRun:
     def _resume(self, path: Path) -> None:
         try:
             state = load_checkpoint(path, self.network, self.ema_network, self.optimizer)
+            load_companions(path, self.companions)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         for change in changes(state["config"], as_dict(self.config)):
