@@ -13,9 +13,13 @@ TRAIN = [
 ]
 
 EVAL = [
+    "torch-fidelity>=0.4",
+    "transformers>=5.0",
+]
+
+CLEAN_FID = [
     "clean-fid>=0.1.35",
     "scipy>=1.14,<1.18",  # clean-fid uses what scipy 1.18 removed
-    "transformers>=5.0",
 ]
 
 DOCS = [
@@ -60,8 +64,9 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "clean-fid": CLEAN_FID,
         "space": SPACE,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, *TEST],
+        "dev": [*TRAIN, *EVAL, *CLEAN_FID, *DOCS, *SPACE, *TEST],
     },
 )

@@ -31,7 +31,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from sde_diffusers.parameterization import expand_like
+from sde_diffusers.parameterization import PURE_NOISE, expand_like
 
 # What a network's configuration says of how it is asked and what it answers, and what it means if it lacks the key;
 # ... is anything.
@@ -153,6 +153,8 @@ class Guidance:
 
     def _towards_class(self, output, x, t, level):
         """The answer changed so that the score gains s grad log p_t(y | x)."""
+        if level > PURE_NOISE:  # nothing is left of the image, and nothing of its class
+            return output
         parameterization = self.scheduler.parameterization
         low, high = parameterization.image_range
         images = parameterization.to_unit_range(x / self.scheduler.sde.alpha(t).item())

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators import LinearOperator
-from sde_diffusers.parameterization import expand_like
-from sde_diffusers.sdes import require_positive
+from sde_diffusers.parameterization import PURE_NOISE, expand_like
+from sde_diffusers.sdes.gaussian import require_positive
 
 
 @dataclass
@@ -243,10 +243,11 @@ def posterior_output(answer, scheduler, method: PosteriorMethod, measurement: Me
         answer: function of the state that gives the network's answer for that step, guided or not; a `Guidance`.
         x: (N, C, H, W) the state x_t.
     """
-    if not method.changes_denoiser:
-        return answer(x)
     t = scheduler.times[scheduler.step_index]
     alpha, sigma = scheduler.sde.alpha(t).item(), scheduler.sde.sigma(t).item()
+    # Pure noise tells nothing of how x_0 varies, that is, of V; what is missed is of the order of alpha.
+    if not method.changes_denoiser or sigma > alpha * PURE_NOISE:
+        return answer(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         output = answer(x).to(x.dtype)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import cycle
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def draw(pipe, n=4, batch_size=3, **arguments):
 
 
 @pytest.mark.parametrize("sampling_sde", [None, "ve", "vp"])
-@pytest.mark.parametrize(("sde", "prediction_type"), [*zip(SDE_NAMES, [*PREDICTION_TYPES, "sample"], strict=True)])
+@pytest.mark.parametrize(("sde", "prediction_type"), [*zip(SDE_NAMES, cycle(PREDICTION_TYPES))])
 def test_with_the_exact_classifier_the_answer_is_the_conditional_networks(sde, prediction_type, sampling_sde):
     image_range = (-1.0, 1.0) if sampling_sde else (0.0, 1.0)
     config = {"sde": sde, "sampling_sde": sampling_sde, "image_range": image_range}
@@ -340,7 +341,7 @@ def test_scale_zero_is_the_unconditional_network_asked_once():
 
 
 @pytest.mark.parametrize("sampling_sde", [None, "ve", "vp"])
-@pytest.mark.parametrize(("sde", "prediction_type"), [*zip(SDE_NAMES, [*PREDICTION_TYPES, "sample"], strict=True)])
+@pytest.mark.parametrize(("sde", "prediction_type"), [*zip(SDE_NAMES, cycle(PREDICTION_TYPES))])
 def test_the_autoguided_answer_is_the_combined_score(sde, prediction_type, sampling_sde):
     """v grad log p_t(x) + (1 - v) grad log g_t(x), whatever the networks answer and whichever SDE is sampled."""
     pipe = gaussian_pipe(sde=sde, prediction_type=prediction_type, sampling_sde=sampling_sde)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import read_images
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.probability_flow import ProbabilityFlowMixin
 
@@ -52,7 +53,8 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             none), trained with the same SDE and asked as `unet` is, which guides with a `guide_scale` other than 1.
 
     Raises:
-        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
+        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones), or asks
+            for the network in another way than that works (see `require_network_fits`).
     """
 
     model_cpu_offload_seq = "unet->guide->classifier"
@@ -71,6 +73,7 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
+        require_network_fits(getattr(unet, "config", None), scheduler.parameterization)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod
