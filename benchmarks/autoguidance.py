@@ -15,8 +15,6 @@ Writes autoguidance.json, .md (a table) and .png into OUTPUT_FOLDER, after each 
 """
 
 import argparse
-import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,9 +22,11 @@ import matplotlib.pyplot as plt
 import torch
 from accelerate import Accelerator
 from guidance import CLASSES, ROOT, drawn, judged, load_classifier, real_images
-from sampler_distances import Judge, network_digest
+from sampler_distances import Judge
+from side_by_side import write_results
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdeExponentialScheduler, ScoreSdePipeline
+from sde_diffusers.weights_digest import weights_digest
 
 AUTO, NO_CLASS, FREE = "autoguidance", "autoguidance, no class", "classifier-free"
 SCALES = {
@@ -65,7 +65,7 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
-def plot(results, path):
+def plot(results):
     figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
     for kind in SCALES:
         start = (AUTO if kind == FREE else kind, 1.0)  # the network itself
@@ -78,18 +78,7 @@ def plot(results, path):
     axis.set(xlabel="scale (1: the network itself)", ylabel="Frechet distance", yscale="log")
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def write(folder, results):
-    temporary = folder / f"results.{os.getpid()}.tmp"
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", table(results))):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / f"autoguidance.{name}")
-    picture = temporary.with_suffix(".png")
-    plot(results, picture)
-    picture.replace(folder / "autoguidance.png")
+    return figure
 
 
 def main(arguments=None):
@@ -115,7 +104,7 @@ def main(arguments=None):
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=3, eta=0.0)
     for network in (pipe.unet, pipe.guide):
         network.to(memory_format=torch.channels_last)
-    digests = {"network": network_digest(pipe.unet), "guide": network_digest(pipe.guide)}
+    digests = {"network": weights_digest(pipe.unet)[:8], "guide": weights_digest(pipe.guide)[:8]}
     description = {**digests, "steps": args.steps, "torch": torch.__version__}
     accelerator = Accelerator(cpu=True)
     results = {**description, "samples": args.samples, "rows": []}
@@ -127,7 +116,7 @@ def main(arguments=None):
             parts = drawn(pipe, setting, args.steps, args.samples, args.folder, description, accelerator)
             cost = {"nfe": parts["nfe"][0].item(), "cpu_s_per_image": parts["seconds"].mean().item()}
             results["rows"].append(asdict(setting) | cost | judged(parts["images"], judge, head))
-            write(args.folder, results)
+            write_results(args.folder, "autoguidance", results, table(results), plot(results))
     print(table(results))
 
 

@@ -24,6 +24,7 @@ of two networks that are asked alike is mixing their denoisers. Likewise every s
 In x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, whatever the SDE.
 """
 
+import logging
 import math
 from contextlib import contextmanager
 from numbers import Real
@@ -32,6 +33,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
+
+guidance_log = logging.getLogger(__name__)
 
 # What a network's configuration says of how it is asked and what it answers, and what it means if it lacks the key;
 # ... is anything.
@@ -102,7 +105,7 @@ class Guidance:
         if scale != 1 and self.labels is None:
             raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they are None.")
         if scale != 1:
-            self._require_no_class(f"`guidance_scale`={scale}")
+            self._require_no_class(f"`guidance_scale`={scale}", learnt=True)
         self._guidance_scale = scale
 
     # The answer.
@@ -195,14 +198,25 @@ class Guidance:
             raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
         return labels
 
-    def _require_no_class(self, what: str) -> None:
-        """Raise a `ValueError` if a network that knows classes cannot be asked without one."""
+    def _require_no_class(self, what: str, learnt: bool = False) -> None:
+        """Raise a `ValueError` if a network that knows classes cannot be asked without one.
+
+        Where it can, but has not learnt to, another one if it must have (`learnt`), or else a warning is logged.
+        """
         for role, network in {"network": self.network, "guide": self.guide}.items():
+            if network is None or not classes_of(network):
+                continue
             # diffusers' own networks would look up the embedding of entry -1.
-            if network is not None and classes_of(network) and class_of(network).__module__.startswith("diffusers."):
+            if class_of(network).__module__.startswith("diffusers."):
                 raise ValueError(
                     f"{what} takes a {role} that can be asked without a class, but {class_of(network).__name__} can't."
                 )
+            if getattr(network.config, "label_dropout", None) == 0:
+                message = f"{what} asks the {role} without a class, but it was trained with a class for every image "
+                message += "(`label_dropout`=0): its answer means nothing."
+                if learnt:
+                    raise ValueError(message)
+                guidance_log.warning(message)
 
 
 @contextmanager

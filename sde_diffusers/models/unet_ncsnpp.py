@@ -84,6 +84,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
             training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
             untransformed ones.
+        label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
+            never learnt what "no class" means. `None` means that it is not known.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -128,6 +130,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         preconditioning=None,
         sigma_data=0.5,
         augment_dim=None,
+        label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         check_ncsnpp_config(self.config)
