@@ -150,8 +150,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
-        late = int(steps * strength)
-        if image is not None and late == 0:
+        if image is not None and int(steps * strength) == 0:
             raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
 
         # The state stays in float32, whatever the network computes in.
@@ -161,7 +160,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is None:
             x = latents * self.scheduler.init_noise_sigma
         else:
-            t = self.scheduler.start_late(late)
+            t = self.scheduler.start_late(int(steps * strength))
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
         x = self._walk(x, guidance, guidance, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self._images(x, output_type)
