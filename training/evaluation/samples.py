@@ -60,8 +60,17 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
 
 
 def network_digest(network: torch.nn.Module) -> str:
-    """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    """Twelve hexadecimal digits that tell networks apart by their weights and configuration.
+
+    Keys with the default value do not count, so that a key that a later release adds changes no digest.
+    """
+
+    def plain(value):
+        return list(value) if isinstance(value, tuple) else value
+
+    defaults = {name: plain(key.default) for name, key in inspect.signature(type(network)).parameters.items()}
+    public = {name: plain(value) for name, value in network.config.items() if not name.startswith("_")}
+    config = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
     return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
