@@ -71,7 +71,7 @@ def build_sde(argument: str, name: str, parameters: dict | None, **keys) -> Gaus
     parameters, allowed = dict(parameters or {}), parameters_of(cls)
     for parameter in parameters:
         if parameter not in allowed:
-            near = difflib.get_close_matches(str(parameter), [*allowed], 1)
+            near = difflib.get_close_matches(str(parameter), [*allowed], 1, 0.4)
             advice = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(allowed) or 'none'}."
             raise ValueError(f"`{argument}_parameters` holds {parameter!r}, which {name!r} does not take. {advice}")
     for key in keys_of(cls):
