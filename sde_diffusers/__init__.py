@@ -1,5 +1,7 @@
 """Score-based generative modeling through stochastic differential equations, for Hugging Face diffusers."""
 
+import diffusers
+
 # diffusers decides how to load a component by the base classes that it finds beside the component's class.
 from diffusers import ModelMixin, SchedulerMixin
 
@@ -23,6 +25,10 @@ from sde_diffusers.sdes import (
     GaussianSDE,
     SubVPSDE,
 )
+
+# `DiffusionPipeline.from_pretrained` finds the class of a folder without code by its name in diffusers.
+diffusers.ScoreSdePipeline = ScoreSdePipeline
+diffusers.ScoreSdeRestorationPipeline = ScoreSdeRestorationPipeline
 
 __version__ = "0.1.0"
 

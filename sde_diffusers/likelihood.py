@@ -5,13 +5,13 @@ the prior plus the change of volume on the way (`probability_flow.py`).
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.guidance import Guidance
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 
@@ -96,7 +96,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     """See `ScoreSdePipeline.encode`."""
     x = checked_images(pipe, "images", images)
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, x.shape, pipe._labels(class_labels, len(x)), variable)
+    flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
@@ -109,7 +109,7 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
     if not (latents.is_floating_point() and latents.isfinite().all()):
         raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, latents.shape, pipe._labels(class_labels, len(latents)), variable)
+    flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
     z = latents.to(pipe._execution_device)
     x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
     return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
@@ -122,7 +122,7 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
     if ends[0].shape != ends[1].shape:
         raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels = pipe._labels(class_labels, len(ends[0]))
+    labels = Guidance(pipe, len(ends[0]), class_labels).labels
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
     path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
@@ -147,19 +147,6 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 
 
 # ---- likelihoods ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def frozen(network: torch.nn.Module):
-    """Switch the parameters' gradients off meanwhile: what only they need is then not stored."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 @torch.no_grad()
@@ -188,7 +175,7 @@ def image_bits_per_dim(
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
-    labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
+    guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
 
     if exact:  # no probe's noise hides the solver's error, which adds up over the steps
@@ -205,9 +192,8 @@ def image_bits_per_dim(
         else:
             x = scheduler.parameterization.to_model_range(unit)
         v = drawn_probes(probes, probe_distribution, unit, generator)
-        flow = ProbabilityFlow(pipe, x.shape, labels, variable, probes=v, sum_probes=exact)
-        with frozen(pipe.unet):
-            z, gain = flow.solve(x, start, end, rtol, atol)
+        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, probes=v, sum_probes=exact)
+        z, gain = flow.solve(x, start, end, rtol, atol)
         log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
         estimates.append(-(log_density + log_volume).T / math.log(2))
         latents.append(z.float())

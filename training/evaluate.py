@@ -2,7 +2,7 @@
 
     accelerate launch training/evaluate.py PIPELINE [FILE.yaml] key=value section.key=value ...
 
-`evaluation_config.py` describes the keys; `training/evaluations/` holds ready files. The output folder then holds
+`evaluation/config.py` describes the keys; `training/evaluations/` holds ready files. The output folder then holds
 
     results.json   every number with all that it depends on      samples/   the samples as PNG files (save_images=true)
     page.png       tables, samples, nearest training images      shards/    what a second start does not compute again
@@ -12,7 +12,6 @@ train.py) draw the same images as one.
 """
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,28 +20,27 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
-from config import ConfigError
-from distances import FeatureStatistics
-from draws import seed_of
-from evaluation_config import EvaluationConfig, read_evaluation_config
-from evaluation_inputs import load_data, load_networks, load_pipeline
-from evaluation_likelihood import bits_per_dim
-from evaluation_page import draw_page
-from evaluation_samples import Samples, draw_samples, save_images, weights_digest
-from evaluation_tables import make_tables, markdown
-from feature_metrics import compare_features, compute_features
-from feature_networks import shipped_statistics_path
-from launching import start_all_processes
-from memory import keep_freed_memory
-from model_card import eval_result, load_card, update_card
-from neighbors import Neighbors, nearest, pixels
-from precision import mixed_precision
 from torch import Tensor
 from tqdm import tqdm
-from yardsticks import noisy_images
 
-from data import HUB_IDS
+from evaluation.config import EvaluationConfig, read_evaluation_config
+from evaluation.distances import FeatureStatistics
+from evaluation.feature_metrics import compare_features, compute_features
+from evaluation.feature_networks import shipped_statistics_path
+from evaluation.inputs import load_data, load_networks, load_pipeline
+from evaluation.likelihood import bits_per_dim
+from evaluation.model_card import eval_result, load_card, update_card
+from evaluation.neighbors import Neighbors, nearest, pixels
+from evaluation.page import draw_page
+from evaluation.samples import Samples, draw_samples, network_digest, save_images
+from evaluation.tables import make_tables, markdown
+from evaluation.yardsticks import noisy_images
+from images.loading import HUB_IDS
+from run.accelerator import make_accelerator
+from run.draws import seed_of
+from run.launching import start_all_processes
+from run.memory import keep_freed_memory
+from run.yaml_config import ConfigError
 
 SAMPLES, REFERENCE, TEST = "samples", "reference", "test"
 YARDSTICK, SUBSET = 2, 3  # streams of random numbers beside those of the samples
@@ -68,7 +66,7 @@ class Evaluation:
         channels, height, width = self.reference.image_shape
         resolution = {"resolution": f"{height}x{width}x{channels}"}
         self.about_data = {"dataset": self.reference.name, "split": config.data.reference_split} | resolution
-        self.about_network = {"network": weights_digest(self.pipe.unet)} | resolution
+        self.about_network = {"network": network_digest(self.pipe.unet)} | resolution
 
     def run(self) -> None:
         """Compute all numbers, and write them down."""
@@ -197,15 +195,7 @@ def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: lis
     try:
         config = read_evaluation_config(arguments)
         keep_freed_memory()
-        patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # processes wait for the slowest one
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision(config),
-            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
-            kwargs_handlers=[patience],
-        )
-        data_messages, seen = logging.getLogger("data"), set()
-        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
-        logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
+        accelerator = make_accelerator(config.mixed_precision, timedelta(days=1))  # all wait for the slowest one
         work(config, accelerator)
         accelerator.end_training()
     except ConfigError as error:

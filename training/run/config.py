@@ -1,0 +1,156 @@
+"""The keys of a score network's training, their defaults and what is allowed; `yaml_config.py` reads them.
+
+The sections `model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those
+classes' docstrings document them; `score_model.py` builds and checks them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from run.precision import PRECISIONS
+from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, one_of, read_arguments
+
+
+@dataclass
+class DataConfig:
+    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, or a folder (of parquet files or images)
+    data_dir: str | None = None  # sub-folder of the data set to read
+    split: str = "train"  # the split to train on
+    validation: str = "auto"  # a split; "hold_out": part of the training split; "auto": "validation", else "hold_out"
+    validation_images: int = 1000  # images that the validation loss is computed on (at most a tenth if held out)
+    image_size: int | None = None  # side that images are resized and cropped to; null = as they are
+    channels: int | None = None  # 1 (gray), 3 (RGB); null = as the data is
+    max_images: int | None = None  # train on this many images; null = all
+    image_column: str | None = None  # needed only where a data set has several
+    label_column: str | None = None  # likewise
+    streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
+    stream_shards: int = 1  # groups of a stream's files, of which each process reads its own; see streams.py
+    horizontal_flip: bool = False  # mirror each image with probability 1/2
+    uniform_dequantization: bool = False  # add uniform noise of one grey level; for bits/dim
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW (weight_decay 0 is Adam)."""
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0  # linear warm-up of the learning rate
+    decay_fraction: float = 0.0  # share of the run, at its end, over which lr falls linearly to 0; 0 = constant
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of the weights, which is what is validated, sampled and saved."""
+
+    decay: float = 0.9999
+    warmup: bool = (
+        True  # decay at step k: true: 1 - (1 + k / inv_gamma)^-power; false: (1 + k) / (10 + k), the paper's
+    )
+    inv_gamma: float = 1.0
+    power: float = 2 / 3
+
+
+@dataclass
+class SamplesConfig:
+    """Grids of samples, from the same noise every time."""
+
+    num_inference_steps: int = 18  # steps of the scheduler
+    rows: int = 4
+    columns: int = 10  # class-conditional networks: column c shows class c (modulo their number)
+    guidance_scale: float = 1.0  # 1 = none
+
+
+@dataclass
+class RunConfig:
+    """The keys of every training."""
+
+    output_dir: str = MISSING
+    overwrite: bool = False  # delete the run that output_dir holds
+    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+
+    steps: int = MISSING
+    batch_size: int = 128  # of all processes and micro-batches together
+    gradient_accumulation_steps: int = 1  # micro-batches that a process splits its share of a batch into
+    gradient_clip: float | None = None  # largest norm of the gradient; null = any
+    seed: int = 0
+    mixed_precision: str = "auto"  # "no", "bf16", "fp16"; "auto" = bf16 where the processor or GPU has it
+    channels_last: bool = True
+    compile: bool = False  # torch.compile
+
+    log_every: int = 50  # steps
+    validate_every: int = 1000  # 0 = never: no images are set aside
+    checkpoint_every: int = 1000  # 0 = only at the end
+    checkpoints_limit: int | None = 2  # keep this many; null = all
+    process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
+    on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
+
+
+@dataclass
+class Config(RunConfig):
+    """Of a score network; `model` may also hold a `preset` of NCSNppUNet2DModel."""
+
+    initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
+    label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    sample_every: int = 1000  # 0 = never
+
+    push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
+    hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
+    hub_private: bool | None = None  # visibility of a repository that is created; null = as your account has it
+    hub_license: str | None = None  # for the model card, such as "apache-2.0"
+
+
+RUN_RULES = {  # of values that are not null
+    "data.validation_images": COUNT,
+    "data.image_size": COUNT,
+    "data.max_images": COUNT,
+    "data.stream_shards": COUNT,
+    "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
+    "optimizer.lr": POSITIVE,
+    "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
+    "optimizer.eps": POSITIVE,
+    "optimizer.weight_decay": NATURAL,
+    "optimizer.warmup_steps": NATURAL,
+    "optimizer.decay_fraction": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "ema.decay": FRACTION,
+    "ema.inv_gamma": POSITIVE,
+    "ema.power": POSITIVE,
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "gradient_clip": POSITIVE,
+    "seed": NATURAL,
+    "mixed_precision": one_of(PRECISIONS),
+    "log_every": COUNT,
+    "validate_every": NATURAL,
+    "checkpoint_every": NATURAL,
+    "checkpoints_limit": COUNT,
+    "process_timeout": POSITIVE,
+    "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
+}
+RULES = {
+    **RUN_RULES,
+    "samples.num_inference_steps": COUNT,
+    "samples.rows": COUNT,
+    "samples.columns": COUNT,
+    "samples.guidance_scale": NOT_NEGATIVE,
+    "label_dropout": FRACTION,
+    "sample_every": NATURAL,
+}
+
+
+def read_config(arguments: list[str]) -> Config:
+    """The configuration that command-line arguments describe; see `read_arguments`."""
+    return read_arguments(Config, RULES, arguments, "train.py training/configs/demo.yaml steps=500")

@@ -1,0 +1,56 @@
+"""The process of a trainer, and the errors that end it with a message."""
+
+import errno
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from run.accelerator import make_accelerator
+from run.config import RunConfig
+from run.health import Diverged
+from run.memory import keep_freed_memory
+from run.sharding import fsdp_options
+from run.training_run import TrainingRun
+from run.written_folder import WriteError
+from run.yaml_config import ConfigError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process does not answer any more; gloo has no type for it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -> int:
+    """Run a trainer with the configuration that is read here; returns the exit status."""
+    try:
+        config = configuration()
+        keep_freed_memory()
+        fsdp = fsdp_options()
+        if fsdp and (config.compile or config.mixed_precision == "fp16"):
+            raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
+        accelerator = make_accelerator(config.mixed_precision, timedelta(seconds=config.process_timeout))
+        trainer(config, accelerator, fsdp if dist.is_initialized() else None).run()
+        accelerator.end_training()
+    except (ConfigError, Diverged, WriteError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        print(f"Nothing more can be written into {config.output_dir}: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not (dist.is_initialized() and _lost_process(error)):
+            raise
+        print(
+            f"Process {dist.get_rank()} has lost another one ({error}). That one ended, for the reason given above, "
+            f"or has not answered for process_timeout={config.process_timeout:g} seconds. Start all again with "
+            "resume=latest.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

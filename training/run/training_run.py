@@ -1,0 +1,299 @@
+"""What every training has in common: steps, averaged weights, checkpoints, validation, interruption.
+
+A trainer is a subclass of `TrainingRun` that says what is trained, with which objective, and what its folder holds.
+Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupted one.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from run.average import AveragedNetwork
+from run.checkpoints import checkpoint_path, checkpoint_tensors, load_checkpoint, save_checkpoint
+from run.config import RunConfig
+from run.description import describe_run, how_to_resume
+from run.draws import draw_examples, seed_of
+from run.folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
+from run.health import Health
+from run.interruption import Interruption
+from run.log import RunLog
+from run.optimizer import build_optimizer, learning_rate
+from run.sharding import shard, whole
+from run.splits import check_batches, load_splits
+from run.validation import Validation
+from run.written_folder import WriteError, recover, written_folder
+from run.yaml_config import ConfigError, as_dict, save_config
+
+DROPOUT = 2  # stream of random numbers beside that of the steps
+
+
+class TrainingRun:
+    """One run: everything is built, and restored if it resumes, by the constructor; `run` does the work.
+
+    Subclasses define `build_objective`, `build_network` and `save_model`.
+
+    Attributes:
+        data: the training images.
+        objective: has `parameterization` and `draw_times`, and gives the losses (N,) of (network, x_0, noise, times,
+            labels), as `DenoisingScoreMatching` does.
+        network, ema_network: what is trained, and its averaged weights, which are what is validated and saved.
+
+    Args:
+        fsdp: arguments of `shard`, if each process is to hold a shard of the network, rather than the whole.
+
+    Raises:
+        ConfigError: if data, network and output folder do not allow what the configuration asks for.
+    """
+
+    label_dropout: float = 0.0
+    result: ClassVar[str]
+    """Name of the folder, in the run's, that the trained model gets."""
+
+    def __init__(self, config: RunConfig, accelerator: Accelerator, fsdp: dict | None = None):
+        self.config, self.accelerator = config, accelerator
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        check_batches(config, self.world_size)
+        self.folder = Path(config.output_dir)
+        self.checkpoints = self.folder / "checkpoints"
+        checkpoint = checkpoint_to_resume(config)
+        if checkpoint is None and accelerator.is_main_process:
+            require_free_folder(config)
+
+        with accelerator.local_main_process_first():
+            self.data, images = load_splits(config)
+        self.objective = self.build_objective()
+        torch.manual_seed(config.seed)
+        self.network = self.build_network(new=checkpoint is None)
+        if config.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.average = AveragedNetwork(self.network, config.ema, device=None if fsdp else accelerator.device)
+        self.ema_network = self.average.network
+        if fsdp:
+            shard(self.network, accelerator.device, **fsdp)
+        optimizer = build_optimizer(config.optimizer, self.network, accelerator.device)
+        if config.compile:
+            self.network.compile()
+        # Of a network in shards, accelerate only has to see to the precision.
+        self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
+        self.optimizer = accelerator.prepare(optimizer)
+        self.step, self.best_loss = 0, math.inf
+        if checkpoint is not None:
+            self._resume(checkpoint)
+        self.average.start(self.network)
+        self.health = Health(config, accelerator, self.checkpoints)
+        self.validation = None
+        if images is not None:
+            self.validation = Validation(images, self.objective, config, accelerator, self.checked_labels)
+        self.log = None
+        if accelerator.is_main_process:
+            if checkpoint is None:
+                clear_folder(config)
+            held_out = 0 if self.validation is None else self.validation.num_images
+            print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
+            save_config(config, self.folder / "config.yaml")
+            self.log = RunLog(self.folder, self.step)
+            if self.step == 0:
+                self.draw_start()
+
+    # What a trainer defines.
+
+    def build_objective(self):
+        """The objective, for the images `self.data`."""
+        raise NotImplementedError
+
+    def build_network(self, new: bool) -> torch.nn.Module:
+        """The network; `new` unless a checkpoint's weights will replace its own."""
+        raise NotImplementedError
+
+    def save_model(self, folder: Path) -> None:
+        """Write the averaged network into a new folder."""
+        raise NotImplementedError
+
+    def checked_labels(self, labels: torch.Tensor | None, name: str) -> torch.Tensor | None:
+        """The labels of some images of the data set `name` as the objective takes them; ConfigError if it can't."""
+        return labels
+
+    def draw_start(self) -> None:
+        """Pictures of a new run, on the main process."""
+
+    def after_step(self) -> None:
+        """What else a step may be due for, on all processes."""
+
+    def finish(self) -> None:
+        """What follows when the trained model is saved, on the main process."""
+
+    # The run.
+
+    def run(self) -> None:
+        """Train until the end, or until a signal arrives.
+
+        Raises:
+            Diverged: on all processes alike.
+        """
+        config, main = self.config, self.accelerator.is_main_process
+        batches = self.data.batches(
+            config.batch_size, config.seed, self.step, self.rank, self.world_size, config.data.horizontal_flip
+        )
+        progress = tqdm(
+            total=config.steps,
+            initial=self.step,
+            disable=not main,
+            mininterval=0.5 if sys.stderr.isatty() else 20,
+            dynamic_ncols=True,
+        )
+        loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
+        with progress, Interruption(config.process_timeout) as interruption:
+            while self.step < config.steps:
+                began = time.perf_counter()
+                loss, gradient_norm = self.train_step(*next(batches))
+                loss_sum, count = loss_sum + loss, count + 1
+                self.step += 1
+                log = self._due(config.log_every)
+                if log:
+                    # Only here does the processor wait for a GPU.
+                    mean_loss = self.accelerator.reduce(loss_sum / count, "mean").item()
+                    self.health.check(self.step, mean_loss)
+                seconds += time.perf_counter() - began
+                if log and main:
+                    speed = count * config.batch_size / seconds
+                    self.log.metrics(
+                        self.step,
+                        loss=mean_loss,
+                        grad_norm=gradient_norm.item(),
+                        lr=learning_rate(config.optimizer, self.step - 1, config.steps),
+                        images_per_second=speed,
+                    )
+                    progress.set_postfix_str(f"loss {mean_loss:.4g}, {speed:.0f} images/s", refresh=False)
+                if log:
+                    loss_sum, count, seconds = 0.0, 0, 0.0
+                progress.update()
+                if self.validation is not None and self._due(config.validate_every):
+                    with self.averaged():
+                        self.validate()
+                signal = interruption.agreed()
+                if self._due(config.checkpoint_every) or signal:
+                    with contextlib.nullcontext() if signal else self._perhaps_unwritten():
+                        self.save()
+                if signal and self.step < config.steps:
+                    saved = checkpoint_path(self.checkpoints, self.step)
+                    again = how_to_resume(self.accelerator, self.network)
+                    self.accelerator.print(f"{signal}: saved {saved}. Resume with:\n    {again}")
+                    return
+                self.after_step()
+        with self.averaged():
+            if main:
+                self.save_as(self.folder / self.result)
+        if main:
+            self.log.close()
+            self.finish()
+
+    def train_step(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update of the weights and their average; this process's mean loss, and the norm of the gradient."""
+        config = self.config
+        # Drawn by step and process, so that dropout too resumes where it left off.
+        torch.manual_seed(seed_of(config.seed, self.step, DROPOUT, self.rank))
+        examples = draw_examples(
+            images,
+            self.checked_labels(labels, self.data.name),
+            self.objective,
+            (config.seed, self.step),
+            rank=self.rank,
+            world_size=self.world_size,
+            dequantize=config.data.uniform_dequantization,
+            label_dropout=self.label_dropout,
+            device=self.accelerator.device,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
+        micro_batches, size = config.gradient_accumulation_steps, len(images) // config.gradient_accumulation_steps
+        loss = 0.0
+        for i in range(micro_batches):
+            wait = contextlib.nullcontext() if i == micro_batches - 1 else self.accelerator.no_sync(self.model)
+            with wait:
+                part = self.objective(self.model, *examples[i * size : (i + 1) * size]).mean() / micro_batches
+                self.accelerator.backward(part)
+            loss = loss + part.detach()
+        limit = math.inf if config.gradient_clip is None else config.gradient_clip
+        gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.network)
+        self.health.observe(gradient_norm)
+        return loss, gradient_norm
+
+    def _due(self, every: int) -> bool:
+        return self.step == self.config.steps or (every > 0 and self.step % every == 0)
+
+    # Validation and pictures, by the averaged weights.
+
+    def averaged(self) -> contextlib.AbstractContextManager:
+        """A block in which `ema_network` holds the averaged weights; to be entered by all processes."""
+        return self.average.whole()
+
+    def validate(self) -> None:
+        """Compute the validation loss, and keep the model if it is the best one; on all processes, when `averaged`."""
+        (loss,) = self.validation.mean(lambda examples: self.objective(self.ema_network, *examples)[:, None])
+        better, self.best_loss = loss < self.best_loss, min(loss, self.best_loss)
+        if self.accelerator.is_main_process:
+            self.log.metrics(self.step, validation_loss=loss)
+            self.log.draw_loss(self.step)
+            if better:
+                with self._perhaps_unwritten():
+                    self.save_as(self.folder / "best")
+
+    # The run's folder.
+
+    def save_as(self, target: Path) -> None:
+        """Save the model as the folder `target`, which is there as a whole or not at all."""
+        with written_folder(target) as folder:
+            self.save_model(folder)
+
+    @contextlib.contextmanager
+    def _perhaps_unwritten(self) -> Iterator[None]:
+        """For what a run can do without, if its configuration says so."""
+        try:
+            yield
+        except WriteError as error:
+            if self.config.on_write_error == "stop":
+                raise
+            print(f"Goes on without it: {error}", file=sys.stderr)
+
+    def save(self) -> None:
+        """Write a checkpoint, once all processes know that it is worth keeping."""
+        self.health.check(self.step)
+        main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
+        with self.averaged():
+            tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, keep=main)
+        if main:
+            state = {
+                "step": self.step,
+                "best_loss": self.best_loss,
+                "ema_step": self.average.step,
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "config": as_dict(self.config),
+            }
+            path = checkpoint_path(self.checkpoints, self.step)
+            save_checkpoint(path, tensors, state, self.config.checkpoints_limit)
+
+    def _resume(self, path: Path) -> None:
+        try:
+            state = load_checkpoint(path, self.network, self.ema_network, self.optimizer)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        for change in changes(state["config"], as_dict(self.config)):
+            self.accelerator.print(f"Changed since the checkpoint was written: {change}")
+        self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.accelerator.is_main_process:
+            for name in ("best", self.result):
+                recover(self.folder / name)
+        self.accelerator.print(f"Resumed from {path}")
