@@ -27,7 +27,10 @@ SDE_KEYS = {
 
 def sde_class(argument: str, name: str) -> type[GaussianSDE]:
     """The SDE of that name. Raises a `ValueError` that names the argument, and the nearest name, if there is none."""
-    require_choice(argument, name, GaussianSDE.registered)
+    try:
+        require_choice(argument, name, GaussianSDE.registered)
+    except ValueError as error:
+        raise ValueError(f"{error} (An SDE of your own must have been defined, or imported, before.)") from None
     return GaussianSDE.registered[name]
 
 
