@@ -28,17 +28,16 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from accelerate import Accelerator
 from sampler_distances import Judge, network_digest
 
+from accelerate import Accelerator
 from sde_diffusers import NoiseConditionalClassifier, ScoreSdeExponentialScheduler, ScoreSdePipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
-from feature_networks import load_classifier  # noqa: E402
-from shards import compute_in_shards  # noqa: E402
-
-from data import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
+from evaluation.feature_networks import load_classifier  # noqa: E402
+from evaluation.shards import compute_in_shards  # noqa: E402
+from images.loading import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -43,11 +43,11 @@ from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, 
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "training")]
-from evaluation_samples import weights_digest  # noqa: E402
-from feature_networks import load_classifier  # noqa: E402
 from gaussian_images import GaussianImages  # noqa: E402
 
-from data import load_images  # noqa: E402
+from evaluation.feature_networks import load_classifier  # noqa: E402
+from evaluation.samples import weights_digest  # noqa: E402
+from images.loading import load_images  # noqa: E402
 
 NOISE = 0.05  # of noisy measurements, in units of images in [0, 1]
 

@@ -44,9 +44,9 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
-from draws import draw_examples  # noqa: E402
 from training_cost_tables import markdown, measured  # noqa: E402
 
+from run.draws import draw_examples  # noqa: E402
 from sde_diffusers import (  # noqa: E402
     VESDE,
     VPSDE,
@@ -134,7 +134,7 @@ def count(preset):
 
 
 class Trainer:
-    """Does training steps like `train_step` of training/training_run.py, on random images."""
+    """Does training steps like `train_step` of training/run/training_run.py, on random images."""
 
     def __init__(self, configuration, batch_size, device, compiled):
         torch.manual_seed(0)

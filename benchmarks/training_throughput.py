@@ -4,9 +4,10 @@
 
 A step is everything that training does: noise, forward, denoising score matching loss, backward, gradient clipping,
 Adam, moving average of the weights. Each contender has a process of its own, since the trainer here sets the C
-library's allocator (`training/memory.py`) and the others' do not; the paper's code is timed with that setting, too.
-They take turns, so that whatever else the machine does hits all of them alike; the first step of a turn is not timed,
-since in training no other process has just had the caches. Medians over the rounds are reported, and ratios of them.
+library's allocator (`training/run/memory.py`) and the others' do not; the paper's code is timed with that setting,
+too. They take turns, so that whatever else the machine does hits all of them alike; the first step of a turn is not
+timed, since in training no other process has just had the caches. Medians over the rounds are reported, and ratios of
+them.
 With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous tensors, and the
 paper's code is left out, as its CUDA kernels would have to be compiled. `--compile` adds the networks under
 `torch.compile`, in bfloat16. Writes into the output folder
@@ -36,9 +37,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
-from memory import keep_freed_memory  # noqa: E402
-
-from data import load_images  # noqa: E402
+from images.loading import load_images  # noqa: E402
+from run.memory import keep_freed_memory  # noqa: E402
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel  # noqa: E402
 
 matplotlib.use("Agg")

@@ -24,16 +24,17 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
+
+from accelerate import Accelerator
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 
-from config import ConfigError, read_config  # noqa: E402
-from memory import keep_freed_memory  # noqa: E402
-from precision import mixed_precision  # noqa: E402
-from score_model import check_score_model  # noqa: E402
+from run.config import ConfigError, read_config  # noqa: E402
+from run.memory import keep_freed_memory  # noqa: E402
+from run.precision import mixed_precision  # noqa: E402
+from run.score_model import check_score_model  # noqa: E402
 from train import Training  # noqa: E402
 
 matplotlib.use("Agg")

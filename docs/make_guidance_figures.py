@@ -17,7 +17,7 @@ from sde_diffusers import NoiseConditionalClassifier, ScoreSdeExponentialSchedul
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "training")]
-from data import load_images  # noqa: E402
+from images.loading import load_images  # noqa: E402
 
 STEPS, CLASSES, INTERVAL = 20, 10, (0.3, 5.0)
 SHOE, BAG, PULLOVER, DRESS = 7, 8, 2, 3

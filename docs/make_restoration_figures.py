@@ -23,7 +23,7 @@ from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask, 
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "training")]
-from data import load_images  # noqa: E402
+from images.loading import load_images  # noqa: E402
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

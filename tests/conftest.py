@@ -3,7 +3,8 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("benchmarks", "scripts", "space_app", "tests", "tests/faults", "training")
+SCRIPTS = [ROOT / name for name in ("benchmarks", "scripts", "space_app", "training")]
+TESTS = [folder for folder in (ROOT / "tests", *(ROOT / "tests").rglob("*")) if folder.is_dir()]
 
 
 def pytest_configure(config):
@@ -11,5 +12,6 @@ def pytest_configure(config):
 
     pyproject.toml says so of the package; the other files are modules whose names only their folders tell.
     """
-    modules = sorted({path.stem for folder in SCRIPTS for path in (ROOT / folder).glob("*.py")})
+    files = [(folder, path) for folder in (*SCRIPTS, *TESTS) for path in folder.rglob("*.py")]
+    modules = sorted({".".join(path.relative_to(folder).with_suffix("").parts) for folder, path in files})
     config.addinivalue_line("filterwarnings", f"error:::({'|'.join(modules)})$")

@@ -2,7 +2,7 @@
 
     accelerate launch training/evaluate.py PIPELINE [FILE.yaml] key=value section.key=value ...
 
-`evaluation_config.py` describes the keys; `training/evaluations/` holds ready files. The output folder then holds
+`evaluation/config.py` describes the keys; `training/evaluations/` holds ready files. The output folder then holds
 
     results.json   every number with all that it depends on      samples/   the samples as PNG files (save_images=true)
     page.png       tables, samples, nearest training images      shards/    what a second start does not compute again
@@ -20,29 +20,29 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from config import ConfigError
-from distances import FeatureStatistics
-from draws import seed_of
-from evaluation_config import EvaluationConfig, read_evaluation_config
-from evaluation_inputs import load_data, load_networks, load_pipeline
-from evaluation_likelihood import bits_per_dim
-from evaluation_page import draw_page
-from evaluation_samples import Samples, draw_samples, save_images, weights_digest
-from evaluation_tables import make_tables, markdown
-from feature_metrics import compare_features, compute_features
-from feature_networks import shipped_statistics_path
-from launching import start_all_processes
-from memory import keep_freed_memory
-from model_card import eval_result, load_card, update_card
-from neighbors import Neighbors, nearest, pixels
-from precision import mixed_precision
 from torch import Tensor
 from tqdm import tqdm
-from yardsticks import noisy_images
 
-from data import HUB_IDS
+from accelerate import Accelerator
+from evaluation.config import EvaluationConfig, read_evaluation_config
+from evaluation.distances import FeatureStatistics
+from evaluation.feature_metrics import compare_features, compute_features
+from evaluation.feature_networks import shipped_statistics_path
+from evaluation.inputs import load_data, load_networks, load_pipeline
+from evaluation.likelihood import bits_per_dim
+from evaluation.model_card import eval_result, load_card, update_card
+from evaluation.neighbors import Neighbors, nearest, pixels
+from evaluation.page import draw_page
+from evaluation.samples import Samples, draw_samples, save_images, weights_digest
+from evaluation.tables import make_tables, markdown
+from evaluation.yardsticks import noisy_images
+from images.loading import HUB_IDS
+from run.config import ConfigError
+from run.draws import seed_of
+from run.launching import start_all_processes
+from run.memory import keep_freed_memory
+from run.precision import mixed_precision
 
 SAMPLES, REFERENCE, TEST = "samples", "reference", "test"
 YARDSTICK, SUBSET = 2, 3  # streams of random numbers beside those of the samples
@@ -203,7 +203,7 @@ def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: lis
             cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
             kwargs_handlers=[patience],
         )
-        data_messages, seen = logging.getLogger("data"), set()
+        data_messages, seen = logging.getLogger("images"), set()
         data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
         logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
         work(config, accelerator)

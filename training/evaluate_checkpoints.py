@@ -18,12 +18,13 @@ import sys
 from pathlib import Path
 
 import matplotlib
+
 from accelerate import Accelerator
-from checkpoints import STATE, list_checkpoints, written_folder
-from config import ConfigError
 from evaluate import Evaluation, launch, write_text
-from evaluation_config import EvaluationConfig
-from launching import start_all_processes
+from evaluation.config import EvaluationConfig
+from run.checkpoints import STATE, list_checkpoints, written_folder
+from run.config import ConfigError
+from run.launching import start_all_processes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

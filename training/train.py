@@ -2,7 +2,7 @@
 
     accelerate launch training/train.py training/configs/NAME.yaml key=value section.key=value ...
 
-`config.py` describes the keys. The run's folder then holds
+`run/config.py` describes the keys. The run's folder then holds
 
     config.yaml     the whole configuration          figures/         samples, loss curve, forward noising
     metrics.jsonl   loss, speed, ... by step         tensorboard/     the same: tensorboard --logdir FOLDER
@@ -13,7 +13,7 @@ Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (b
 several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
 after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
 
-Several processes on CPUs: accelerate launch --cpu --num_processes N training/train.py ... (see `launching.py`).
+Several processes on CPUs: accelerate launch --cpu --num_processes N training/train.py ... (see `run/launching.py`).
 
 Several machines: each process reads the images and, to resume, the checkpoint, which the main process writes to
 `output_dir`; so that folder has to be shared by the machines, or copied to them before they resume. Send signals to
@@ -23,17 +23,17 @@ the whole process group: a launcher that is killed alone leaves its processes ru
 import sys
 
 import torch
-from accelerate import Accelerator
-from config import Config, read_config
-from figures import image_grid, noising_strip
-from launching import start_all_processes
-from pixels import suggest_sigma_max
-from publishing import Publisher
-from score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
-from splits import check_labels
-from trainer_process import launch
-from training_run import TrainingRun
 
+from accelerate import Accelerator
+from images.pixels import suggest_sigma_max
+from run.config import Config, read_config
+from run.figures import image_grid, noising_strip
+from run.launching import start_all_processes
+from run.process import launch
+from run.publishing import Publisher
+from run.score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
+from run.splits import check_labels
+from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
 
 

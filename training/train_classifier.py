@@ -2,9 +2,9 @@
 
     accelerate launch training/train_classifier.py training/classifier_configs/NAME.yaml key=value ...
 
-`classifier_config.py` and `config.py` describe the keys. The run's folder is that of `train.py`, with the same habits
-(resume=latest, Ctrl-C, several processes), but holds `classifier/` instead of a pipeline, and figures/accuracy.png:
-the share of validation images whose class is found at each noise level. To guide with it:
+`run/classifier_config.py` and `run/config.py` describe the keys. The run's folder is that of `train.py`, with the same
+habits (resume=latest, Ctrl-C, several processes), but holds `classifier/` instead of a pipeline, and
+figures/accuracy.png: the share of validation images whose class is found at each noise level. To guide with it:
 
     classifier = NoiseConditionalClassifier.from_pretrained("runs/NAME/classifier")
     pipe = ScoreSdePipeline.from_pretrained("pretrained/fashion-mnist-ve", classifier=classifier)
@@ -15,13 +15,13 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from classifier_config import ClassifierConfig, read_classifier_config
-from config import ConfigError, construct
-from figures import accuracy_curve
-from launching import start_all_processes
-from trainer_process import launch
-from training_run import TrainingRun
 
+from run.classifier_config import ClassifierConfig, read_classifier_config
+from run.config import ConfigError, construct
+from run.figures import accuracy_curve
+from run.launching import start_all_processes
+from run.process import launch
+from run.training_run import TrainingRun
 from sde_diffusers import VESDE, NoiseConditionalClassifier, Parameterization
 
 MEASURED_LEVELS = 12  # noise levels at which accuracy is measured

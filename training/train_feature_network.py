@@ -17,16 +17,16 @@ import time
 from pathlib import Path
 
 import torch
-from checkpoints import written_folder
-from config import Config
-from distances import FeatureStatistics
-from feature_networks import ResidualClassifier, gray_pixels, load_feature_network
-from precision import mixed_precision
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data import ImageData, load_images
+from evaluation.distances import FeatureStatistics
+from evaluation.feature_networks import ResidualClassifier, gray_pixels, load_feature_network
+from images.loading import ImageData, load_images
+from run.checkpoints import written_folder
+from run.config import Config
+from run.precision import mixed_precision
 
 RESOLUTION = 28
 MAX_SHIFT = 2  # pixels
@@ -61,9 +61,9 @@ with the FID, nor with distances in the features of other weights.
 - **Accuracy**: {percent:.2f} % of the {test_count:,} test images.
 - **Data**: the {train_count:,} training images of Fashion-MNIST (MIT licence, Zalando SE). No test image was used in
   training or to choose anything.
-- **Architecture**: `ResidualClassifier` in `training/feature_networks.py`, {parameters:,} parameters: a 3 x 3
-  convolution and four residual blocks with batch normalisation ({widths} channels at 28, 14 and 7 pixels), averaged
-  over the image to {dimension} features, and a linear layer.
+- **Architecture**: `ResidualClassifier` in `training/evaluation/feature_networks.py`, {parameters:,} parameters: a
+  3 x 3 convolution and four residual blocks with batch normalisation ({widths} channels at 28, 14 and 7 pixels),
+  averaged over the image to {dimension} features, and a linear layer.
 - **Training**: {epochs} epochs of {batch_size} images, cross-entropy, SGD with Nesterov momentum {momentum}, weight
   decay {weight_decay}, learning rate up to {lr} and linearly back to 0, random shifts of up to {max_shift} pixels,
   precision "{precision}"; {minutes:.1f} processor minutes ({threads} thread(s); {device}). Features are float32.
@@ -72,7 +72,7 @@ with the FID, nor with distances in the features of other weights.
 - **Limits**: it knows ten kinds of garment at 28 x 28 and nothing else.
 
 ```python
-from feature_networks import load_feature_network  # in the folder training/
+from evaluation.feature_networks import load_feature_network  # in the folder training/
 
 network = load_feature_network("fashion-mnist")  # or weights="path/to/this/folder"
 features = network(images)  # uint8 (N, 1, 28, 28) -> float32 (N, {dimension})

@@ -17,12 +17,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
-import train
-import training_run
-from checkpoints import STATE, list_checkpoints
 from PIL import Image
 from safetensors.torch import load_file
-from test_train import (  # noqa: F401 (fixtures)
+from tiny_training import (  # noqa: F401 (fixtures)
     assert_same_bits,
     final_state,
     metrics,
@@ -33,6 +30,9 @@ from test_train import (  # noqa: F401 (fixtures)
     wait_for,
 )
 
+import train
+from run import training_run
+from run.checkpoints import STATE, list_checkpoints
 from sde_diffusers import ScoreSdePipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")

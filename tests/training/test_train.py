@@ -1,0 +1,366 @@
+"""The trainer, through its command line where signals and processes matter."""
+
+# ruff: noqa: F401, F811 (fixtures)
+
+import json
+import math
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_training import (
+    assert_same_bits,
+    final_state,
+    metrics,
+    one_thread,
+    run_here,
+    start,
+    tiny,
+    wait_for,
+)
+
+import train
+from run.checkpoints import list_checkpoints, recover, written_folder
+from run.config import ConfigError, as_dict, read_config
+from run.draws import draw_examples
+from run.score_model import build_objective, build_scheduler, check_score_model
+from sde_diffusers import ScoreSdePipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "training" / "configs").rglob("*.yaml"))
+ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch")
+FSDP = (*ACCELERATE, "--config_file", str(ROOT / "training/accelerate/fsdp_8_gpus.yaml"), "--num_processes")
+SHARD = r"Network: ([\d,]+) parameters, on 2 x cpu \(FSDP: ([\d,]+) of them on the first\)"
+
+
+# ---- configuration -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_is_valid(path):
+    overrides = ["data.dataset=somewhere"] if path.stem == "folder" else []
+    check_score_model(read_config([str(path), *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.learning_rat=1", r"optimizer\.learning_rat is not a key"),
+        ("stepz=1", r"stepz is not a key. Did you mean steps"),
+        ("model.dropuot=0.1", r"model\.dropuot is not a key. Did you mean dropout"),
+        ("scheduler.sigma_mx=3", r"scheduler\.sigma_mx is not a key. Did you mean sigma_max"),
+        ("objective.objectiv=edm", r"objective\.objectiv is not a key. Did you mean objective"),
+        ("steps=many", r"steps: .*many"),
+        ("steps=0", r"steps must be at least 1, but is 0"),
+        ("optimizer.lr=-1", r"optimizer\.lr must be a finite number above 0, but is -1"),
+        ("optimizer.lr=nan", r"optimizer\.lr must be a finite number above 0, but is nan"),
+        ("optimizer.betas=[0.9,1.5]", r"optimizer\.betas must be two numbers in \[0, 1\)"),
+        ("mixed_precision=fp8", r"mixed_precision must be one of auto, no, bf16, fp16, but is 'fp8'"),
+        ("label_dropout=1", r"label_dropout must be in \[0, 1\)"),
+        ("model.num_class_embeds=null", r"label_dropout .* need a number of classes"),
+        ("model.preset=huge", r"model\.preset must be null or one of cifar10"),
+        ("model.dropout=2", r"model: `dropout` must be in \[0, 1\)"),
+        ("model.image_range=[0,1]", r"`image_range` must be \(-1, 1\) with preconditioning"),
+        ("scheduler.image_range=[0,1]", r"model\.image_range is .* they must be equal"),
+        ("scheduler.prediction_type=epsilon", r"needs scheduler\.prediction_type=sample"),
+        ("scheduler.class_name=DDIMScheduler", r"scheduler\.class_name must be one of ScoreSde"),
+        ("scheduler.sde=vpp", r"scheduler: `sde` must be one of"),
+        ("objective.objective=mse", r"objective: `objective` must be one of 'sigma2'"),
+        ("--steps=3", r"argument '--steps=3' must have the form key=value"),
+    ],
+)
+def test_refuses_configuration(tiny, override, message):
+    with pytest.raises(ConfigError, match=message):
+        check_score_model(read_config([str(tiny), "output_dir=x", override]))
+
+
+def test_refuses_missing_keys_and_files(tmp_path):
+    (tmp_path / "empty.yaml").write_text("steps: 3\n")
+    with pytest.raises(ConfigError, match="must be given: .*data.dataset"):
+        read_config([str(tmp_path / "empty.yaml")])
+    with pytest.raises(ConfigError, match="no configuration file"):
+        read_config([str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.dataset=nowhere"], "data: dataset 'nowhere' is not a folder"),
+        (["data.split=tets"], "data: split 'tets' does not exist"),
+        (["model.num_class_embeds=3"], "model.num_class_embeds is 3, but .* has the label 9"),
+        (["model.in_channels=3"], "model.in_channels is 3, but the images have 1"),
+        (["gradient_accumulation_steps=5"], "batch_size must be a multiple of .* but is 12"),
+        (["resume=elsewhere"], "resume must be null, .* but is 'elsewhere'"),
+        pytest.param(
+            ["mixed_precision=fp16"],
+            "needs a GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it"),
+        ),
+    ],
+)
+def test_refuses_before_any_work(tiny, tmp_path, capsys, overrides, message):
+    assert train.main([str(tiny), f"output_dir={tmp_path}/run", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("override", ["compile=true", "mixed_precision=fp16"])
+def test_refuses_what_is_not_done_in_shards(tiny, tmp_path, capsys, monkeypatch, override):
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2")):
+        monkeypatch.setenv(name, value)
+    assert train.main([str(tiny), f"output_dir={tmp_path}/run", override]) == 1
+    assert f"{override} " in (error := capsys.readouterr().err) and "not supported with FSDP" in error
+
+
+def test_a_base_is_overridden_by_the_file_and_that_by_arguments(tmp_path, tiny):
+    (tmp_path / "child.yaml").write_text(f"base: {tiny}\nsteps: 7\nseed: 3\noutput_dir: out\n")
+    config = read_config([str(tmp_path / "child.yaml"), "seed=4"])
+    assert (config.steps, config.seed, config.batch_size) == (7, 4, 12)
+    assert config.objective["sigma_data"] == 0.7
+    json.dumps(as_dict(config))
+
+
+# ---- draws ---------------------------------------------------------------------------------------------------------
+
+
+def test_processes_share_the_draws_of_one(tiny):
+    config = read_config([str(tiny), "output_dir=x"])
+    objective = build_objective(config, build_scheduler(config))
+    images, labels = torch.randint(256, (8, 1, 4, 4), dtype=torch.uint8), torch.arange(8)
+    options = {"objective": objective, "key": (0, 5), "dequantize": True, "label_dropout": 0.5}
+    whole = draw_examples(images, labels, **options)
+    halves = [
+        draw_examples(images[part], labels[part], **options, rank=rank, world_size=2)
+        for rank, part in enumerate((slice(0, 4), slice(4, 8)))
+    ]
+    for name in whole._fields:
+        assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(whole, name)), name
+    assert -1 <= whole.x_0.min() < whole.x_0.max() <= 1
+    assert 0 < (whole.labels == -1).sum() < 8
+    other_step = draw_examples(images, labels, **{**options, "key": (0, 6)})
+    assert not torch.equal(whole.noise, other_step.noise) and not torch.equal(whole.times, other_step.times)
+
+
+# ---- whole runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny, tmp_path_factory):
+    """60 steps without interruption, with everything that a run can write."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    torch.set_num_threads(1)
+    extras = ["validate_every=20", "sample_every=30", "checkpoint_every=10", "checkpoints_limit=3"]
+    larger = ["model.block_out_channels=[16]", "model.patch_size=2", "optimizer.lr=1e-2", "batch_size=32"]
+    return run_here(tiny, folder, "steps=60", *larger, *extras)
+
+
+def test_learns_from_real_images_and_leaves_a_pipeline(whole_run):
+    losses = list(metrics(whole_run).values())
+    assert list(metrics(whole_run)) == list(range(1, 61))
+    assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
+    pipe = ScoreSdePipeline.from_pretrained(whole_run / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(batch_size=2, num_inference_steps=3, class_labels=[0, 9], output_type="pt").images
+    assert images.shape == (2, 1, 28, 28) and images.isfinite().all()
+    averaged = load_file(list_checkpoints(whole_run / "checkpoints")[-1] / "ema.safetensors")
+    assert_same_bits(dict(pipe.unet.state_dict()), averaged)
+
+
+def test_keeps_the_best_model_figures_and_a_few_checkpoints(whole_run):
+    validation = metrics(whole_run, "validation_loss")
+    assert list(validation) == [20, 40, 60] and validation[60] < validation[20]
+    assert (whole_run / "best" / "model_index.json").exists()
+    assert [path.name for path in list_checkpoints(whole_run / "checkpoints")] == [
+        f"step-{step:08d}" for step in (40, 50, 60)
+    ]
+    state = json.loads((whole_run / "checkpoints" / "step-00000060" / "state.json").read_text())
+    assert math.isclose(state["best_loss"], min(validation.values()))
+    names = {path.name for path in (whole_run / "figures").iterdir()}
+    assert names == {"noising.png", "loss.png", "samples-00000030.png", "samples-00000060.png"}
+    for name in names:
+        with Image.open(whole_run / "figures" / name) as image:
+            image.load()
+            assert len(image.convert("L").getcolors(256)) > 10, name
+    assert list((whole_run / "tensorboard").iterdir())
+
+
+def test_a_worse_model_does_not_replace_the_best(tiny, tmp_path):
+    config = ["steps=40", "validate_every=20", "checkpoint_every=20"]
+    folder = run_here(tiny, tmp_path / "run", *config, "ema.decay=0.0")
+    best = load_file(folder / "best" / "unet" / "diffusion_pytorch_model.safetensors")
+    checkpoint = folder / "checkpoints" / "step-00000020"
+    state = json.loads((checkpoint / "state.json").read_text())
+    state["best_loss"] = 0.0  # as if an earlier model had been perfect
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    run_here(tiny, folder, *config, f"resume={checkpoint}", "ema.decay=0.5")
+    again = load_file(folder / "best" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert_same_bits(again, best)
+
+
+def test_signals_and_crashes_leave_no_trace(tiny, tmp_path, capsys):
+    """SIGTERM, then kill -9, each at some moment; resumed, the run ends where the uninterrupted one did."""
+    folder = tmp_path / "run"
+    overrides = ["steps=60", "model.dropout=0.1", "checkpoint_every=10", "checkpoints_limit=3"]
+    process = start(tiny, folder, *overrides)
+    wait_for(folder / "checkpoints" / "step-00000010", process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    saved = list_checkpoints(folder / "checkpoints")[-1]
+    assert f"SIGTERM: saved {saved}" in output and "resume=latest" in output
+    stopped_at = int(saved.name[5:])
+    assert 10 <= stopped_at < 40
+
+    process = start(tiny, folder, *overrides, "resume=latest")
+    wait_for(folder / "checkpoints" / f"step-{stopped_at // 10 * 10 + 10:08d}", process)
+    process.kill()
+    process.communicate()
+    assert list_checkpoints(folder / "checkpoints")[-1].name != "step-00000060"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9')  # a line cut short
+    leftover = folder / "checkpoints" / ".step-00000099.incomplete"
+    leftover.mkdir()
+
+    run_here(tiny, folder, *overrides, "resume=latest")
+    assert "Resumed from" in capsys.readouterr().out
+    assert list(metrics(folder)) == list(range(1, 61))
+    twin = run_here(tiny, tmp_path / "twin", "steps=60", "model.dropout=0.1")
+    assert_same_bits(final_state(folder), final_state(twin))
+    assert metrics(folder) == metrics(twin)
+
+
+def test_two_processes_and_micro_batches_follow_one_process(tiny, tmp_path):
+    overrides = ["steps=50", "optimizer.lr=1e-2"]
+    process = start(tiny, tmp_path / "two", *overrides, launcher=(*ACCELERATE, "--cpu", "--num_processes", "2"))
+    one = metrics(run_here(tiny, tmp_path / "one", *overrides))
+    micro = metrics(run_here(tiny, tmp_path / "micro", *overrides, "gradient_accumulation_steps=3"))
+    output = process.communicate(timeout=300)
+    assert process.returncode == 0 and "on 2 x cpu" in output[0], output
+    two = metrics(tmp_path / "two")
+    assert list(one) == list(two) == list(micro) == list(range(1, 51))
+    assert max(abs(one[step] - two[step]) for step in one) < 1e-3
+    assert max(abs(one[step] - micro[step]) for step in one) < 1e-3
+
+
+def test_shards_follow_one_process_and_change_hands(tiny, tmp_path):
+    """FSDP goes on from a checkpoint of one process, and one process from a checkpoint of FSDP."""
+    overrides = [
+        "steps=12",
+        "gradient_clip=0.3",
+        "optimizer.lr=1e-2",
+        "validate_every=4",
+        "gradient_accumulation_steps=2",
+    ]
+    overrides += ["checkpoint_every=4", "checkpoints_limit=null"]
+    whole = run_here(tiny, tmp_path / "whole", *overrides)
+
+    def resume(source, name, step):
+        """A folder `name` with the checkpoints of `source` up to this step, to go on from."""
+        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("pipeline", "best", "tensorboard"))
+        for checkpoint in list_checkpoints(tmp_path / name / "checkpoints"):
+            if int(checkpoint.name[5:]) > step:
+                shutil.rmtree(checkpoint)
+        return tmp_path / name
+
+    process = start(tiny, resume(whole, "shards", 4), *overrides, "resume=latest", launcher=(*FSDP, "2"))
+    output = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    parameters, shard = map(lambda text: int(text.replace(",", "")), re.search(SHARD, output[0]).groups())
+    assert 0.45 * parameters < shard < 0.55 * parameters
+    last = run_here(tiny, resume(tmp_path / "shards", "last", 8), *overrides, "resume=latest")
+
+    for folder in (tmp_path / "shards", last):
+        for name in ("loss", "grad_norm", "validation_loss"):
+            ours, theirs = metrics(folder, name), metrics(whole, name)
+            assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4, name
+        ours, theirs = final_state(folder), final_state(whole)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-4, msg=str(key))
+        ScoreSdePipeline.from_pretrained(folder / "pipeline")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_shard_on_a_gpu_follows_a_whole_network(tiny, tmp_path, precision):
+    overrides = ["channels_last=false", f"mixed_precision={precision}", "gradient_clip=0.3", "validate_every=6"]
+    overrides += ["sample_every=6"]
+    for name, launcher, expected in (("shard", (*FSDP, "1"), "x cuda (FSDP: "), ("whole", (), "x cuda, ")):
+        output = (process := start(tiny, tmp_path / name, *overrides, launcher=launcher)).communicate(timeout=300)
+        assert process.returncode == 0 and expected in output[0], output
+    for name in ("loss", "grad_norm", "validation_loss"):
+        ours, theirs = metrics(tmp_path / "shard", name), metrics(tmp_path / "whole", name)
+        assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 0.01, name
+    ScoreSdePipeline.from_pretrained(tmp_path / "shard" / "pipeline")
+
+
+def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):
+    first = run_here(tiny, tmp_path / "first", "steps=2")
+    start = ["steps=1", "optimizer.lr=1e-30", f"initial_weights={first}/pipeline"]
+    second = run_here(tiny, tmp_path / "second", *start)
+    weights = load_file(first / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert_same_bits(weights, load_file(second / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"))
+
+    arguments = [str(tiny), f"output_dir={tmp_path}/third", *start]
+    assert train.main([*arguments, "model.block_out_channels=[16]"]) == 1
+    error = capsys.readouterr().err
+    assert "initial_weights" in error and "conv_in.weight: (8, 16, 3, 3), not (16, 16, 3, 3)" in error
+    assert train.main([*arguments, f"initial_weights={tmp_path}/nowhere"]) == 1
+    assert f"initial_weights must be a saved pipeline, but is '{tmp_path}/nowhere'" in capsys.readouterr().err
+
+
+def test_divergence_stops_with_advice(tiny, tmp_path, capsys):
+    arguments = [str(tiny), f"output_dir={tmp_path}/run", "optimizer.lr=1e30", "checkpoint_every=1", "log_every=4"]
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "Diverged" in error and "lower optimizer.lr" in error and "Last good checkpoint" in error
+    for checkpoint in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        assert all(value.isfinite().all() for value in load_file(checkpoint / "network.safetensors").values())
+
+
+def test_does_not_mix_runs(tiny, tmp_path, capsys):
+    folder = run_here(tiny, tmp_path / "run", "steps=2")
+    arguments = [str(tiny), f"output_dir={folder}", "steps=2"]
+    assert train.main(arguments) == 1
+    assert "holds a run" in capsys.readouterr().err
+    assert train.main([*arguments, "resume=latest", "model.block_out_channels=[16]"]) == 1
+    assert "another network" in capsys.readouterr().err
+    assert train.main([*arguments, "resume=latest", "scheduler.sigma_max=50"]) == 1
+    assert "scheduler.sigma_max was 80.0" in capsys.readouterr().err
+    shutil.rmtree(folder / "checkpoints")
+    assert train.main([*arguments, "resume=latest"]) == 1 and (folder / "pipeline").exists()
+    (folder / "mine.txt").write_text("kept")
+    run_here(tiny, folder, "steps=1", "overwrite=true")
+    assert list(metrics(folder)) == [1] and (folder / "mine.txt").exists()
+
+
+def test_sigma_max_from_the_images(tiny, tmp_path, capsys):
+    folder = run_here(tiny, tmp_path / "run", "steps=1", "scheduler.sigma_max=auto")
+    saved = json.loads((folder / "pipeline" / "scheduler" / "scheduler_config.json").read_text())["sigma_max"]
+    assert 20 < saved < 56 and f"sigma_max: {saved:.4g}" in capsys.readouterr().out  # at most 2 sqrt(28 * 28)
+
+
+# ---- folders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "best"
+    with written_folder(target) as folder:
+        save_file({"a": torch.zeros(1)}, folder / "a")
+    with pytest.raises(KeyboardInterrupt), written_folder(target) as folder:
+        (folder / "b").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with written_folder(target) as folder:
+        (folder / "c").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["c"]
+    assert not list(tmp_path.glob(".best.replaced"))
+    target.rename(tmp_path / ".best.replaced")  # a crash between the two renames
+    recover(target)
+    assert [path.name for path in target.iterdir()] == ["c"]

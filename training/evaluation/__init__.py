@@ -1,0 +1,1 @@
+"""What a trained model is worth: samples, feature networks, distances, likelihoods, pages."""

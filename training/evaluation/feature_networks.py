@@ -1,0 +1,316 @@
+"""Networks whose features evaluation compares images by.
+
+    network = load_feature_network("fashion-mnist")   # or "dinov2", "inception"
+    features = network(images)                         # uint8 (N, C, H, W) -> float32 (N, network.dimension)
+
+A Frechet distance means something only together with its feature space. So each network has a name with a digest of
+its weights in it, and `distances.FeatureStatistics` keeps that name with the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+FASHION_MNIST_FEATURES = Path(__file__).resolve().parents[2] / "pretrained" / "fashion-mnist-features"
+DINOV2 = "facebook/dinov2-large"  # the size whose distances are published
+INCEPTION_FILE = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as pillow converts colours to gray
+HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
+
+
+class FeatureNetwork:
+    """Maps uint8 images to feature vectors; an image's features do not depend on its batch (up to rounding).
+
+    Attributes:
+        name: the feature space and its version, e.g. "fashion-mnist-features-1a2b3c4d"; the digits are a digest of the
+            weights, so that statistics are never compared with features of other weights.
+        dimension: number of features.
+        resolution: side in pixels that images are resized to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dimension: int,
+        resolution: int,
+        extract: Callable[[torch.Tensor], torch.Tensor],
+        device: str | torch.device,
+        batch_size: int,
+    ):
+        """`extract` maps uint8 images (n, C, H, W) on `device`, n <= batch_size, to features (n, dimension)."""
+        self.name, self.dimension, self.resolution = name, dimension, resolution
+        self._extract, self._device, self._batch_size = extract, device, batch_size
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images, computed in batches that bound the memory.
+
+        Args:
+            images: uint8, shape (N, C, H, W), C = 1 or 3, N >= 1, on any device.
+
+        Returns:
+            float32 tensor of shape (N, dimension) on the CPU.
+
+        Raises:
+            ValueError: `images` has another type or shape.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+            raise ValueError(
+                f"images must be uint8 (N, C, H, W) with C = 1 or 3 and N >= 1, "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        batches = images.split(self._batch_size)
+        return torch.cat([self._extract(batch.to(self._device)).float().cpu() for batch in batches])
+
+
+def load_feature_network(
+    name: str, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> FeatureNetwork:
+    """Loads a feature network.
+
+    Args:
+        name: "fashion-mnist" (the classifier in `pretrained/fashion-mnist-features`; 28 x 28 gray), "dinov2" (class
+            token of a DINOv2; Stein et al. 2023, arXiv:2306.04675), or "inception" (Inception-v3 with clean-fid's
+            resizing, the FID's feature space; Parmar et al. 2022, arXiv:2104.11222).
+        weights: "fashion-mnist": a folder with another classifier (None: the shipped one). "dinov2": a local folder or
+            an id of the Hub (None: "facebook/dinov2-large"). "inception": the file `inception-2015-12-05.pt` or the
+            folder that holds it (None: the download that clean-fid names, kept in the cache of torch.hub).
+        device: where the network computes.
+
+    Raises:
+        ValueError: `name` is not one of the three, or `weights` hold something else.
+        FileNotFoundError: `weights` are not there.
+        ModuleNotFoundError: transformers or clean-fid is not installed.
+        ConnectionError: the weights are not on this machine and cannot be downloaded.
+    """
+    if name not in _LOADERS:
+        raise ValueError(f"name must be one of {', '.join(map(repr, _LOADERS))}, got {name!r}")
+    return _LOADERS[name](weights, device)
+
+
+def shipped_statistics_path(network: FeatureNetwork) -> Path | None:
+    """The `FeatureStatistics` file of the 60,000 Fashion-MNIST training images, if `network` is the shipped one."""
+    path = FASHION_MNIST_FEATURES / "statistics.safetensors"
+    shipped = path.is_file() and network.name == _fashion_mnist(None, "cpu").name
+    return path if shipped else None
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:8]
+
+
+def _optional(module: str, requirement: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install {requirement}") from error
+
+
+# ---- the shipped Fashion-MNIST classifier --------------------------------------------------------------------------
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.norm_1 = nn.BatchNorm2d(channels_out)
+        self.conv_2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.norm_2 = nn.BatchNorm2d(channels_out)
+        self.skip = nn.Identity()
+        if stride > 1:
+            projection = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+            self.skip = nn.Sequential(nn.AvgPool2d(stride), projection, nn.BatchNorm2d(channels_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.norm_2(self.conv_2(F.relu(self.norm_1(self.conv_1(x)))))
+        return F.relu(self.skip(x) + residual)
+
+
+class ResidualClassifier(nn.Module):
+    """A small residual network (He et al. 2015, arXiv:1512.03385) for gray images in [0, 1], shape (N, 1, H, W).
+
+    Args:
+        widths: channels at full, half and quarter resolution; the last is the number of features.
+        num_classes: number of logits.
+    """
+
+    def __init__(self, widths: tuple[int, int, int] = (16, 48, 96), num_classes: int = 10):
+        super().__init__()
+        stem, middle, last = widths
+        self.body = nn.Sequential(
+            nn.Conv2d(1, stem, 3, padding=1, bias=False),
+            nn.BatchNorm2d(stem),
+            nn.ReLU(),
+            ResidualBlock(stem, middle, stride=2),
+            ResidualBlock(middle, middle, stride=1),
+            ResidualBlock(middle, last, stride=2),
+            ResidualBlock(last, last, stride=1),
+        )
+        self.head = nn.Linear(last, num_classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """The penultimate layer, averaged over the image: shape (N, widths[-1])."""
+        return self.body((2 * x - 1).contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, shape (N, num_classes)."""
+        return self.head(self.features(x))
+
+
+def load_classifier(folder: str | Path) -> tuple[ResidualClassifier, int]:
+    """The classifier that `train_feature_network.py` saved in a folder, and the resolution it was trained at.
+
+    Raises:
+        FileNotFoundError: the folder lacks config.json or model.safetensors.
+        ValueError: they are not those of a `ResidualClassifier`.
+    """
+    folder = Path(folder)
+    for file in ("config.json", "model.safetensors"):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(
+                f"weights must be a folder with config.json and model.safetensors: no {file} in {folder}"
+            )
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        network = ResidualClassifier(tuple(config["widths"]), config["num_classes"])
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+        resolution = int(config["resolution"])
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no classifier of train_feature_network.py: {error}") from error
+    return network.to(memory_format=torch.channels_last).eval(), resolution
+
+
+def gray_pixels(images: torch.Tensor, resolution: int) -> torch.Tensor:
+    """uint8 images (N, C, H, W), C = 1 or 3, as gray ones in [0, 1], shape (N, 1, resolution, resolution)."""
+    pixels = images / 255
+    if pixels.shape[1] == 3:
+        pixels = torch.einsum("nchw,c->nhw", pixels, pixels.new_tensor(LUMA))[:, None]
+    if pixels.shape[2:] != (resolution, resolution):
+        pixels = F.interpolate(pixels, (resolution, resolution), mode="bicubic", antialias=True).clamp(0, 1)
+    return pixels
+
+
+def _fashion_mnist(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    network, resolution = load_classifier(FASHION_MNIST_FEATURES if weights is None else weights)
+    network = network.to(device).requires_grad_(False)
+    return FeatureNetwork(
+        f"fashion-mnist-features-{_digest(network)}",
+        network.head.in_features,
+        resolution,
+        lambda images: network.features(gray_pixels(images, resolution)),
+        device,
+        batch_size=256,
+    )
+
+
+# ---- DINOv2 --------------------------------------------------------------------------------------------------------
+
+
+def _dinov2(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    transformers = _optional("transformers", "transformers")
+    folder = _hub_folder(str(weights or DINOV2))
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        if not config.model_type.startswith("dinov2"):
+            raise ValueError(f"its model type is {config.model_type!r}")
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        # The whole image is judged: resized to the size that the processor would crop to.
+        size = {side: processor.crop_size[side] for side in ("height", "width")}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"weights {weights or DINOV2} hold no DINOv2 with its image processor: {error}") from error
+    if loading["missing_keys"]:  # which transformers would draw at random
+        raise ValueError(f"weights {weights or DINOV2} lack the parameters {sorted(loading['missing_keys'])}")
+    model = model.to(device).eval().requires_grad_(False)
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        rgb = list(images.expand(-1, 3, -1, -1))
+        inputs = processor(
+            images=rgb, size=size, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
+        )
+        return model(inputs["pixel_values"].to(device)).last_hidden_state[:, 0]
+
+    name = f"{config.model_type}-{config.hidden_size}-{_digest(model)}"
+    return FeatureNetwork(name, config.hidden_size, size["height"], extract, device, batch_size=32)
+
+
+def _hub_folder(weights: str) -> Path:
+    """A local folder as it is, or the copy of a repository of the Hub."""
+    if Path(weights).is_dir():
+        return Path(weights)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", weights):
+        raise FileNotFoundError(f"weights {weights!r} is neither a folder nor an id org/name of the Hub")
+    try:
+        return Path(snapshot_download(weights, allow_patterns=["*.json", "*.safetensors"], etag_timeout=HUB_TIMEOUT))
+    except (GatedRepoError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(f"weights {weights!r} is no folder, and no open repository of the Hub") from error
+    except Exception as error:  # the HTTP library's own errors, which differ between releases
+        raise ConnectionError(
+            f"weights {weights!r}: no such folder, no copy in the local cache, and the Hub cannot be reached "
+            f"({type(error).__name__}: {error}). Give a local folder with the weights, or connect and try again."
+        ) from error
+
+
+# ---- Inception-v3, as clean-fid uses it ----------------------------------------------------------------------------
+
+
+def _inception(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    inception = _optional("cleanfid.inception_torchscript", "'clean-fid>=0.1.35' 'scipy<1.18'")
+    path = _downloaded_inception() if weights is None else Path(weights)
+    path = path / INCEPTION_FILE if path.is_dir() else path
+    if not path.is_file() or path.name != INCEPTION_FILE:
+        raise FileNotFoundError(
+            f"weights must be the file {INCEPTION_FILE} or the folder that holds it: got {weights}"
+        )
+    try:
+        model = inception.InceptionV3W(str(path.parent), download=False).to(device).requires_grad_(False)
+    except (RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path} is no torchscript module with `layers`: {error}") from error
+    resize = importlib.import_module("cleanfid.resize").build_resizer("clean")
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        rgb = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+        resized = torch.stack([torch.from_numpy(resize(image)) for image in rgb])
+        return model(resized.permute(0, 3, 1, 2).contiguous().to(device))
+
+    return FeatureNetwork(f"inception-v3-clean-{_digest(model)}", 2048, 299, extract, device, batch_size=32)
+
+
+def _downloaded_inception() -> Path:
+    """The weights in the cache of torch.hub; clean-fid's own download is unchecked, and may leave half a file."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    if not path.is_file():
+        url = importlib.import_module("cleanfid.downloads_helper").inception_url
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"the Inception weights are not in {path.parent} and cannot be downloaded from {url} ({error}). "
+                "Give the path of the file as weights, or connect and try again."
+            ) from error
+    return path
+
+
+_LOADERS = {"fashion-mnist": _fashion_mnist, "dinov2": _dinov2, "inception": _inception}

@@ -1,0 +1,161 @@
+"""The samples to evaluate: image k has its own seed, so that it is the same in every run and for any processes."""
+
+import hashlib
+import inspect
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from accelerate import Accelerator
+from evaluation.config import EvaluationConfig
+from evaluation.shards import compute_in_shards, digest
+from images.loading import ImageData
+from run.draws import seed_of
+from sde_diffusers import ScoreSdePipeline
+
+NOISE, LABELS = 0, 1  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Drawn images and what it took.
+
+    Attributes:
+        images: uint8, (N, C, H, W).
+        labels: int64, (N,): the class that each was asked for; None without classes.
+        sampler: its class and arguments, steps, guidance and classes.
+        batch_size: images drawn at once.
+        nfe: evaluations of the network for each image.
+        images_per_second: of one process, its first batch (in which libraries warm up) left out if there are more.
+        machine: on which this speed was reached: device, threads of a process, processes.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    sampler: dict
+    batch_size: int
+    nfe: int
+    images_per_second: float
+    machine: dict
+
+
+def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
+    """What a sample depends on besides network and seed: the sampler with its arguments, steps, guidance, classes."""
+    known = inspect.signature(type(pipe.scheduler)).parameters
+    arguments = {key: value for key, value in pipe.scheduler.config.items() if key in known and value is not None}
+    possible = "balanced" if pipe.unet.config.num_class_embeds else "none"
+    return {
+        "class_name": type(pipe.scheduler).__name__,
+        **json.loads(json.dumps(arguments)),
+        "num_inference_steps": config.samples.num_inference_steps or pipe.scheduler.default_num_inference_steps,
+        "guidance_scale": config.samples.guidance_scale,
+        "classes": config.samples.classes or possible,
+    }
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
+    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def draw_samples(
+    config: EvaluationConfig, pipe: ScoreSdePipeline, reference: ImageData, accelerator: Accelerator
+) -> Samples:
+    """Draw `config.samples.num_images` images, or those of them that an earlier run did not come to.
+
+    Args:
+        reference: whose labels classes "random" are drawn from.
+
+    Raises:
+        ConfigError: the folder holds samples of another configuration.
+    """
+    options, this_machine = config.samples, _describe_machine(accelerator)
+    size = min(options.batch_size, options.num_images)
+    sampler, num_classes = describe_sampler(config, pipe), pipe.unet.config.num_class_embeds
+
+    def draw(indices: range) -> dict[str, Tensor]:
+        labels = class_labels(sampler["classes"], indices, num_classes, reference.labels, options.seed)
+        generators = [torch.Generator().manual_seed(seed_of(options.seed, NOISE, k)) for k in indices]
+        began = time.perf_counter()
+        with torch.no_grad(), accelerator.autocast():
+            output = pipe(
+                batch_size=len(indices),
+                num_inference_steps=sampler["num_inference_steps"],
+                class_labels=labels,
+                guidance_scale=options.guidance_scale,
+                generator=generators,
+                output_type="pt",
+            )
+        images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
+        work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
+        work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
+        return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
+
+    description = {
+        "network": weights_digest(pipe.unet),
+        "sampler": sampler,
+        "seed": options.seed,
+        "precision": accelerator.mixed_precision,
+        "data_labels": digest(reference.labels) if options.classes == "random" else None,
+    }
+    count = -(-options.num_images // size) * size  # whole batches, so that more images can follow later
+    drawn = compute_in_shards(
+        draw, Path(config.output_dir) / "shards" / "samples", description, count, size, accelerator, "Sampling"
+    )
+    # Parts of a resumed evaluation may have been drawn elsewhere: the speed is that of the last one's machine.
+    last = drawn["machine"][-1]
+    seconds, machine = drawn["seconds"][(drawn["machine"] == last).all(1)], json.loads(bytes(last.tolist()))
+    seconds = seconds[machine["processes"] :] if len(seconds) > machine["processes"] else seconds
+    n = options.num_images
+    return Samples(
+        images=drawn["images"][:n],
+        labels=drawn["labels"][:n] if "labels" in drawn else None,
+        sampler=sampler,
+        batch_size=size,
+        nfe=int(drawn["nfe"][0]),
+        images_per_second=size * len(seconds) / seconds.sum().item(),
+        machine=machine,
+    )
+
+
+def _describe_machine(accelerator: Accelerator) -> Tensor:
+    """Device, threads of a process and number of processes, in JSON as shards can hold it: uint8, (1, 256)."""
+    device = accelerator.device
+    machine = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": accelerator.num_processes,
+    }
+    return torch.tensor([list(json.dumps(machine).encode().ljust(256))], dtype=torch.uint8)
+
+
+def class_labels(
+    kind: str, indices: range, num_classes: int | None, data_labels: Tensor | None, seed: int
+) -> Tensor | None:
+    """The classes (n,) that the images with these numbers are asked for: see `SamplesConfig.classes`."""
+    if kind == "none":
+        return None
+    if kind == "balanced":
+        return torch.tensor([k % num_classes for k in indices])
+    return torch.stack([data_labels[seed_of(seed, LABELS, k) % len(data_labels)] for k in indices])
+
+
+def save_images(images: Tensor, folder: Path) -> None:
+    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png; those of other samples are deleted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("[0-9]*.png"):
+        path.unlink()
+    for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
+        path = folder / f"{k:06d}.png"
+        Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
+        path.with_suffix(".incomplete").rename(path)

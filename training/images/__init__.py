@@ -1,0 +1,1 @@
+"""Training images: found, decoded, ordered and served. Imports nothing of the other wings."""

@@ -1,0 +1,155 @@
+"""Folders that appear complete or not at all, and the checkpoints of a run.
+
+A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
+validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
+the step.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from run.sharding import shard_of, whole
+
+STATE = "state.json"
+
+
+class WriteError(OSError):
+    """A folder cannot be written, for want of space as a rule; what had its name before is unharmed."""
+
+
+@contextlib.contextmanager
+def written_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
+
+    It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
+    one; the instant between the two renames is mended by `recover`. An error gives the space back.
+
+    Raises:
+        WriteError: naming `target`.
+    """
+    temporary = target.with_name(f".{target.name}.incomplete")
+    replaced = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise WriteError(f"{target} cannot be written: {error}") from error
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    temporary.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Give a folder its name back if a crash struck while it was being replaced."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first; what an interrupted write left behind has another name."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / STATE).is_file())
+
+
+def checkpoint_tensors(
+    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool
+) -> dict[str, dict[str, torch.Tensor]]:
+    """What the files of a checkpoint hold, by name of the file and of the tensor; to be called by all processes.
+
+    Args:
+        keep: whether this process will write it; the others, from which sharded tensors are gathered, get no tensors.
+    """
+    moments = {
+        f"{name}/{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    files = {"network": network.state_dict(), "ema": ema_network.state_dict(), "optimizer": moments}
+    gathered = {file: {} for file in files}
+    for file, tensors in files.items():
+        for name, tensor in tensors.items():
+            tensor = whole(tensor.detach())
+            if keep:
+                gathered[file][name] = tensor.cpu().contiguous()
+    return gathered
+
+
+def save_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None) -> None:
+    """Write a checkpoint of `checkpoint_tensors`, and then delete the oldest ones beyond `limit` (None keeps all)."""
+    with written_folder(path) as folder:
+        for name, content in tensors.items():
+            save_file(content, folder / f"{name}.safetensors")
+        (folder / STATE).write_text(json.dumps(state, indent=2))
+    others = [other for other in list_checkpoints(path.parent) if other != path]
+    for oldest in others[: len(others) + 1 - limit] if limit is not None else []:
+        shutil.rmtree(oldest)
+
+
+def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Read a checkpoint into the given objects.
+
+    Returns:
+        The `state` that it was saved with.
+
+    Raises:
+        ValueError: the weights are those of another network, or a file is damaged.
+    """
+    weights, averages, moments = (_read(path / f"{name}.safetensors") for name in ("network", "ema", "optimizer"))
+    try:
+        state = json.loads((path / STATE).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path / STATE} is damaged: {error}") from error
+    try:
+        own = network.state_dict()
+        network.load_state_dict({name: shard_of(value, like=own.get(name)) for name, value in weights.items()})
+        ema_network.load_state_dict(averages)
+    except RuntimeError as error:
+        raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
+    for name, parameter in network.named_parameters():
+        own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
+        for key, value in own.items():
+            # In the layout and on the device of the parameter: fused kernels walk through both in parallel.
+            like = (
+                parameter if value.shape == parameter.shape else value.new_empty(value.shape, device=parameter.device)
+            )
+            optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(shard_of(value, like))
+    return state
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint") from error

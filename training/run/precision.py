@@ -1,0 +1,25 @@
+"""Which precision the network's layers compute in; weights, losses and updates are always float32."""
+
+import os
+
+import torch
+
+from run.config import ConfigError, RunConfig
+
+
+def mixed_precision(config: RunConfig) -> str:
+    """One of "no", "bf16" and "fp16"; "auto" is bf16 where the GPU or the processor computes in it natively, or "no".
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+    """
+    cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true"
+    if config.mixed_precision == "fp16" and not cuda:
+        raise ConfigError("mixed_precision=fp16 needs a GPU: choose bf16 or no")
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if cuda:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"

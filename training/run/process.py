@@ -1,0 +1,66 @@
+"""The process of a trainer: its connection to the others, and the errors that end it with a message."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import InitProcessGroupKwargs
+
+from accelerate import Accelerator
+from run.checkpoints import WriteError
+from run.config import ConfigError, RunConfig
+from run.memory import keep_freed_memory
+from run.precision import mixed_precision
+from run.sharding import fsdp_options
+from run.training_run import Diverged, TrainingRun
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _lost_process(error: RuntimeError) -> bool:
+    """Whether an error says that another process does not answer any more; gloo has no type for it."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -> int:
+    """Run a trainer with the configuration that is read here; returns the exit status."""
+    try:
+        config = configuration()
+        keep_freed_memory()
+        patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))
+        fsdp = fsdp_options()
+        if fsdp and (config.compile or config.mixed_precision == "fp16"):
+            raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision(config),
+            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
+            kwargs_handlers=[patience],
+        )
+        data_messages, seen = logging.getLogger("images"), set()
+        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
+        logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
+        trainer(config, accelerator, fsdp if dist.is_initialized() else None).run()
+        accelerator.end_training()
+    except (ConfigError, Diverged, WriteError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        print(f"Nothing more can be written into {config.output_dir}: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not (dist.is_initialized() and _lost_process(error)):
+            raise
+        print(
+            f"Process {dist.get_rank()} has lost another one ({error}). That one ended, for the reason given above, "
+            f"or has not answered for process_timeout={config.process_timeout:g} seconds. Start all again with "
+            "resume=latest.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

@@ -1,0 +1,106 @@
+"""The network, the scheduler and the objective that a configuration describes."""
+
+from functools import partial
+
+import torch
+
+from run.config import Config, ConfigError, construct
+from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.models.unet_ncsnpp import NCSNPP_PRESETS
+from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
+
+SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
+ANY_SIGMA_MAX = 1e4  # stands for sigma_max "auto" until the images are known
+
+
+def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) -> ScoreSdeScheduler:
+    """The sampler; its `parameterization` says how the network is asked and what it answers.
+
+    Args:
+        config: with `scheduler.class_name` (a class of sde_diffusers) and the arguments of that class.
+        suggested_sigma_max: takes the place of sigma_max "auto".
+
+    Raises:
+        ConfigError: on unknown names, keys or values.
+    """
+    arguments = dict(config.scheduler)
+    name = arguments.pop("class_name", ScoreSdeProbabilityFlowScheduler.__name__)
+    if name not in SCHEDULERS:
+        raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
+    if arguments.get("sigma_max") == "auto":
+        if arguments.get("sde") != "ve":
+            raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
+        arguments["sigma_max"] = suggested_sigma_max
+    return construct("scheduler", SCHEDULERS[name], arguments)
+
+
+def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching:
+    """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
+    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), config.objective)
+
+
+def build_network(config: Config, image_shape: tuple[int, int, int] | None = None) -> NCSNppUNet2DModel:
+    """A new network for images of the given shape (C, H, W); None keeps the preset's.
+
+    Raises:
+        ConfigError: on unknown keys or values, or if the configuration asks for other images.
+    """
+    arguments = dict(config.model)
+    preset = arguments.pop("preset", None)
+    if preset is not None and preset not in NCSNPP_PRESETS:
+        raise ConfigError(f"model.preset must be null or one of {', '.join(NCSNPP_PRESETS)}, but is {preset!r}")
+    if image_shape is not None:
+        channels, *sides = image_shape
+        size = sides[0] if sides[0] == sides[1] else tuple(sides)
+        for key, actual in (("in_channels", channels), ("sample_size", size)):
+            if arguments.setdefault(key, actual) != actual:
+                raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
+    return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
+
+
+def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
+    """Copy the weights of the pipeline `config.initial_weights` into a new network of the same architecture.
+
+    Raises:
+        ConfigError: if there is no such pipeline, or its tensors differ in name or shape (they are listed).
+    """
+    source = config.initial_weights
+    try:
+        weights = NCSNppUNet2DModel.from_pretrained(source, subfolder="unet").state_dict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
+    names = sorted(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
+    if names:
+        listed = "; ".join(f"{name}: {shapes[0].get(name)}, not {shapes[1].get(name)}" for name in names[:8])
+        raise ConfigError(
+            f"initial_weights: the network of {source!r} is another one than this configuration's, in {len(names)} "
+            f"tensors ({listed}{'; ...' if len(names) > 8 else ''})"
+        )
+    network.load_state_dict(weights)
+
+
+def check_score_model(config: Config) -> None:
+    """Everything about these sections that can be said before the images are loaded.
+
+    Raises:
+        ConfigError: on unknown keys or values, or if network and scheduler do not fit each other.
+    """
+    with torch.device("meta"):  # neither time nor memory for weights
+        network = build_network(config).config
+    scheduler = build_scheduler(config)
+    build_objective(config, scheduler)
+    parameterization = scheduler.parameterization
+    if tuple(network.image_range) != parameterization.image_range:
+        raise ConfigError(
+            f"model.image_range is {tuple(network.image_range)}, but scheduler.image_range is "
+            f"{parameterization.image_range}: they must be equal"
+        )
+    asked = (parameterization.prediction_type, parameterization.time_input)
+    if network.preconditioning == "edm" and asked != ("sample", "sigma"):
+        raise ConfigError(
+            "model.preconditioning=edm needs scheduler.prediction_type=sample and scheduler.time_input=sigma, "
+            f"but they are {asked[0]!r} and {asked[1]!r}"
+        )
+    if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
+        raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
