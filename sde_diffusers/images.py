@@ -47,12 +47,16 @@ class PixelFormat:
             return cls(dtype, *INTEGER_RANGES[dtype])
         low, high = value_range
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
-            raise ValueError(f"`value_range` must be finite numbers (low, high) with low < high, but is {value_range}.")
+            raise ValueError(
+                f"`value_range` must be finite numbers (low, high) with low < high, but is {value_range}."
+            )
         if dtype == "float32":
             return cls(dtype, float(low), float(high))
         least, most = INTEGER_RANGES[dtype]
         if low != int(low) or high != int(high) or low < least or high > most:
-            raise ValueError(f"`value_range` must hold integers in [{least}, {most}] for {dtype}, but is {value_range}.")
+            raise ValueError(
+                f"`value_range` must hold integers in [{least}, {most}] for {dtype}, but is {value_range}."
+            )
         return cls(dtype, int(low), int(high))
 
     @property
@@ -257,7 +261,8 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
     low, high = wide.min().item(), wide.max().item()
     if low < own_format.low or high > own_format.high:
         raise ValueError(
-            f"`{name}` must lie in the model's {own_format.low} to {own_format.high}, but reaches from {low} to {high}."
+            f"`{name}` must lie in [{own_format.low}, {own_format.high}], as the model's images do, but reaches "
+            f"from {low} to {high}."
         )
     return own_format.to_unit(images)
 
@@ -321,5 +326,7 @@ def painted_pixels(image: Image.Image) -> np.ndarray:
     values = picture_values(image, 1)[0]
     white = 1.0 if values.dtype.kind == "f" else INTEGER_RANGES[values.dtype.name][1]
     if values.dtype.kind == "f" and not (0 <= values.min() and values.max() <= 1):
-        raise ValueError(f"a floating point mask must lie in [0, 1], but reaches from {values.min()} to {values.max()}.")
+        raise ValueError(
+            f"a floating point mask must lie in [0, 1], but reaches from {values.min()} to {values.max()}."
+        )
     return values >= white / 2

@@ -37,7 +37,7 @@ from evaluation.page import draw_page
 from evaluation.samples import Samples, draw_samples, save_images, weights_digest
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
-from images.loading import HUB_IDS
+from images.sources import HUB_IDS
 from run.config import ConfigError
 from run.draws import seed_of
 from run.launching import start_all_processes

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from images.labels import encode_labels, refuse_missing_labels
 from images.listing import Listing, Paths, list_folder
 from images.metadata import Metadata, read_metadata
@@ -78,13 +79,18 @@ def arrange(listing: Listing, labels: str = "auto", label_column: str | None = N
     if not listing.folders:
         raise ValueError(f"{root} holds no images")
     splits = _splits(listing, notes)
-    contents = {
-        split: {folder: listing.folders[folder] for folder, _ in members} for split, members in splits.items()
-    }
+    contents = {split: {folder: listing.folders[folder] for folder, _ in members} for split, members in splits.items()}
     rows = {split: FolderRows(Paths(root, folders), None, None) for split, folders in contents.items()}
     if labels == "auto" and label_column is None:
         _label_by_folder(root, splits, rows, notes)
-    tables = [read_metadata(os.path.join(root, path), os.path.dirname(path)) for path in listing.metadata]
+    tables = []
+    for path in listing.metadata:
+        try:
+            tables.append(read_metadata(os.path.join(root, path), os.path.dirname(path)))
+        except ValueError as error:
+            if label_column is not None:
+                raise
+            notes.append(f"{error}: left out")
     if label_column is not None:
         _label_by_column(root, tables, label_column, rows, notes)
     else:
@@ -109,8 +115,8 @@ def _splits(listing: Listing, notes: list[str]) -> dict[str, Members]:
     if not named:
         if len(tops) > 1 and all(top.lower() in SPLIT_LIKE for top in tops):
             raise ValueError(
-                f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named exactly "
-                "train, validation (or val, valid) and test: rename them, or read one of them with data_dir"
+                f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
+                "exactly train, validation (or val, valid) and test: rename them, or read one of them with data_dir"
             )
         return whole
     if others:

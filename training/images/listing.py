@@ -1,4 +1,5 @@
-"""Every file below a folder, held in a few bytes each: 100,000 images are listed in the time that it takes to see them.
+"""Every file below a folder, held in a few bytes each: 100,000 images are listed in no more time than it takes to see
+them.
 
 Links are followed, but not in circles. No file is asked for more than its name.
 """
@@ -92,7 +93,9 @@ def _list(listing: Listing, path: str, relative: str, above: tuple[tuple[int, in
             elif ending in TABLE_ENDINGS:
                 listing.tables.append(prefix + name)
             else:
-                listing.skip(prefix + name, "an archive: unpack it" if ending in ARCHIVE_ENDINGS else "no image by its name")
+                listing.skip(
+                    prefix + name, "an archive: unpack it" if ending in ARCHIVE_ENDINGS else "no image by its name"
+                )
     if images:
         images.sort()
         listing.counts[relative] = len(images)

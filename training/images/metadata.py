@@ -56,7 +56,9 @@ def read_metadata(path: str, folder: str) -> Metadata:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if any(not isinstance(line, dict) or FILE_NAME not in line for line in lines):
         raise ValueError(f"{path} must have a column {FILE_NAME} that says which image each row is about")
-    rows = {posixpath.normpath(posixpath.join(folder, str(line[FILE_NAME]).replace("\\", "/"))): line for line in lines}
+    rows = {
+        posixpath.normpath(posixpath.join(folder, str(line[FILE_NAME]).replace("\\", "/"))): line for line in lines
+    }
     columns = [name for name in dict.fromkeys(name for line in lines for name in line) if name and name != FILE_NAME]
     return Metadata(path, rows, columns)
 

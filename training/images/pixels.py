@@ -1,4 +1,4 @@
-"""From an image file, or an array, to a tensor of its numbers at their own depth; and how far such images lie apart."""
+"""From image files and arrays to tensors of their numbers at their own depth; and how far such images lie apart."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from images.batch_order import check_integer, epoch_order
-from images.files import channels_first, read_file
 from PIL import Image, ImageOps
 
+from images.batch_order import check_integer, epoch_order
+from images.files import channels_first, read_file
 from sde_diffusers.images import INTEGER_RANGES, PixelFormat, known_values, with_channels
 
 MAX_BROKEN = 0.01  # share of images that may be unreadable

@@ -29,6 +29,10 @@ class Rows:
         """What an image is called in messages, and by which a run finds it again when others have been added."""
         raise NotImplementedError
 
+    def title(self, number: int, value) -> str:
+        """The name for messages, of an image that has been read."""
+        return self.name(number)
+
 
 class Selection(Rows):
     """Some of the images of another source, in the given order."""
@@ -46,6 +50,9 @@ class Selection(Rows):
 
     def name(self, number: int) -> str:
         return self.rows.name(int(self.numbers[number]))
+
+    def title(self, number: int, value) -> str:
+        return self.rows.title(int(self.numbers[number]), value)
 
 
 def evenly_spaced(rows: Rows, count: int | None) -> Rows:
