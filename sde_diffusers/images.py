@@ -14,6 +14,8 @@ from torch import Tensor
 
 INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
 VALUE_TYPES = (*INTEGER_RANGES, "float32")
+# torch computes next to nothing with uint16: tensors hold such values as int32.
+TENSOR_TYPES = {"uint8": torch.uint8, "uint16": torch.int32, "int16": torch.int16, "float32": torch.float32}
 
 
 # ---- what numbers mean ---------------------------------------------------------------------------------------------
@@ -66,7 +68,8 @@ class PixelFormat:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
+        """Of tensors that hold such values."""
+        return TENSOR_TYPES[self.dtype]
 
     def to_unit(self, values: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values -> [0, 1]."""
@@ -77,7 +80,7 @@ class PixelFormat:
         return (values.float() - self.low + uniform) / self.levels
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """[0, 1] -> values of the data's type; integers are rounded, and clipped to (low, high)."""
+        """[0, 1] -> values, a tensor of `torch_dtype`; integers are rounded, and clipped to (low, high)."""
         values = self.low + (self.high - self.low) * unit.float()
         if self.dtype == "float32":
             return values
@@ -180,9 +183,14 @@ def to_pil(unit: Tensor, pixels: PixelFormat = PixelFormat()) -> list[Image.Imag
     """Images (N, C, H, W) in [0, 1] as PIL images of the data's own depth and units: modes L, LA, RGB, RGBA for 8
     bits, I;16 for uint16, I for int16, F for floating point."""
     require_pil_mode(pixels, unit.shape[1])
-    values = pixels.from_unit(unit.cpu()).permute(0, 2, 3, 1).numpy()
+    values = to_array(unit, pixels)
     values = values[..., 0] if values.shape[3] == 1 else values
     return [Image.fromarray(image.astype(np.int32) if pixels.dtype == "int16" else image) for image in values]
+
+
+def to_array(unit: Tensor, pixels: PixelFormat) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] as an array (N, H, W, C) of the data's own type and units."""
+    return pixels.from_unit(unit.cpu()).permute(0, 2, 3, 1).numpy().astype(pixels.dtype, copy=False)
 
 
 def visible(unit: Tensor) -> Tensor:
@@ -251,13 +259,12 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
             )
         return unit
     dtype = str(images.dtype).removeprefix("torch.")
-    own = dtype == pixels.dtype
+    own = dtype == pixels.dtype or images.dtype == pixels.torch_dtype
     if not own and dtype not in ("uint8", "uint16"):
         raise ValueError(
             f"`{name}` must be {pixels.dtype}, uint8, uint16, or floating point in [0, 1], but is {images.dtype}."
         )
-    own_format = pixels if own else PixelFormat.of(dtype)
-    wide = images.to(torch.int32)
+    own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int32)
     low, high = wide.min().item(), wide.max().item()
     if low < own_format.low or high > own_format.high:
         raise ValueError(

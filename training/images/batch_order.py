@@ -47,6 +47,5 @@ def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Te
 def flipped(images: torch.Tensor, batch_size: int, seed: int, step: int, own: slice) -> torch.Tensor:
     """Mirrors half of the images in place, at random, as drawn for the global batch."""
     mirrored = torch.from_numpy(np.random.default_rng([seed, step, 1]).random(batch_size) < 0.5)[own]
-    numbers = images.view(torch.int16) if images.dtype == torch.uint16 else images  # which torch cannot assign to
-    numbers[mirrored] = numbers[mirrored].flip(-1)
+    images[mirrored] = images[mirrored].flip(-1)
     return images

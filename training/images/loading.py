@@ -31,6 +31,7 @@ from images.pixels import (
     decode_image,
     suggest_white_level,
     value_extremes,
+    value_type,
 )
 from images.rows import Rows, evenly_spaced
 from images.sources import Source, open_source
@@ -325,7 +326,7 @@ def _measured_format(
     images: torch.Tensor, value_range: Sequence[float] | None, name_of: Callable[[int], str], name: str
 ) -> PixelFormat:
     """The format of images in memory; a given range must hold all values."""
-    dtype = str(images.dtype).removeprefix("torch.")
+    dtype = value_type(images)
     low, high = value_extremes(images)
     if value_range is None and dtype == "float32":
         if low == high:
@@ -352,7 +353,7 @@ def _measured_format(
 
 
 def _format_of_stream(first: torch.Tensor, value_range: Sequence[float] | None, name: str) -> PixelFormat:
-    dtype = str(first.dtype).removeprefix("torch.")
+    dtype = value_type(first)
     if value_range is None and dtype == "float32":
         raise ValueError(
             f"{name}: floating-point images that are streamed need value_range, which show_data.py measures"

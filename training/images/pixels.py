@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from images.batch_order import check_integer, epoch_order
 from images.files import channels_first, read_file
-from sde_diffusers.images import INTEGER_RANGES, PixelFormat, known_values, with_channels
+from sde_diffusers.images import INTEGER_RANGES, TENSOR_TYPES, PixelFormat, known_values, with_channels
 
 MAX_BROKEN = 0.01  # share of images that may be unreadable
 NAMED = 5  # images whose reasons an error gives
@@ -64,7 +64,7 @@ def decode_image(
         dtype: "uint8" scales 16 bits to 8; None keeps the image's own depth.
 
     Returns:
-        Tensor of shape (C, H, W), uint8 or one of `VALUE_TYPES`.
+        Tensor of shape (C, H, W) and one of `TENSOR_TYPES`; uint8 unless `dtype` is None.
 
     Raises:
         UnreadableImage: broken, empty or missing files, values that are not finite, decompression bombs; another
@@ -87,6 +87,8 @@ def decode_image(
             pixels = pixels if size is None else _fit(pixels, size)
     except Exception as error:  # decoders meet broken bytes with nearly any error
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.int32)
     return torch.from_numpy(np.ascontiguousarray(pixels) if pixels.flags.writeable else pixels.copy())
 
 
@@ -127,26 +129,23 @@ def conform(image: torch.Tensor, shape: Sequence[int], name: str, dtype: torch.d
             + (" and channels" if len(image) != shape[0] else "")
         )
     if image.dtype != dtype:
-        both = {image.dtype, dtype} == {torch.int16, torch.uint16}
-        wide = image.to(torch.int32) if both else image
-        if not both or wide.min() < 0 or wide.max() > 32767:
+        signed_or_not = {image.dtype, dtype} == {torch.int16, torch.int32}
+        if not signed_or_not or image.min() < 0 or image.max() > 32767:
             raise ValueError(
-                f"{name} holds {_short(image.dtype)} where the images before it hold {_short(dtype)}: their values do "
-                "not compare. Convert them to one type"
+                f"{name} holds {value_type(image)} where the images before it hold "
+                f"{value_type(image.new_empty(0, dtype=dtype))}: their values do not compare. Convert them to one type"
             )
-        image = wide.to(dtype)
+        image = image.to(dtype)
     return image
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def value_type(images: torch.Tensor) -> str:
+    """Which of `VALUE_TYPES` a tensor holds."""
+    return next(name for name, dtype in TENSOR_TYPES.items() if dtype == images.dtype)
 
 
 def value_extremes(images: torch.Tensor) -> tuple[float, float]:
     """The least and the largest value."""
-    if images.dtype == torch.uint16:  # for which torch has no order
-        numbers = images.numpy()
-        return int(numbers.min()), int(numbers.max())
     low, high = torch.aminmax(images)
     return low.item(), high.item()
 

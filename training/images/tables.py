@@ -231,8 +231,8 @@ def _image_column(features: datasets.Features, column: str | None) -> str:
     if column is not None:
         if column not in pictures + arrays:
             raise ValueError(
-                f"image_column {column!r} is not a column of type Image; columns: {dict(features)} (Array2D and Array3D "
-                "will do, too)"
+                f"image_column {column!r} is not a column of type Image; columns: {dict(features)}. Array2D and "
+                "Array3D will do, too"
             )
         return column
     choices = pictures or arrays
