@@ -7,8 +7,7 @@ Adam, moving average of the weights. Each contender has a process of its own, si
 library's allocator (`training/run/memory.py`) and the others' do not; the paper's code is timed with that setting,
 too. They take turns, so that whatever else the machine does hits all of them alike; the first step of a turn is not
 timed, since in training no other process has just had the caches. Medians over the rounds are reported, and ratios of
-them.
-With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous tensors, and the
+them. With `--device cuda` a GPU trains: all have the fused Adam, ours is also timed with contiguous tensors, and the
 paper's code is left out, as its CUDA kernels would have to be compiled. `--compile` adds the networks under
 `torch.compile`, in bfloat16. Writes into the output folder
 

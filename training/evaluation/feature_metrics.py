@@ -59,7 +59,7 @@ def compare_features(
     smaller side has, the reference images chosen by the seed, the others in their order.
 
     Args:
-        metrics: of `evaluation_config.METRICS`.
+        metrics: of `METRICS` in `config.py`.
         features, reference: (N, D), (M, D).
         statistics: what the Frechet distance is measured from.
         bootstrap_resamples: for the 95 % interval of the Frechet distance; 0 = none.
