@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor
 
+from sde_diffusers.class_names import numbered_classes
 from sde_diffusers.likelihood import frozen
 
 
@@ -73,7 +74,8 @@ def classifier_labels(pipe, class_labels, batch_size: int, classifier_scale) -> 
         raise ValueError(f"`classifier` is for images {shape}, but the network's are {pipe._image_shape}.")
     if classes and classes != config.num_classes:
         raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
-    labels = checked_labels(class_labels, batch_size, config.num_classes)
+    names = config.get("class_names") or pipe.unet.config.get("class_names")
+    labels = checked_labels(numbered_classes(class_labels, names), batch_size, config.num_classes)
     if (labels == -1).any():
         raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
     return labels

@@ -33,6 +33,7 @@ from huggingface_hub.errors import (
 )
 from PIL import Image
 
+from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
 from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, write
 
@@ -156,7 +157,7 @@ class HubPipelineMixin:
 def warn_of_missing_keys(folder: str | Path, name: str, component) -> None:
     """Say which keys a loaded component's configuration lacks: files of an older version, or damaged ones."""
     config = getattr(component, "config", {})
-    missing = sorted(config.get("_use_default_values", []))
+    missing = sorted(set(config.get("_use_default_values", [])) - set(DATA_KEYS))
     if missing:
         defaults = ", ".join(f"{key}={config[key]!r}" for key in missing)
         hub_log.warning("The configuration of %s in %s lacks keys; defaults are used: %s.", name, folder, defaults)

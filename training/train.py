@@ -25,16 +25,25 @@ import sys
 import torch
 
 from accelerate import Accelerator
-from images.pixels import suggest_sigma_max
+from images.pixels import suggest_sigma_data, suggest_sigma_max
 from run.config import Config, read_config
 from run.figures import image_grid, noising_strip
 from run.launching import start_all_processes
 from run.process import launch
 from run.publishing import Publisher
-from run.score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
+from run.score_model import (
+    ANY_SIGMA_DATA,
+    build_network,
+    build_objective,
+    build_scheduler,
+    check_score_model,
+    load_initial_weights,
+    sigma_data_is_asked_for,
+)
 from run.splits import check_labels
 from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import visible
 
 
 class Training(TrainingRun):
@@ -50,21 +59,27 @@ class Training(TrainingRun):
 
     def build_objective(self):
         config = self.config
-        auto = config.scheduler.get("sigma_max") == "auto"
-        count = min(2000 if auto else 8, self.data.num_images or 2000)
+        auto = {
+            "sigma_max": config.scheduler.get("sigma_max") == "auto",
+            "sigma_data": sigma_data_is_asked_for(config),
+        }
+        count = min(2000 if any(auto.values()) else 8, self.data.num_images or 2000)
         self.few, labels = next(self.data.batches(count, seed=0))
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
 
         self.scheduler = build_scheduler(config)
-        if auto:
-            low, high = self.scheduler.parameterization.image_range
-            sigma_max = (high - low) * suggest_sigma_max(self.few)
-            self.scheduler = build_scheduler(config, sigma_max)
-            self.accelerator.print(f"sigma_max: {sigma_max:.4g}, from the training images")
-        return build_objective(config, self.scheduler)
+        low, high = self.scheduler.parameterization.image_range
+        measure = {"sigma_max": suggest_sigma_max, "sigma_data": suggest_sigma_data}
+        for name in (name for name in auto if auto[name] and getattr(self.record, name) is None):
+            value = (high - low) * measure[name](self.few, pixels=self.data.pixels)
+            setattr(self.record, name, value)
+            self.accelerator.print(f"{name}: {value:.4g}, from the training images")
+        if auto["sigma_max"]:
+            self.scheduler = build_scheduler(config, self.record.sigma_max)
+        return build_objective(config, self.scheduler, self.record.sigma_data or ANY_SIGMA_DATA)
 
     def build_network(self, new):
-        network = build_network(self.config, self.data.image_shape)
+        network = build_network(self.config, self.data.image_shape, self.record)
         if self.config.initial_weights and new:
             load_initial_weights(self.config, network)
         return network
@@ -74,7 +89,8 @@ class Training(TrainingRun):
         return labels if self.conditional else None
 
     def draw_start(self):
-        strip = noising_strip(self.few[:4].double() / 255, self.scheduler.parameterization)
+        few = self.data.pixels.to_unit(self.few[:4], torch.float64)
+        strip = noising_strip(visible(few), self.scheduler.parameterization)
         self.log.picture(0, "noising", strip)
 
     def after_step(self):
@@ -106,7 +122,7 @@ class Training(TrainingRun):
                 generator=torch.Generator().manual_seed(self.config.seed),
                 output_type="pt",
             ).images
-        self.log.picture(self.step, "samples", image_grid(images, options.columns), keep=True)
+        self.log.picture(self.step, "samples", image_grid(visible(images), options.columns), keep=True)
         self.log.draw_loss(self.step)
 
     def save_model(self, folder):

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.class_names import numbered_classes
 from sde_diffusers.guidance import (
     check_interval,
     check_scale,
@@ -26,7 +27,7 @@ from sde_diffusers.guidance import (
     scale_at,
 )
 from sde_diffusers.hub import HubPipelineMixin
-from sde_diffusers.images import read_images
+from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.likelihood import (
     LikelihoodOutput,
     ProbabilityFlowOutput,
@@ -107,18 +108,21 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         strength: float = 0.5,
         guidance_interval: tuple[float, float] | None = None,
         classifier_scale: float = 0.0,
+        data_units: bool = False,
     ) -> ScoreSdePipelineOutput | tuple:
         """Draw images, from noise or (`image`) starting with given ones.
 
         Args:
             batch_size: number of images N.
             num_inference_steps: number of time steps (not of network evaluations); the default is the scheduler's.
-            class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
+            class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds), or their names where the
+                model has names; None = no class.
             guidance_scale: w of classifier-free guidance (arXiv 2207.12598), at least 0: the network's answer is
                 (1 - w) unconditional + w conditional. 1 is the conditional network itself, 0 the unconditional one.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
             output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
+                PIL images have the data's own depth; PIL has no modes for more than 8 bits and several channels.
             return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
                 the network (there are `pipe.num_timesteps`); a dictionary that it returns may replace "latents".
@@ -133,6 +137,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 classifier's log p_t(y | x_t) is added to the score (appendix I.1 of arXiv 2011.13456). With an
                 unconditional network 1 draws from p(x | y); a conditional one is asked without the class by
                 `guidance_scale=0`.
+            data_units: whether "np" and "pt" are values of the data's own type and range (`pixel_format`) and not in
+                [0, 1]: uint16 from 0 to 65535, say, which "pt" holds as int32.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
@@ -179,7 +185,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             if callback_on_step_end is not None:
                 values = {name: x for name in callback_on_step_end_tensor_inputs}
                 x = (callback_on_step_end(self, k, t, values) or {}).get("latents", x)
-        images = self._images(x, output_type)
+        images = self._images(x, output_type, data_units)
         self.maybe_free_model_hooks()
         return ScoreSdePipelineOutput(images, nfe) if return_dict else (images, nfe)
 
@@ -309,23 +315,24 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         self,
         images: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        dequantize: bool | int = True,
+        dequantize: bool | int | None = None,
         probes: int | str | Tensor = 1,
         eps: float = 1e-5,
         rtol: float = 1e-5,
         atol: float = 1e-5,
         class_labels=None,
         probe_distribution: str = "rademacher",
-        levels: int = 256,
+        levels: int | None = None,
         variable: str | None = None,
     ) -> LikelihoodOutput:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
         Args:
-            images: (N, C, H, W) integers in [0, levels) (uint8 by default), or floating point in [0, 1].
+            images: (N, C, H, W) integers of the data's own range, [0, levels) (uint8 by default), or floating point in
+                [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: number of passes (True: one) with uniform noise u in (round((levels - 1) image) + u) / levels,
-                whose average bounds the discrete likelihood. False: the density at the given values, which must then
+                whose average bounds the discrete likelihood; None = one where there are levels. False: the density at the given values, which must then
                 have been dequantized for the result to be comparable.
             probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
                 "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
@@ -335,7 +342,8 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 `probes="exact"` a tenth of them is used.
             class_labels: as in `__call__`; the likelihood is then that given the class.
             probe_distribution: "rademacher" (of less variance) or "gaussian".
-            levels: number of values of a pixel, 2^(bit depth).
+            levels: number of values of a pixel, 2^(bit depth); None = as the data of the network has it (256 for 8
+                bits). Floating-point data have none: the result is then that of their density in their own units.
 
         Returns:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).
@@ -368,12 +376,24 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         check_scale("guidance_scale", guidance_scale)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
+        if output_type == "pil":
+            require_pil_mode(self.pixel_format, self._image_shape[0])
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
         shape = (batch_size, *self._image_shape)
         if latents is not None and (latents.ndim != 4 or latents.shape[:2] != shape[:2]):  # any size of image will do
             raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
         return shape
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What the values of the data were that the network was trained on."""
+        return pixel_format(self.unet)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the network's classes, if it has any."""
+        return self.unet.config.get("class_names")
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:
@@ -385,7 +405,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         """(N, C, H, W) given images in the network's range, checked."""
         if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         if image.shape[1:] != self._image_shape:
             raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
         return self.scheduler.parameterization.to_model_range(image)
@@ -402,6 +422,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
         classes = self.unet.config.num_class_embeds
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        class_labels = numbered_classes(class_labels, self.class_names)
         labels = checked_labels(class_labels, batch_size, classes)
         if (labels == -1).any() and not self._knows_no_class:
             raise ValueError(f"`class_labels` holds -1, but {type(self.unet).__name__} has no label for no class.")
@@ -419,15 +440,17 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
             )
         return labels
 
-    def _images(self, x: Tensor, output_type: str):
+    def _images(self, x: Tensor, output_type: str, data_units: bool = False):
         """The network's range -> images of the given type."""
         if output_type == "latent":
             return x
-        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type)
+        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type, data_units)
 
-    def _of_type(self, images: Tensor, output_type: str):
+    def _of_type(self, images: Tensor, output_type: str, data_units: bool = False):
         """Images in [0, 1] as PIL, numpy or tensor."""
-        if output_type == "pt":
-            return images
-        images = images.cpu().permute(0, 2, 3, 1).numpy()
-        return images if output_type == "np" else self.numpy_to_pil(images)
+        if output_type == "pil":
+            return to_pil(images, self.pixel_format)
+        if output_type == "np" and data_units:
+            return to_array(images, self.pixel_format)
+        images = self.pixel_format.from_unit(images) if data_units else images
+        return images if output_type == "pt" else images.cpu().permute(0, 2, 3, 1).numpy()

@@ -148,6 +148,7 @@ def load_images(
     labels: str = "auto",
     value_range: Sequence[float] | None = None,
     white_level: int | None = None,
+    pixels: PixelFormat | None = None,
 ) -> ImageData | StreamedImages:
     """Loads one split of an image data set.
 
@@ -172,6 +173,8 @@ def load_images(
         value_range: (low, high), the values that are 0 and 1 in the unit range; None is that of integers' type, and
             of floating point what is measured.
         white_level: short for the range (0, white_level), of cameras with 10 or 12 bits in files of 16.
+        pixels: the format of images loaded before, say the training's, instead of both; floating-point values may lie
+            beyond its range.
 
     Returns:
         `ImageData`, or `StreamedImages`.
@@ -222,10 +225,10 @@ def load_images(
         first = _first_image(((rows.read(row), "an unnamed image") for row in rows.rows), decode, name)
     about = (name, source.notes)
     if streaming:
-        pixels = _format_of_stream(first, value_range, name)
+        pixels = pixels or _format_of_stream(first, value_range, name)
         return StreamedImages.of(rows, decode, tuple(first.shape), pixels, *about, groups=stream_shards)
     images, kept, skipped = _decode_all(rows, decode, first, name)
-    pixels = _measured_format(images, value_range, lambda k: rows.name(kept[k]), name)
+    pixels = _measured_format(images, pixels, value_range, lambda k: rows.name(kept[k]), name)
     kept = torch.tensor(kept, dtype=torch.int64)
     found = None if rows.labels is None else torch.from_numpy(rows.labels)[kept]
     return ImageData(images, found, rows.class_names, skipped, name, pixels, rows, kept, list(source.notes))
@@ -323,32 +326,41 @@ def _decode_all(
 
 
 def _measured_format(
-    images: torch.Tensor, value_range: Sequence[float] | None, name_of: Callable[[int], str], name: str
+    images: torch.Tensor,
+    known: PixelFormat | None,
+    value_range: Sequence[float] | None,
+    name_of: Callable[[int], str],
+    name: str,
 ) -> PixelFormat:
     """The format of images in memory; a given range must hold all values."""
     dtype = value_type(images)
     low, high = value_extremes(images)
-    if value_range is None and dtype == "float32":
+    if known is not None and known.dtype != dtype:
+        raise ValueError(f"{name} holds {dtype} where the images before hold {known.dtype}")
+    if known is None and value_range is None and dtype == "float32":
         if low == high:
             raise ValueError(f"{name}: all values are {low}, so that their range cannot be measured: give value_range")
         value_range = (low, high)
         logger.warning("%s: floating-point values from %.7g to %.7g, taken as value_range", name, low, high)
-    pixels = PixelFormat.of(dtype, value_range)
-    if low < pixels.low or high > pixels.high:
-        k = next(k for k in range(len(images)) if out_of_range(images[k], pixels))
-        least, most = value_extremes(images[k])
-        raise ValueError(
-            f"{name}: {name_of(k)} holds values from {least:g} to {most:g}, beyond the range {pixels.low:g} to "
-            f"{pixels.high:g} (value_range or white_level); all images: {low:g} to {high:g}"
-        )
-    if value_range is None and (white := suggest_white_level(dtype, high)):
-        logger.warning(
-            "%s: no value of these 16-bit images is above %d, so that they are nearly black: white_level=%d "
-            "(data.white_level) says which value is white",
-            name,
-            high,
-            white,
-        )
+    pixels = known or PixelFormat.of(dtype, value_range)
+    if low >= pixels.low and high <= pixels.high:
+        if known is None and value_range is None and (white := suggest_white_level(dtype, high)):
+            logger.warning(
+                "%s: no value of these 16-bit images is above %d, so that they are nearly black: white_level=%d "
+                "(data.white_level) says which value is white",
+                name,
+                high,
+                white,
+            )
+        return pixels
+    k = next(k for k in range(len(images)) if out_of_range(images[k], pixels))
+    what = (
+        f"{name}: {name_of(k)} holds values beyond the range {pixels.low:g} to {pixels.high:g}; all images: "
+        f"{low:g} to {high:g}"
+    )
+    if known is None or dtype != "float32":
+        raise ValueError(f"{what} (value_range or white_level)")
+    logger.warning("%s. The range stays as it was", what)
     return pixels
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers import DenoisingScoreMatching
+from sde_diffusers.images import PixelFormat
 
 
 def seed_of(*key: int) -> int:
@@ -41,17 +42,19 @@ def draw_examples(
     dequantize: bool = False,
     label_dropout: float = 0.0,
     device: torch.device | str = "cpu",
+    pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
 ) -> Examples:
     """Draws times and noise for one process's share of a global batch.
 
     Args:
-        images, labels: uint8 (n, C, H, W) and int64 (n,) or None, the share of this process.
+        images, labels: values (n, C, H, W) and int64 (n,) or None, the share of this process.
         objective: draws the times.
         key: seed of all draws, for example (seed, step).
         rank, world_size: this process and their number; the global batch has n * world_size images.
-        dequantize: add uniform noise of one grey level.
+        dequantize: add uniform noise of one level of the values.
         label_dropout: probability that a label is replaced by -1, the network's "no class".
         device: of the result; the times stay on the CPU, in float64.
+        pixels: what the images' values mean.
     """
     own, total = slice(rank * len(images), (rank + 1) * len(images)), world_size * len(images)
     generator = torch.Generator().manual_seed(seed_of(*key))
@@ -62,11 +65,10 @@ def draw_examples(
     times = objective.draw_times(total, generator)[own]
     noise = torch.randn(total, *images.shape[1:], generator=generator)[own]
     dropped = torch.rand(total, generator=generator)[own] < label_dropout
-    unit = move(images).float()
     if dequantize:
-        unit = (unit + move(torch.rand(total, *images.shape[1:], generator=generator)[own])) / 256
+        unit = pixels.dequantized(move(images), move(torch.rand(total, *images.shape[1:], generator=generator)[own]))
     else:
-        unit = unit / 255
+        unit = pixels.to_unit(move(images))
     if labels is not None:
         labels = move(torch.where(dropped, -1, labels))
     return Examples(objective.parameterization.to_model_range(unit), move(noise), times, labels)

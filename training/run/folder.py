@@ -7,8 +7,25 @@ from run.checkpoints import list_checkpoints
 from run.config import ConfigError, RunConfig
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
-CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", *RESULTS)
-FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
+CONTENTS = (
+    "config.yaml",
+    "images.json",
+    "metrics.jsonl",
+    "checkpoints",
+    "figures",
+    "tensorboard",
+    "best",
+    "pushed",
+    *RESULTS,
+)
+FIXED_KEYS = (
+    "model.",
+    "scheduler.",
+    "data.channels",
+    "data.image_size",
+    "data.value_range",
+    "data.white_level",
+)  # a resumed run cannot change them
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
 

@@ -5,12 +5,13 @@ from functools import partial
 import torch
 
 from run.config import Config, ConfigError, construct
+from run.record import ImageRecord
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.unet_ncsnpp import NCSNPP_PRESETS
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
-ANY_SIGMA_MAX = 1e4  # stands for sigma_max "auto" until the images are known
+ANY_SIGMA_MAX, ANY_SIGMA_DATA = 1e4, 0.5  # stand for "auto" until the images are known
 
 
 def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) -> ScoreSdeScheduler:
@@ -34,18 +35,44 @@ def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) 
     return construct("scheduler", SCHEDULERS[name], arguments)
 
 
-def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching:
+def build_objective(
+    config: Config, scheduler: ScoreSdeScheduler, suggested_sigma_data: float = ANY_SIGMA_DATA
+) -> DenoisingScoreMatching:
     """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
-    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), config.objective)
+    arguments = _measured(config.objective, suggested_sigma_data)
+    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), arguments)
 
 
-def build_network(config: Config, image_shape: tuple[int, int, int] | None = None) -> NCSNppUNet2DModel:
+def _measured(arguments: dict, sigma_data: float) -> dict:
+    """The arguments, with a number for sigma_data "auto"."""
+    return {**arguments, "sigma_data": sigma_data} if arguments.get("sigma_data") == "auto" else dict(arguments)
+
+
+def sigma_data_is_asked_for(config: Config) -> bool:
+    """Whether it is to be measured on the images."""
+    return "auto" in (config.model.get("sigma_data"), config.objective.get("sigma_data"))
+
+
+def build_network(
+    config: Config,
+    image_shape: tuple[int, int, int] | None = None,
+    record: ImageRecord | None = None,
+) -> NCSNppUNet2DModel:
     """A new network for images of the given shape (C, H, W); None keeps the preset's.
+
+    Args:
+        record: what their values and classes mean, which the network's configuration will say.
 
     Raises:
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
-    arguments = dict(config.model)
+    arguments = _measured(config.model, (record and record.sigma_data) or ANY_SIGMA_DATA)
+    if record is not None:
+        if record.value_dtype != "uint8" or record.value_range != [0, 255]:
+            arguments |= {"value_dtype": record.value_dtype, "value_range": record.value_range}
+        classes, names = arguments.get("num_class_embeds"), record.class_names
+        if classes and names and len(names) <= classes:
+            arguments |= {"class_names": names}
     preset = arguments.pop("preset", None)
     if preset is not None and preset not in NCSNPP_PRESETS:
         raise ConfigError(f"model.preset must be null or one of {', '.join(NCSNPP_PRESETS)}, but is {preset!r}")

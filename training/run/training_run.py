@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from accelerate import Accelerator
 from run.checkpoints import (
+    STATE,
     WriteError,
     checkpoint_path,
     checkpoint_tensors,
@@ -34,6 +35,7 @@ from run.draws import Examples, draw_examples, seed_of
 from run.folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
 from run.interruption import Interruption
 from run.log import RunLog
+from run.record import ImageRecord, read_record
 from run.sharding import gathered, shard, shard_of, shard_size, whole
 from run.splits import load_splits
 
@@ -88,7 +90,13 @@ class TrainingRun:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
-            self.data, validation = load_splits(config)
+            earlier = checkpoint and read_record(checkpoint / STATE)
+            self.data, validation = load_splits(config, earlier)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, validation)
+        if earlier is not None:
+            accelerator.print(earlier.kept(self.data))
+        if config.data.uniform_dequantization and self.data.pixels.levels is None:
+            raise ConfigError("data.uniform_dequantization is for integers, but the images are float32")
         self.objective = self.build_objective()
         torch.manual_seed(config.seed)
         self.network = self.build_network(new=checkpoint is None)
@@ -135,6 +143,7 @@ class TrainingRun:
                 clear_folder(config)
             self._describe()
             save_config(config, self.folder / "config.yaml")
+            self.record.write(self.folder)
             self.log = RunLog(self.folder, self.step)
             if self.step == 0:
                 self.draw_start()
@@ -244,6 +253,7 @@ class TrainingRun:
             dequantize=config.data.uniform_dequantization,
             label_dropout=self.label_dropout,
             device=self.accelerator.device,
+            pixels=self.data.pixels,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -299,7 +309,7 @@ class TrainingRun:
         key = (self.config.seed, 0, VALIDATION)
         labels = self.checked_labels(labels, images.name)
         dequantize = self.config.data.uniform_dequantization
-        examples = draw_examples(pixels, labels, self.objective, key, dequantize=dequantize)
+        examples = draw_examples(pixels, labels, self.objective, key, dequantize=dequantize, pixels=self.data.pixels)
         return examples[self.rank :: self.world_size]
 
     def averaged(self) -> contextlib.AbstractContextManager:
@@ -358,6 +368,7 @@ class TrainingRun:
                 "ema_step": self.ema.optimization_step,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
+                "images": self.record.as_dict(),
             }
             path = checkpoint_path(self.checkpoints, self.step)
             save_checkpoint(path, tensors, state, self.config.checkpoints_limit)
