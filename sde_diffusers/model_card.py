@@ -144,12 +144,8 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
     if pipeline == "ScoreSdePipeline":
         names = network.get("class_names")
-        first = (
-            f"{names[0]!r})  # or its number; the classes are below"
-            if names
-            else f"0)  # classes: 0 to {(classes or 1) - 1}"
-        )
-        call = f"class_labels={first}" if classes else ")"
+        call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
+        call = f'class_labels="{names[0]}")  # or 0; the classes are named above' if classes and names else call
         use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
     without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
     paragraphs = [

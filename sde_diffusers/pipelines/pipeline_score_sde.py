@@ -332,7 +332,7 @@ class ScoreSdePipeline(HubPipelineMixin, DiffusionPipeline):
                 [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: number of passes (True: one) with uniform noise u in (round((levels - 1) image) + u) / levels,
-                whose average bounds the discrete likelihood; None = one where there are levels. False: the density at the given values, which must then
+                whose average bounds the discrete likelihood. False: the density at the given values, which must then
                 have been dequantized for the result to be comparable.
             probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
                 "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +18,8 @@ from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.class_names import DATA_KEYS
+from sde_diffusers.images import PixelFormat, to_pil
 
 NOISE, LABELS = 0, 1  # streams of random numbers
 
@@ -27,13 +29,14 @@ class Samples:
     """Drawn images and what it took.
 
     Attributes:
-        images: uint8, (N, C, H, W).
+        images: values of `pixels`, (N, C, H, W).
         labels: int64, (N,): the class that each was asked for; None without classes.
         sampler: its class and arguments, steps, guidance and classes.
         batch_size: images drawn at once.
         nfe: evaluations of the network for each image.
         images_per_second: of one process, its first batch (in which libraries warm up) left out if there are more.
         machine: on which this speed was reached: device, threads of a process, processes.
+        pixels: what the values mean.
     """
 
     images: Tensor
@@ -43,6 +46,7 @@ class Samples:
     nfe: int
     images_per_second: float
     machine: dict
+    pixels: PixelFormat = PixelFormat()
 
 
 def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
@@ -61,7 +65,8 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
 
 def weights_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    computing = {key: value for key, value in network.config.items() if key not in DATA_KEYS}
+    config = {key: value for key, value in computing.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -96,7 +101,7 @@ def draw_samples(
                 generator=generators,
                 output_type="pt",
             )
-        images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
+        images = pipe.pixel_format.from_unit(output.images).cpu()  # the CPU has waited for the GPU
         work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
         work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
@@ -125,6 +130,7 @@ def draw_samples(
         nfe=int(drawn["nfe"][0]),
         images_per_second=size * len(seconds) / seconds.sum().item(),
         machine=machine,
+        pixels=pipe.pixel_format,
     )
 
 
@@ -150,12 +156,22 @@ def class_labels(
     return torch.stack([data_labels[seed_of(seed, LABELS, k) % len(data_labels)] for k in indices])
 
 
-def save_images(images: Tensor, folder: Path) -> None:
-    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png; those of other samples are deleted."""
+def save_images(samples: Samples, folder: Path) -> None:
+    """Write the images as numbered files, from 000000; those of other samples are deleted.
+
+    They are PNG files where that format has their depth and channels, else TIFF (one channel) or .npy, (C, H, W).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("[0-9]*.png"):
+    for path in folder.glob("[0-9]*.*"):
         path.unlink()
-    for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
-        path = folder / f"{k:06d}.png"
-        Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
+    dtype, channels = samples.pixels.dtype, samples.images.shape[1]
+    png, tiff = dtype == "uint8" and channels <= 4 or dtype == "uint16" and channels == 1, channels == 1
+    ending, kind = (".png", "PNG") if png else (".tif", "TIFF") if tiff else (".npy", None)
+    for k, image in enumerate(tqdm(samples.images, desc="Saving images", dynamic_ncols=True)):
+        path = folder / f"{k:06d}{ending}"
+        with open(path.with_suffix(".incomplete"), "wb") as file:
+            if kind is None:
+                np.save(file, image.numpy().astype(dtype))
+            else:
+                to_pil(samples.pixels.to_unit(image[None]), samples.pixels)[0].save(file, kind)
         path.with_suffix(".incomplete").rename(path)

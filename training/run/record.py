@@ -1,4 +1,4 @@
-"""What a run has found out about its images and keeps: the meaning of their values, measured numbers, what it held out.
+"""What a run has found out about its images and keeps: what values mean, measured numbers, what it has held out.
 
 A resumed run goes on with these numbers, even if there are more images now; an evaluation finds the images that the
 run has never trained on. The record stands in the run's folder, and in each checkpoint.
