@@ -21,8 +21,8 @@ SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
 class ArrayRows(Rows):
     """The images values[k], each (H, W), (C, H, W) or (H, W, C)."""
 
-    def __init__(self, title: str, values: np.ndarray, labels: np.ndarray | None, class_names: list[str] | None):
-        self.title, self.values, self.labels, self.class_names = title, values, labels, class_names
+    def __init__(self, origin: str, values: np.ndarray, labels: np.ndarray | None, class_names: list[str] | None):
+        self.origin, self.values, self.labels, self.class_names = origin, values, labels, class_names
 
     def __len__(self) -> int:
         return len(self.values)
@@ -31,7 +31,7 @@ class ArrayRows(Rows):
         return [np.asarray(self.values[k]) for k in numbers]
 
     def name(self, number: int) -> str:
-        return f"{self.title}[{number}]"
+        return f"{self.origin}[{number}]"
 
 
 def read_arrays(path: str, labels: str = "auto", label_column: str | None = None) -> tuple[dict[str, Rows], list[str]]:

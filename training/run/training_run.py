@@ -19,6 +19,7 @@ from diffusers.training_utils import EMAModel
 from tqdm import tqdm
 
 from accelerate import Accelerator
+from images.description import in_short
 from run.checkpoints import (
     STATE,
     WriteError,
@@ -141,6 +142,7 @@ class TrainingRun:
         if accelerator.is_main_process:
             if checkpoint is None:
                 clear_folder(config)
+            print(in_short(self.data))
             self._describe()
             save_config(config, self.folder / "config.yaml")
             self.record.write(self.folder)
