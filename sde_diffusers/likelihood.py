@@ -31,6 +31,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import require_choice
 
@@ -290,6 +291,12 @@ def image_bits_per_dim(
     levels = pixels.levels if levels is None else levels
     if levels is not None and (not isinstance(levels, int) or levels < 2):
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
+    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
+    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+        raise ValueError(
+            f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
+            "`levels`."
+        )
     unit = checked_images(pipe, "images", images, given)
     dequantize = levels is not None if dequantize is None else dequantize
     if dequantize and levels is None:
@@ -393,6 +400,9 @@ def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor
         return images.to(pipe._execution_device, torch.float64)
     if pixels.levels is None and levels is None:
         raise ValueError(f"`{name}` must be floating point in [0, 1], as the model's are, but is {images.dtype}.")
+    dtype = str(images.dtype).removeprefix("torch.")
+    if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
+        pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
     bottom, top = (pixels.low, pixels.high) if levels in (None, pixels.levels) else (0, levels - 1)
     values = images.to(torch.int64)
     low, high = values.min().item(), values.max().item()

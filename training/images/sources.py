@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+import numpy as np
 import yaml
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -137,7 +138,12 @@ def _array_file_alone(listing: Listing) -> str | None:
         return None
     ((folder, names),) = listing.folders.items()
     path = os.path.join(folder, os.fsdecode(names[:-1]))
-    return path if path.lower().endswith((".npz", ".npy")) else None
+    if path.lower().endswith(".npy"):
+        try:
+            return path if np.load(os.path.join(listing.root, path), mmap_mode="r").ndim > 2 else None
+        except ValueError:  # its reason is told when it is decoded
+            return None
+    return path if path.lower().endswith(".npz") else None
 
 
 def _of_files(name: str, listing: Listing, columns: dict) -> Source:
