@@ -92,7 +92,7 @@ def contact_sheet(data: ImageData) -> Figure:
     for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.set_axis_off()
         if k < count:
-            axes.imshow(unit[k].permute(1, 2, 0).squeeze(2), cmap="gray", vmin=0, vmax=1)
+            axes.imshow(unit[k].permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
             if labels is not None:
                 label = int(labels[k])
                 axes.set_title(data.class_names[label] if data.class_names else str(label), fontsize=7)

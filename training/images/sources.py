@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -183,7 +183,10 @@ def _open_hub(dataset: str, data_dir: str | None, streaming: bool, columns: dict
         if _are_images(files):
             return _open_hub_images(repo_id, data_dir, files, columns)
         splits = datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming)
-        return Source(repo_id, read_tables(dict(splits), repo_id, notes, **columns), notes=notes)
+        tables = read_tables(dict(splits), repo_id, notes, **columns)
+        if data_dir and streaming:  # the numbers that the repository announces are those of all of it
+            tables = {split: replace(table, num_images=None) for split, table in tables.items()}
+        return Source(repo_id, tables, notes=notes)
     offline_mode, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True  # spares long retries
     try:
         splits = datasets.load_dataset(repo_id, data_dir=data_dir)  # downloaded before
