@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from sde_diffusers.sdes.gaussian import GaussianSDE
+
 PACKAGE = "sde_diffusers"
 REMOTE_PACKAGE = "diffusers_modules"
 
@@ -33,7 +35,8 @@ def source_of(cls: type) -> str:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
     modules = {cls.__module__}
     if hasattr(cls, "_get_compatibles"):
-        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
+        classes = [*cls._get_compatibles(), *GaussianSDE.registered.values()]
+        modules |= {other.__module__ for other in classes if other.__module__.split(".")[0] == PACKAGE}
     externals, bodies = {}, {}
     for module in sorted(modules):  # the same file, whichever sampler is in use
         collect(module, externals, bodies)
@@ -74,21 +77,32 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
 
 
+def carry_code(index: dict, classes: dict[str, type]) -> dict[str, str]:
+    """Modules that define classes, {path in a pipeline's folder: source}; the folder's index is made to name them.
+
+    Args:
+        index: what model_index.json holds.
+        classes: by component; "_class_name" is the pipeline's own.
+    """
+    modules = {}
+    for key, cls in classes.items():
+        index[key] = [module_name(cls), cls.__name__]
+        modules[f"{'' if key == '_class_name' else key + '/'}{module_name(cls)}.py"] = source_of(cls)
+    return modules
+
+
 def save_modules(pipeline, folder) -> None:
     """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
     folder = Path(folder)
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index.pop("_name_or_path", None)  # a path of this machine
-    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
-        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
-        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    classes = {"_class_name": type(pipeline)}
     for name, component in pipeline.components.items():
-        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
-        if is_ours(cls):
-            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
-            index[name] = [module_name(cls), cls.__name__]
-    write(index_path, json.dumps(index, indent=2) + "\n")
+        classes[name] = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+    # A user's subclass of the pipeline is saved as diffusers saves it.
+    for path, source in carry_code(index, {key: cls for key, cls in classes.items() if is_ours(cls)}).items():
+        write(folder / path, source)
+    write(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 def write(path: Path, text: str) -> None:

@@ -26,13 +26,13 @@ from served_model import (
     TEST_DATA,
     TEST_SHEET,
     ServedModel,
-    fingerprint,
 )
 from tab_generate import FIRST_IMAGES
 from tab_likelihood import TOLERANCE
 from tqdm import tqdm
 
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.weights_digest import weights_digest
 
 TEST_FILE = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist" / "test-00000-of-00001.parquet"
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -52,7 +52,7 @@ def main(source: str) -> None:
     data = {
         "dataset": "zalando-datasets/fashion_mnist",
         "class_names": NAMES,
-        "network": fingerprint(pipe.unet),
+        "network": weights_digest(pipe.unet),
         "bits_per_dim": [round(value, 3) for value in values],
     }
     columns = [np.concatenate(images[labels == label][:10]) for label in range(len(NAMES))]

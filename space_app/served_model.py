@@ -1,6 +1,5 @@
 """The model that the app shows. All requests share its network; everything else is made anew for each of them."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from bounded_work import TickingBar, Work
-from diffusers import UNet2DModel
 from huggingface_hub import ModelCard
 from PIL import Image
 from torch import Tensor
@@ -20,6 +18,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
+from sde_diffusers.weights_digest import weights_digest
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
 # All by make_model_data.py
@@ -144,7 +143,7 @@ def load_model(model_id: str | None) -> ServedModel:
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
         if classes == len(test_data["class_names"]):
             class_names = test_data["class_names"]
-    if test_data["network"] == fingerprint(pipe.unet):
+    if test_data["network"] == weights_digest(pipe.unet):
         test_bits_per_dim = test_data["bits_per_dim"]
         first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
     name = Path(source).name if Path(source).is_dir() else source
@@ -170,12 +169,3 @@ def read_sheet(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
         return None
     tiles = sheet.reshape(sheet.shape[0] // height, height, -1, width).swapaxes(1, 2)
     return torch.from_numpy(tiles.reshape(-1, 1, height, width).copy())
-
-
-def fingerprint(unet: UNet2DModel) -> str:
-    """Digest of a network's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unet.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.weights_digest import weights_digest
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
 gradio_client = pytest.importorskip("gradio_client")
@@ -261,7 +262,7 @@ def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):
 
 def test_numbers_of_the_test_images_are_of_the_shipped_network():
     data = json.loads(served_model.TEST_DATA.read_text())
-    network = served_model.fingerprint(served_model.load_model(None).pipe.unet)
+    network = weights_digest(served_model.load_model(None).pipe.unet)
     assert data["network"] == network, "new weights: run python space_app/make_model_data.py"
     assert len(data["bits_per_dim"]) == make_model_data.IMAGES
 

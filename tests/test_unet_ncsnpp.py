@@ -16,7 +16,8 @@ from sde_diffusers.models.layers import (
     fir_downsample,
     fir_upsample,
 )
-from sde_diffusers.models.unet_ncsnpp import NCSNPP_PRESETS, NCSNppUNet2DModel
+from sde_diffusers.models.presets import NCSNPP_PRESETS
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 
 SMALL = {"sample_size": 16, "block_out_channels": (8, 16), "layers_per_block": 1, "attention_resolutions": (8,)}
 

@@ -12,7 +12,6 @@ train.py) draw the same images as one.
 """
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,11 +19,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from evaluation.config import EvaluationConfig, read_evaluation_config
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_metrics import compare_features, compute_features
@@ -35,15 +33,15 @@ from evaluation.likelihood import bits_per_dim
 from evaluation.model_card import eval_result, load_card, update_card
 from evaluation.neighbors import Neighbors, nearest, pixels
 from evaluation.page import draw_page
-from evaluation.samples import Samples, draw_samples, save_images, weights_digest
+from evaluation.samples import Samples, draw_samples, network_digest, save_images
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
 from images.sources import HUB_IDS
-from run.config import ConfigError
+from run.accelerator import make_accelerator
 from run.draws import seed_of
 from run.launching import start_all_processes
 from run.memory import keep_freed_memory
-from run.precision import mixed_precision
+from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat, visible
 
 SAMPLES, REFERENCE, TEST = "samples", "reference", "test"
@@ -71,7 +69,7 @@ class Evaluation:
         channels, height, width = self.reference.image_shape
         resolution = {"resolution": f"{height}x{width}x{channels}"}
         self.about_data = {"dataset": self.reference.name, "split": config.data.reference_split} | resolution
-        network = images_digest(self.given.images) if self.given else weights_digest(self.pipe.unet)
+        network = images_digest(self.given.images) if self.given else network_digest(self.pipe.unet)
         self.about_network = {"network": network} | resolution
 
     def run(self) -> None:
@@ -217,15 +215,7 @@ def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: lis
     try:
         config = read_evaluation_config(arguments)
         keep_freed_memory()
-        patience = InitProcessGroupKwargs(timeout=timedelta(days=1))  # processes wait for the slowest one
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision(config),
-            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
-            kwargs_handlers=[patience],
-        )
-        data_messages, seen = logging.getLogger("images"), set()
-        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
-        logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
+        accelerator = make_accelerator(config.mixed_precision, timedelta(days=1))  # all wait for the slowest one
         work(config, accelerator)
         accelerator.end_training()
     except ConfigError as error:

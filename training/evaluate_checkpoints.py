@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 
 import matplotlib
-
 from accelerate import Accelerator
+
 from evaluate import Evaluation, launch, write_text
 from evaluation.config import EvaluationConfig
-from run.checkpoints import STATE, list_checkpoints, written_folder
-from run.config import ConfigError
+from run.checkpoints import STATE, list_checkpoints
 from run.launching import start_all_processes
+from run.written_folder import written_folder
+from run.yaml_config import ConfigError
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

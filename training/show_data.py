@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 
 from images.description import describe, duplicates, in_short, suggestions
 from images.loading import ImageData, load_images
-from run.config import RUN_RULES, ConfigError, DataConfig, merge
+from run.config import RUN_RULES, DataConfig
 from run.splits import loading_options, open_data
+from run.yaml_config import ConfigError, merge
 from sde_diffusers.images import visible
 
 SHOWN, COLUMNS = 50, 10  # images of the picture

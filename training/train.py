@@ -23,8 +23,8 @@ the whole process group: a launcher that is killed alone leaves its processes ru
 import sys
 
 import torch
-
 from accelerate import Accelerator
+
 from images.pixels import suggest_sigma_data, suggest_sigma_max
 from run.config import Config, read_config
 from run.figures import image_grid, noising_strip

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from run.classifier_config import ClassifierConfig, read_classifier_config
-from run.config import ConfigError, construct
+from run.draws import Examples
 from run.figures import accuracy_curve
 from run.launching import start_all_processes
 from run.process import launch
 from run.training_run import TrainingRun
+from run.yaml_config import ConfigError, construct
 from sde_diffusers import VESDE, NoiseConditionalClassifier, Parameterization
 
 MEASURED_LEVELS = 12  # noise levels at which accuracy is measured
@@ -96,26 +97,19 @@ class ClassifierTraining(TrainingRun):
             raise ConfigError(f"model.num_classes is {self.num_classes}, but {name} has the label {labels.max()}")
         return labels
 
-    @torch.no_grad()
     def validate(self) -> None:
         """Validation loss, as for a score network, and accuracy at each of `MEASURED_LEVELS` noise levels."""
         super().validate()
-        device, objective, images = self.accelerator.device, self.objective, self.validation
-        right = torch.zeros(MEASURED_LEVELS + 1, device=device)  # the last entry counts images
         times = torch.linspace(0, 1, MEASURED_LEVELS, dtype=torch.float64)
-        size = max(1, self.config.batch_size // self.world_size)
-        for start in range(0, len(images.x_0), size):
-            x_0, noise, _, labels = images[start : start + size]
-            x_0, noise, labels = x_0.to(device), noise.to(device), labels.to(device)
-            for k, t in enumerate(times):
-                with self.accelerator.autocast():
-                    logits = objective.logits(self.ema_network, x_0, noise, t.expand(len(x_0)))
-                right[k] += (logits.argmax(1) == labels).sum()
-            right[-1] += len(x_0)
-        *right, count = self.accelerator.reduce(right).tolist()
+
+        def right(examples: Examples) -> torch.Tensor:
+            x_0, noise, _, labels = examples
+            all_logits = (self.objective.logits(self.ema_network, x_0, noise, t.expand(len(x_0))) for t in times)
+            return torch.stack([logits.argmax(1) == labels for logits in all_logits], 1).float()
+
+        accuracies = self.validation.mean(right, MEASURED_LEVELS)
         if self.accelerator.is_main_process:
-            levels = objective.parameterization.sde.sigma(times).tolist()
-            accuracies = [value / count for value in right]
+            levels = self.objective.parameterization.sde.sigma(times).tolist()
             values = {f"accuracy/{level:.3g}": value for level, value in zip(levels, accuracies, strict=True)}
             self.log.metrics(self.step, accuracy=sum(accuracies) / len(accuracies), **values)
             chance = 1 / self.network.config.num_classes

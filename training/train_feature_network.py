@@ -24,9 +24,8 @@ from tqdm import tqdm
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_networks import ResidualClassifier, gray_pixels, load_feature_network
 from images.loading import ImageData, load_images
-from run.checkpoints import written_folder
-from run.config import Config
 from run.precision import mixed_precision
+from run.written_folder import written_folder
 
 RESOLUTION = 28
 MAX_SHIFT = 2  # pixels
@@ -111,7 +110,7 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--dataset: {error}")
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = mixed_precision(Config())
+    precision = mixed_precision("auto")
     began = time.process_time()
     network = train_classifier(train, device, precision, options)
     minutes = (time.process_time() - began) / 60

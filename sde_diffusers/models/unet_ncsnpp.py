@@ -1,7 +1,7 @@
 """The U-Net of score-based SDEs: NCSN++, DDPM++ and DDPM are configurations of one network.
 
 Architecture: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021
-(arXiv 2011.13456), section 4.1 and appendix H; `NCSNPP_PRESETS` holds the published configurations. In short:
+(arXiv 2011.13456), section 4.1 and appendix H; `presets.py` holds the published configurations. In short:
 
     image -> [-1, 1] -> conv -> levels of residual blocks, each level at half the size of the one before
           -> residual, attention, residual -> the same levels upwards, fed with the skips of the way down
@@ -37,70 +37,8 @@ from sde_diffusers.models.layers import (
     conv2d,
     linear,
 )
-
-# Sources: configs/{ve,vp}/*.py of the paper's own code (github.com/yang-song/score_sde_pytorch). Its sigma_max and the
-# like belong to the SDE (scheduler), not to the network.
-_CIFAR10 = {
-    "sample_size": 32,
-    "block_out_channels": (128, 256, 256, 256),
-    "layers_per_block": 4,
-    "attention_resolutions": (16,),
-    "dropout": 0.1,
-}
-_CIFAR10_NCSNPP = {**_CIFAR10, "progressive_input": "residual"}
-_CIFAR10_DDPMPP = {
-    **_CIFAR10,
-    "time_embedding_type": "positional",
-    "fir": False,
-    "scale_by_sigma": False,
-    "image_range": (-1.0, 1.0),
-}
-# Training on two CPU cores: no FIR filters, EDM preconditioning, and a gentle Fourier embedding of ln(sigma)/4, which
-# spans about one unit. These are ours, not a paper's.
-_SMALL = {
-    "layers_per_block": 2,
-    "fourier_scale": 1.0,
-    "fir": False,
-    "scale_by_sigma": False,
-    "image_range": (-1.0, 1.0),
-    "preconditioning": "edm",
-}
-NCSNPP_PRESETS = {
-    # configs/ve/cifar10_ncsnpp_continuous.py
-    "cifar10-ncsnpp-continuous": _CIFAR10_NCSNPP,
-    # configs/ve/cifar10_ncsnpp_deep_continuous.py
-    "cifar10-ncsnpp-deep-continuous": {**_CIFAR10_NCSNPP, "layers_per_block": 8},
-    # configs/{vp,subvp}/cifar10_ddpmpp_continuous.py
-    "cifar10-ddpmpp-continuous": _CIFAR10_DDPMPP,
-    # configs/{vp,subvp}/cifar10_ddpmpp_deep_continuous.py
-    "cifar10-ddpmpp-deep-continuous": {**_CIFAR10_DDPMPP, "layers_per_block": 8},
-    # configs/ve/{celebahq,ffhq}_256_ncsnpp_continuous.py, bedroom and church alike
-    "ncsnpp-256-continuous": {
-        "sample_size": 256,
-        "block_out_channels": (128, 128, 256, 256, 256, 256, 256),
-        "layers_per_block": 2,
-        "attention_resolutions": (16,),
-        "progressive": "output_skip",
-        "progressive_input": "input_skip",
-    },
-    "small-28": {
-        **_SMALL,
-        "sample_size": 28,
-        "in_channels": 1,
-        "block_out_channels": (48, 96),
-        "attention_resolutions": (7,),
-        "patch_size": 2,
-        "sigma_data": 0.7,
-    },
-    "small-32": {**_SMALL, "sample_size": 32, "block_out_channels": (48, 96, 96), "attention_resolutions": (8,)},
-    "small-64": {
-        **_SMALL,
-        "sample_size": 64,
-        "block_out_channels": (48, 96, 96),
-        "attention_resolutions": (8,),
-        "patch_size": 2,
-    },
-}
+from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
+from sde_diffusers.models.presets import NCSNPP_PRESETS
 
 
 class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
@@ -196,7 +134,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         class_names=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
-        self._check_config()
+        check_ncsnpp_config(self.config)
         PixelFormat.of(value_dtype, value_range)  # refuses what is none
         check_class_names(class_names, num_class_embeds)
 
@@ -329,55 +267,6 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         if valid:
             raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
-
-    def _check_config(self):
-        """Raise a ValueError that names the first argument with a value that is not allowed."""
-        config = self.config
-
-        def check(condition, name, allowed):
-            if not condition:
-                raise ValueError(f"`{name}` must be {allowed}, got {config[name]!r}.")
-
-        def is_count(value):
-            return isinstance(value, int) and value >= 1
-
-        for name, choices in {
-            "time_embedding_type": ("fourier", "positional"),
-            "class_joins": ("embedding", "features"),
-            "resblock_type": ("biggan", "ddpm"),
-            "progressive": ("none", "output_skip", "residual"),
-            "progressive_input": ("none", "input_skip", "residual"),
-            "progressive_combine": ("sum", "cat"),
-            "preconditioning": (None, "edm"),
-        }.items():
-            check(config[name] in choices, name, f"one of {choices}")
-        for name in ("in_channels", "layers_per_block", "patch_size"):
-            check(is_count(config[name]), name, "a positive integer")
-        for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
-            check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
-        sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
-        check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
-        widths = config.block_out_channels
-        check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
-        groups = config.norm_num_groups or 1
-        check(all(n % groups == 0 for n in widths), "block_out_channels", f"multiples of norm_num_groups={groups}")
-        base = "block_out_channels" if config.base_channels is None else "base_channels"
-        width = config.base_channels or widths[0]
-        check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
-        check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
-        check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
-        check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
-        low, high = config.image_range
-        check(low < high, "image_range", "(low, high) with low < high")
-        check(config.sigma_data > 0, "sigma_data", "positive")
-        if config.preconditioning is not None:
-            check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
-            check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
-        elif config.scale_by_sigma and config.time_embedding_type == "positional":
-            reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
-            check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
-            check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
-            check(config.sigma_max and config.sigma_max > config.sigma_min, "sigma_max", f"above sigma_min {reason}")
 
     def forward(self, sample, timestep, class_labels=None, return_dict=True):
         """Evaluate the network.

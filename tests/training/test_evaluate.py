@@ -23,8 +23,8 @@ from evaluation.distances import FeatureStatistics, frechet_distance
 from evaluation.feature_networks import ResidualClassifier, load_feature_network
 from evaluation.samples import NOISE, class_labels
 from images.loading import load_images
-from run.config import ConfigError
 from run.draws import seed_of
+from run.yaml_config import ConfigError
 from sde_diffusers import (
     NCSNppUNet2DModel,
     ScoreSdeExponentialScheduler,

@@ -25,10 +25,12 @@ from tiny_training import (
 )
 
 import train
-from run.checkpoints import list_checkpoints, recover, written_folder
-from run.config import ConfigError, as_dict, read_config
+from run.checkpoints import list_checkpoints
+from run.config import read_config
 from run.draws import draw_examples
 from run.score_model import build_objective, build_scheduler, check_score_model
+from run.written_folder import recover, written_folder
+from run.yaml_config import ConfigError, as_dict
 from sde_diffusers import ScoreSdePipeline
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from tiny_training import assert_same_bits, final_state, metrics, one_thread  # 
 
 import train_classifier
 from run.classifier_config import read_classifier_config
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 from sde_diffusers import NoiseConditionalClassifier
 from train_classifier import NoisyClassification, check_classifier
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from run.config import PRECISIONS, ConfigError, merge
+from run.precision import PRECISIONS
+from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
 FEATURE_SPACES = ("fashion-mnist", "inception", "dinov2")
@@ -95,39 +96,32 @@ def _all_of(choices):
     return (f"a list of {', '.join(choices)}, none twice", lambda v: set(v) <= set(choices) and len(set(v)) == len(v))
 
 
-def _one_of(choices):
-    return (f"one of {', '.join(choices)}", lambda value: value in choices)
-
-
-_POSITIVE = ("a finite number above 0", lambda value: 0 < value < math.inf)
-_COUNT = ("at least 1", lambda value: value >= 1)
-_NATURAL = ("at least 0", lambda value: value >= 0)
 RULES = {  # of values that are not null
-    "data.max_images": _COUNT,
-    "samples.num_images": _NATURAL,
-    "samples.num_inference_steps": _COUNT,
-    "samples.guidance_scale": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
-    "samples.classes": _one_of(CLASSES),
-    "samples.seed": _NATURAL,
-    "samples.batch_size": _COUNT,
-    "mixed_precision": _one_of(PRECISIONS),
+    "data.max_images": COUNT,
+    "samples.num_images": NATURAL,
+    "samples.num_inference_steps": COUNT,
+    "samples.guidance_scale": NOT_NEGATIVE,
+    "samples.classes": one_of(CLASSES),
+    "samples.seed": NATURAL,
+    "samples.batch_size": COUNT,
+    "mixed_precision": one_of(PRECISIONS),
     "feature_spaces": _all_of(FEATURE_SPACES),
     "feature_weights": (f"keyed by {', '.join(FEATURE_SPACES)}", lambda value: set(value) <= set(FEATURE_SPACES)),
     "metrics": _all_of(METRICS),
-    "frechet_reference": _one_of(FRECHET_REFERENCES),
+    "frechet_reference": one_of(FRECHET_REFERENCES),
     "bootstrap_resamples": ("0 or at least 20", lambda value: value == 0 or value >= 20),
     "yardsticks": ("standard deviations of at least 0", lambda values: all(0 <= v < math.inf for v in values)),
-    "likelihood.num_images": _NATURAL,
-    "likelihood.passes": _COUNT,
-    "likelihood.probes": _COUNT,
+    "likelihood.num_images": NATURAL,
+    "likelihood.passes": COUNT,
+    "likelihood.probes": COUNT,
     "likelihood.eps": ("in (0, 1)", lambda value: 0 < value < 1),
-    "likelihood.rtol": _POSITIVE,
-    "likelihood.atol": _POSITIVE,
-    "likelihood.seed": _NATURAL,
-    "likelihood.batch_size": _COUNT,
-    "neighbors.num_images": _NATURAL,
-    "neighbors.space": _one_of(("pixels", *FEATURE_SPACES)),
-    "neighbors.shown": _NATURAL,
+    "likelihood.rtol": POSITIVE,
+    "likelihood.atol": POSITIVE,
+    "likelihood.seed": NATURAL,
+    "likelihood.batch_size": COUNT,
+    "neighbors.num_images": NATURAL,
+    "neighbors.space": one_of(("pixels", *FEATURE_SPACES)),
+    "neighbors.shown": NATURAL,
 }
 
 

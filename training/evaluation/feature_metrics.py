@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from accelerate import Accelerator
 from evaluation.distances import (
     FeatureStatistics,
     bootstrap_frechet,

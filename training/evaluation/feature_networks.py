@@ -9,7 +9,6 @@ its weights in it, and `distances.FeatureStatistics` keeps that name with the nu
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import re
@@ -24,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+
+from sde_diffusers.weights_digest import weights_digest
 
 FASHION_MNIST_FEATURES = Path(__file__).resolve().parents[2] / "pretrained" / "fashion-mnist-features"
 DINOV2 = "facebook/dinov2-large"  # the size whose distances are published
@@ -108,14 +109,6 @@ def shipped_statistics_path(network: FeatureNetwork) -> Path | None:
     path = FASHION_MNIST_FEATURES / "statistics.safetensors"
     shipped = path.is_file() and network.name == _fashion_mnist(None, "cpu").name
     return path if shipped else None
-
-
-def _digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(module.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:8]
 
 
 def _optional(module: str, requirement: str) -> ModuleType:
@@ -213,7 +206,7 @@ def _fashion_mnist(weights: str | Path | None, device: str | torch.device) -> Fe
     network, resolution = load_classifier(FASHION_MNIST_FEATURES if weights is None else weights)
     network = network.to(device).requires_grad_(False)
     return FeatureNetwork(
-        f"fashion-mnist-features-{_digest(network)}",
+        f"fashion-mnist-features-{weights_digest(network)[:8]}",
         network.head.in_features,
         resolution,
         lambda images: network.features(gray_pixels(images, resolution)),
@@ -251,7 +244,7 @@ def _dinov2(weights: str | Path | None, device: str | torch.device) -> FeatureNe
         )
         return model(inputs["pixel_values"].to(device)).last_hidden_state[:, 0]
 
-    name = f"{config.model_type}-{config.hidden_size}-{_digest(model)}"
+    name = f"{config.model_type}-{config.hidden_size}-{weights_digest(model)[:8]}"
     return FeatureNetwork(name, config.hidden_size, size["height"], extract, device, batch_size=32)
 
 
@@ -294,7 +287,7 @@ def _inception(weights: str | Path | None, device: str | torch.device) -> Featur
         resized = torch.stack([torch.from_numpy(resize(image)) for image in rgb])
         return model(resized.permute(0, 3, 1, 2).contiguous().to(device))
 
-    return FeatureNetwork(f"inception-v3-clean-{_digest(model)}", 2048, 299, extract, device, batch_size=32)
+    return FeatureNetwork(f"inception-v3-clean-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
 
 
 def _downloaded_inception() -> Path:

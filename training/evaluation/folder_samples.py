@@ -9,7 +9,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.samples import Samples
 from evaluation.shards import digest
 from images.loading import ImageData, load_images
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 
 def is_folder_of_samples(pipeline: str) -> bool:

@@ -10,10 +10,10 @@ from evaluation.config import EvaluationConfig
 from evaluation.feature_networks import FeatureNetwork, load_feature_network, shipped_statistics_path
 from images.loading import ImageData, load_images
 from images.sources import Source, open_source
-from run.config import ConfigError, construct
 from run.record import RECORD, ImageRecord, parted, read_record
 from run.score_model import SCHEDULERS
 from run.splits import HELD_OUT
+from run.yaml_config import ConfigError, construct
 from sde_diffusers import ScoreSdePipeline
 
 

@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import torch
-
 from accelerate import Accelerator
+
 from evaluation.config import EvaluationConfig
-from evaluation.samples import weights_digest
+from evaluation.samples import network_digest
 from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
@@ -52,7 +52,7 @@ def bits_per_dim(
     settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "rtol", "atol")}
     settings["eps"] = likelihood_start(pipe.scheduler, options.eps)  # the SDE may start later
     description = {
-        "network": weights_digest(pipe.unet),
+        "network": network_digest(pipe.unet),
         "test": test.name,
         "test_images": digest(test.images),
         "sde": repr(pipe.scheduler.sde),

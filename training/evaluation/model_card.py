@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 from sde_diffusers.model_card import TASK
 
 NAMES = {

@@ -1,6 +1,5 @@
 """The samples to evaluate: image k has its own seed, so that it is the same in every run and for any processes."""
 
-import hashlib
 import inspect
 import json
 import time
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from evaluation.config import EvaluationConfig
 from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
@@ -20,6 +19,7 @@ from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.images import PixelFormat, to_pil
+from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
 
@@ -63,14 +63,11 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
     }
 
 
-def weights_digest(network: torch.nn.Module) -> str:
+def network_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
     computing = {key: value for key, value in network.config.items() if key not in DATA_KEYS}
     config = {key: value for key, value in computing.items() if not key.startswith("_")}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
 def draw_samples(
@@ -107,7 +104,7 @@ def draw_samples(
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
     description = {
-        "network": weights_digest(pipe.unet),
+        "network": network_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
         "precision": accelerator.mixed_precision,

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from accelerate import Accelerator
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 DESCRIPTION = "description.json"
 

@@ -1,16 +1,13 @@
-"""Folders that appear complete or not at all, and the checkpoints of a run.
+"""The checkpoints of a run.
 
 A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
 validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
 the step.
 """
 
-import contextlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -19,57 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from run.sharding import shard_of, whole
+from run.written_folder import written_folder
 
 STATE = "state.json"
-
-
-class WriteError(OSError):
-    """A folder cannot be written, for want of space as a rule; what had its name before is unharmed."""
-
-
-@contextlib.contextmanager
-def written_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
-
-    It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
-    one; the instant between the two renames is mended by `recover`. An error gives the space back.
-
-    Raises:
-        WriteError: naming `target`.
-    """
-    temporary = target.with_name(f".{target.name}.incomplete")
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _sync(path)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise WriteError(f"{target} cannot be written: {error}") from error
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    temporary.rename(target)
-    _sync(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def recover(target: Path) -> None:
-    """Give a folder its name back if a crash struck while it was being replaced."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

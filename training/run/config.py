@@ -1,24 +1,16 @@
-"""The configuration of a training run: a YAML file, then key=value arguments, checked before any work is done.
+"""The keys of a score network's training, their defaults and what is allowed; `yaml_config.py` reads them.
 
-A file may name another one as its `base` (relative to its own folder) and then holds only what differs. The sections
-`model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those classes'
-docstrings document them; `score_model.py` builds and checks them.
+The sections `model`, `scheduler` and `objective` are the arguments of the classes that they describe, so that those
+classes' docstrings document them; `score_model.py` builds and checks them.
 """
 
-import difflib
-import inspect
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING
 
-
-class ConfigError(ValueError):
-    """What the user asked for cannot be done; the message says why, and what could be."""
+from run.precision import PRECISIONS
+from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, one_of, read_arguments
 
 
 @dataclass
@@ -129,156 +121,48 @@ def is_size(size) -> bool:
     return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
 
 
-def _positive(value) -> bool:
-    return 0 < value < math.inf
-
-
-_POSITIVE = ("a finite number above 0", _positive)
-_FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
-_COUNT = ("at least 1", lambda value: value >= 1)
-_NATURAL = ("at least 0", lambda value: value >= 0)
-PRECISIONS = ("auto", "no", "bf16", "fp16")
 RUN_RULES = {  # of values that are not null
-    "data.validation_images": _COUNT,
-    "data.image_size": ("an integer of at least 1, or two of them, [height, width]", lambda size: is_size(size)),
-    "data.white_level": _COUNT,
+    "data.validation_images": COUNT,
+    "data.image_size": ("an integer of at least 1, or two of them, [height, width]", is_size),
+    "data.white_level": COUNT,
     "data.value_range": ("[low, high] with low < high", lambda pair: len(pair) == 2 and pair[0] < pair[1]),
     "data.labels": ("auto or none", lambda value: value in ("auto", "none")),
-    "data.max_images": _COUNT,
-    "data.stream_shards": _COUNT,
-    "data.channels": _COUNT,
-    "optimizer.lr": _POSITIVE,
+    "data.max_images": COUNT,
+    "data.stream_shards": COUNT,
+    "data.channels": COUNT,
+    "optimizer.lr": POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
-    "optimizer.eps": _POSITIVE,
-    "optimizer.weight_decay": _NATURAL,
-    "optimizer.warmup_steps": _NATURAL,
+    "optimizer.eps": POSITIVE,
+    "optimizer.weight_decay": NATURAL,
+    "optimizer.warmup_steps": NATURAL,
     "optimizer.decay_fraction": ("in [0, 1]", lambda value: 0 <= value <= 1),
-    "ema.decay": _FRACTION,
-    "ema.inv_gamma": _POSITIVE,
-    "ema.power": _POSITIVE,
-    "steps": _COUNT,
-    "batch_size": _COUNT,
-    "gradient_accumulation_steps": _COUNT,
-    "gradient_clip": _POSITIVE,
-    "seed": _NATURAL,
-    "mixed_precision": (f"one of {', '.join(PRECISIONS)}", lambda value: value in PRECISIONS),
-    "log_every": _COUNT,
-    "validate_every": _NATURAL,
-    "checkpoint_every": _NATURAL,
-    "checkpoints_limit": _COUNT,
-    "process_timeout": _POSITIVE,
+    "ema.decay": FRACTION,
+    "ema.inv_gamma": POSITIVE,
+    "ema.power": POSITIVE,
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "gradient_clip": POSITIVE,
+    "seed": NATURAL,
+    "mixed_precision": one_of(PRECISIONS),
+    "log_every": COUNT,
+    "validate_every": NATURAL,
+    "checkpoint_every": NATURAL,
+    "checkpoints_limit": COUNT,
+    "process_timeout": POSITIVE,
     "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
 }
 RULES = {
     **RUN_RULES,
-    "samples.num_inference_steps": _COUNT,
-    "samples.rows": _COUNT,
-    "samples.columns": _COUNT,
-    "samples.guidance_scale": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
-    "label_dropout": _FRACTION,
-    "sample_every": _NATURAL,
+    "samples.num_inference_steps": COUNT,
+    "samples.rows": COUNT,
+    "samples.columns": COUNT,
+    "samples.guidance_scale": NOT_NEGATIVE,
+    "label_dropout": FRACTION,
+    "sample_every": NATURAL,
 }
 
 
 def read_config(arguments: list[str]) -> Config:
-    """The configuration that command-line arguments describe: `FILE.yaml key=value section.key=value ...`.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    if not arguments or "=" in arguments[0]:
-        raise ConfigError(
-            "the first argument must be a YAML file, as in: train.py training/configs/demo.yaml steps=500"
-        )
-    return merge(Config, RULES, arguments[:1], arguments[1:])
-
-
-def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **given):
-    """An instance of the dataclass `schema`: YAML files, then key=value words, then `given` values (rank rising).
-
-    Args:
-        rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
-
-    Raises:
-        ConfigError: naming the key, its value and what is allowed.
-    """
-    for override in overrides:
-        if "=" not in override or override.startswith("-"):
-            raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
-    structure = OmegaConf.structured(schema)
-    try:
-        config = OmegaConf.merge(structure, *(_read_yaml(Path(path)) for path in files))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), given)
-        if missing := OmegaConf.missing_keys(config):
-            raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
-        config = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error, structure)) from error
-    except YAMLError as error:
-        raise ConfigError(f"an argument is not YAML: {error}") from error
-    for key, (allowed, rule) in rules.items():
-        value = config
-        for name in key.split("."):
-            value = getattr(value, name)
-        if value is not None and not rule(value):
-            raise ConfigError(f"{key} must be {allowed}, but is {value!r}")
-    return config
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write the whole configuration, defaults included, as a YAML file that `read_config` accepts."""
-    OmegaConf.save(OmegaConf.structured(config), path)
-
-
-def as_dict(config: RunConfig) -> dict[str, Any]:
-    """The configuration as {dotted key: value}, of types that JSON has."""
-
-    def flatten(node, prefix=""):
-        if not isinstance(node, dict):
-            return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
-        return {key: value for name in node for key, value in flatten(node[name], f"{prefix}{name}.").items()}
-
-    return flatten(OmegaConf.to_container(OmegaConf.structured(config)))
-
-
-def construct(section: str, cls, arguments: dict[str, Any]):
-    """`cls(**arguments)`, with errors that name the section and the nearest allowed keys.
-
-    Raises:
-        ConfigError: on an unknown key or a value that the class refuses.
-    """
-    allowed = [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
-    for key in arguments:
-        if key not in allowed:
-            raise ConfigError(f"{section}.{key} is not a key. {_near(key, allowed)}")
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{section}: {error}") from error
-
-
-def _read_yaml(path: Path) -> DictConfig:
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file {path}")
-    try:
-        content = OmegaConf.load(path)
-    except YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, DictConfig):
-        raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
-    base = content.pop("base", None)
-    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base), content)
-
-
-def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
-    reason = str(error).splitlines()[0]
-    *parents, name = str(error.full_key or "").split(".")
-    parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
-    if error.full_key and isinstance(parent, DictConfig) and name not in list(parent):  # `in` denies ???
-        return f"{error.full_key} is not a key. {_near(name, list(parent))}"
-    return f"{error.full_key}: {reason}" if error.full_key else reason
-
-
-def _near(name: str, allowed: list[str]) -> str:
-    matches = difflib.get_close_matches(str(name), allowed)
-    return f"Did you mean {' or '.join(matches)}?" if matches else f"Allowed: {', '.join(allowed)}."
+    """The configuration that command-line arguments describe; see `read_arguments`."""
+    return read_arguments(Config, RULES, arguments, "train.py training/configs/demo.yaml steps=500")

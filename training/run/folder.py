@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 from run.checkpoints import list_checkpoints
-from run.config import ConfigError, RunConfig
+from run.config import RunConfig
+from run.yaml_config import ConfigError
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
 CONTENTS = (

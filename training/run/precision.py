@@ -4,20 +4,25 @@ import os
 
 import torch
 
-from run.config import ConfigError, RunConfig
+from run.yaml_config import ConfigError
+
+PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
-def mixed_precision(config: RunConfig) -> str:
+def mixed_precision(asked: str) -> str:
     """One of "no", "bf16" and "fp16"; "auto" is bf16 where the GPU or the processor computes in it natively, or "no".
+
+    Args:
+        asked: one of `PRECISIONS`.
 
     Raises:
         ConfigError: fp16 without a GPU.
     """
     cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() != "true"
-    if config.mixed_precision == "fp16" and not cuda:
+    if asked == "fp16" and not cuda:
         raise ConfigError("mixed_precision=fp16 needs a GPU: choose bf16 or no")
-    if config.mixed_precision != "auto":
-        return config.mixed_precision
+    if asked != "auto":
+        return asked
     if cuda:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

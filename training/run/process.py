@@ -1,22 +1,20 @@
-"""The process of a trainer: its connection to the others, and the errors that end it with a message."""
+"""The process of a trainer, and the errors that end it with a message."""
 
 import errno
-import logging
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
-from accelerate.utils import InitProcessGroupKwargs
 
-from accelerate import Accelerator
-from run.checkpoints import WriteError
-from run.config import ConfigError, RunConfig
+from run.accelerator import make_accelerator
+from run.config import RunConfig
+from run.health import Diverged
 from run.memory import keep_freed_memory
-from run.precision import mixed_precision
 from run.sharding import fsdp_options
-from run.training_run import Diverged, TrainingRun
+from run.training_run import TrainingRun
+from run.written_folder import WriteError
+from run.yaml_config import ConfigError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,18 +29,10 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
     try:
         config = configuration()
         keep_freed_memory()
-        patience = InitProcessGroupKwargs(timeout=timedelta(seconds=config.process_timeout))
         fsdp = fsdp_options()
         if fsdp and (config.compile or config.mixed_precision == "fp16"):
             raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
-        accelerator = Accelerator(
-            mixed_precision=mixed_precision(config),
-            cpu=not torch.accelerator.is_available(),  # unasked, it would not connect the processes of torchrun
-            kwargs_handlers=[patience],
-        )
-        data_messages, seen = logging.getLogger("images"), set()
-        data_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
-        logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
+        accelerator = make_accelerator(config.mixed_precision, timedelta(seconds=config.process_timeout))
         trainer(config, accelerator, fsdp if dist.is_initialized() else None).run()
         accelerator.end_training()
     except (ConfigError, Diverged, WriteError) as error:

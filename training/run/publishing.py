@@ -9,7 +9,8 @@ from huggingface_hub import get_token
 from tqdm import tqdm
 
 from images.sources import HUB_IDS
-from run.config import Config, ConfigError
+from run.config import Config
+from run.yaml_config import ConfigError
 from sde_diffusers.hub import push_model
 
 

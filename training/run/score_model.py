@@ -4,10 +4,11 @@ from functools import partial
 
 import torch
 
-from run.config import Config, ConfigError, construct
+from run.config import Config
 from run.record import ImageRecord
+from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
-from sde_diffusers.models.unet_ncsnpp import NCSNPP_PRESETS
+from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 ONLY = {"version": "2", "offload_params": "false", "activation_checkpointing": "false", "auto_wrap_policy": "no_wrap"}
 

@@ -4,8 +4,9 @@ import torch
 
 from images.loading import ImageData, StreamedImages, hold_out, load_images
 from images.sources import Source, open_source
-from run.config import ConfigError, DataConfig, RunConfig
+from run.config import DataConfig, RunConfig
 from run.record import ImageRecord, parted
+from run.yaml_config import ConfigError
 
 Images = ImageData | StreamedImages
 OPENING_KEYS = ("image_column", "label_column", "data_dir", "labels")
@@ -31,6 +32,22 @@ def load_splits(config: RunConfig, record: ImageRecord | None = None) -> tuple[I
         if isinstance(images, ImageData):
             check_labels(config, images.labels, images.name)
     return train, validation
+
+
+def check_batches(config: RunConfig, processes: int) -> None:
+    """Raise a ConfigError unless the processes, and their micro-batches, can share a batch equally."""
+    parts = processes * config.gradient_accumulation_steps
+    if config.batch_size % parts:
+        raise ConfigError(
+            f"batch_size must be a multiple of processes * gradient_accumulation_steps = {processes} * "
+            f"{config.gradient_accumulation_steps}, but is {config.batch_size}"
+        )
+    shards = config.data.stream_shards
+    if shards > 1 and (shards % processes or config.batch_size % shards):
+        raise ConfigError(
+            f"data.stream_shards must be 1, or a multiple of the number of processes ({processes}) that "
+            f"divides batch_size ({config.batch_size}), but is {shards}"
+        )
 
 
 def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> None:

@@ -5,9 +5,7 @@ Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupte
 """
 
 import contextlib
-import copy
 import math
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -15,37 +13,28 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from diffusers.training_utils import EMAModel
+from accelerate import Accelerator
 from tqdm import tqdm
 
-from accelerate import Accelerator
 from images.description import in_short
-from run.checkpoints import (
-    STATE,
-    WriteError,
-    checkpoint_path,
-    checkpoint_tensors,
-    list_checkpoints,
-    load_checkpoint,
-    recover,
-    save_checkpoint,
-    written_folder,
-)
-from run.config import ConfigError, RunConfig, as_dict, save_config
-from run.draws import Examples, draw_examples, seed_of
+from run.average import AveragedNetwork
+from run.checkpoints import STATE, checkpoint_path, checkpoint_tensors, load_checkpoint, save_checkpoint
+from run.config import RunConfig
+from run.description import describe_run, how_to_resume
+from run.draws import draw_examples, seed_of
 from run.folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
+from run.health import Health
 from run.interruption import Interruption
 from run.log import RunLog
+from run.optimizer import build_optimizer, learning_rate
 from run.record import ImageRecord, read_record
-from run.sharding import gathered, shard, shard_of, shard_size, whole
-from run.splits import load_splits
+from run.sharding import shard, whole
+from run.splits import check_batches, load_splits
+from run.validation import Validation
+from run.written_folder import WriteError, recover, written_folder
+from run.yaml_config import ConfigError, as_dict, save_config
 
-VALIDATION, DROPOUT = 1, 2  # streams of random numbers beside that of the steps
-FP16_PATIENCE = 20  # steps in a row without a finite gradient while the loss scale falls from 2^16
-
-
-class Diverged(RuntimeError):
-    """The loss or its gradient is no longer a finite number."""
+DROPOUT = 2  # stream of random numbers beside that of the steps
 
 
 class TrainingRun:
@@ -73,17 +62,7 @@ class TrainingRun:
     def __init__(self, config: RunConfig, accelerator: Accelerator, fsdp: dict | None = None):
         self.config, self.accelerator = config, accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
-        if config.batch_size % (self.world_size * config.gradient_accumulation_steps):
-            raise ConfigError(
-                f"batch_size must be a multiple of processes * gradient_accumulation_steps = {self.world_size} * "
-                f"{config.gradient_accumulation_steps}, but is {config.batch_size}"
-            )
-        shards = config.data.stream_shards
-        if shards > 1 and (shards % self.world_size or config.batch_size % shards):
-            raise ConfigError(
-                f"data.stream_shards must be 1, or a multiple of the number of processes ({self.world_size}) that "
-                f"divides batch_size ({config.batch_size}), but is {shards}"
-            )
+        check_batches(config, self.world_size)
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
         checkpoint = checkpoint_to_resume(config)
@@ -92,8 +71,8 @@ class TrainingRun:
 
         with accelerator.local_main_process_first():
             earlier = checkpoint and read_record(checkpoint / STATE)
-            self.data, validation = load_splits(config, earlier)
-        self.record = earlier or ImageRecord.of(self.data, config.data.split, validation)
+            self.data, images = load_splits(config, earlier)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
         if earlier is not None:
             accelerator.print(earlier.kept(self.data))
         if config.data.uniform_dequantization and self.data.pixels.levels is None:
@@ -103,47 +82,31 @@ class TrainingRun:
         self.network = self.build_network(new=checkpoint is None)
         if config.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.ema_network = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.average = AveragedNetwork(self.network, config.ema, device=None if fsdp else accelerator.device)
+        self.ema_network = self.average.network
         if fsdp:
             shard(self.network, accelerator.device, **fsdp)
-        else:
-            self.ema_network.to(accelerator.device)
-        options = config.optimizer
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=options.lr,
-            betas=options.betas,
-            eps=options.eps,
-            weight_decay=options.weight_decay,
-            fused=accelerator.device.type in ("cpu", "cuda"),
-        )
+        optimizer = build_optimizer(config.optimizer, self.network, accelerator.device)
         if config.compile:
             self.network.compile()
         # Of a network in shards, accelerate only has to see to the precision.
         self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
         self.optimizer = accelerator.prepare(optimizer)
-        self.ema = EMAModel(
-            [],
-            decay=config.ema.decay,
-            use_ema_warmup=config.ema.warmup,
-            inv_gamma=config.ema.inv_gamma,
-            power=config.ema.power,
-            foreach=True,
-        )
         self.step, self.best_loss = 0, math.inf
         if checkpoint is not None:
             self._resume(checkpoint)
-        # They are the parameters of `ema_network` themselves, or as sharded as those of the network.
-        pairs = zip(self.ema_network.parameters(), self.network.parameters(), strict=True)
-        self.ema.shadow_params = [shard_of(average, like) for average, like in pairs]
-        self.unhealthy_steps = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-        self.validation = self._validation_examples(validation)
+        self.average.start(self.network)
+        self.health = Health(config, accelerator, self.checkpoints)
+        self.validation = None
+        if images is not None:
+            self.validation = Validation(images, self.objective, config, accelerator, self.checked_labels)
         self.log = None
         if accelerator.is_main_process:
             if checkpoint is None:
                 clear_folder(config)
+            held_out = 0 if self.validation is None else self.validation.num_images
             print(in_short(self.data))
-            self._describe()
+            print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
             self.record.write(self.folder)
             self.log = RunLog(self.folder, self.step)
@@ -207,7 +170,7 @@ class TrainingRun:
                 if log:
                     # Only here does the processor wait for a GPU.
                     mean_loss = self.accelerator.reduce(loss_sum / count, "mean").item()
-                    self._check_health(mean_loss)
+                    self.health.check(self.step, mean_loss)
                 seconds += time.perf_counter() - began
                 if log and main:
                     speed = count * config.batch_size / seconds
@@ -215,7 +178,7 @@ class TrainingRun:
                         self.step,
                         loss=mean_loss,
                         grad_norm=gradient_norm.item(),
-                        lr=self.learning_rate(self.step - 1),
+                        lr=learning_rate(config.optimizer, self.step - 1, config.steps),
                         images_per_second=speed,
                     )
                     progress.set_postfix_str(f"loss {mean_loss:.4g}, {speed:.0f} images/s", refresh=False)
@@ -230,7 +193,9 @@ class TrainingRun:
                     with contextlib.nullcontext() if signal else self._perhaps_unwritten():
                         self.save()
                 if signal and self.step < config.steps:
-                    self._say_how_to_resume(signal)
+                    saved = checkpoint_path(self.checkpoints, self.step)
+                    again = how_to_resume(self.accelerator, self.network)
+                    self.accelerator.print(f"{signal}: saved {saved}. Resume with:\n    {again}")
                     return
                 self.after_step()
         with self.averaged():
@@ -258,7 +223,7 @@ class TrainingRun:
             pixels=self.data.pixels,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
         micro_batches, size = config.gradient_accumulation_steps, len(images) // config.gradient_accumulation_steps
         loss = 0.0
         for i in range(micro_batches):
@@ -271,67 +236,22 @@ class TrainingRun:
         gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.step(self.network.parameters())
-        # The gradient is that of all processes, so that they all come to the same conclusion.
-        self.unhealthy_steps = torch.where(gradient_norm.isfinite(), 0, self.unhealthy_steps + 1)
+        self.average.update(self.network)
+        self.health.observe(gradient_norm)
         return loss, gradient_norm
-
-    def learning_rate(self, step: int) -> float:
-        """Of the step with this number, from 0: linear warm-up, constant, linear decay."""
-        options, steps = self.config.optimizer, self.config.steps
-        rise = (step + 1) / options.warmup_steps if options.warmup_steps else 1.0
-        fall = (steps - step) / (options.decay_fraction * steps) if options.decay_fraction else 1.0
-        return options.lr * min(rise, fall, 1.0)
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
-    def _check_health(self, mean_loss: float = 0.0) -> None:
-        """Raise `Diverged` if the steps up to now were of no use; fp16 may skip some while its scale adapts."""
-        unhealthy = self.unhealthy_steps.item()
-        fp16 = self.accelerator.mixed_precision == "fp16"
-        if unhealthy <= (FP16_PATIENCE if fp16 else 0) and (fp16 or math.isfinite(mean_loss)):
-            return
-        good = [str(path) for path in list_checkpoints(self.checkpoints)] or ["there is none"]
-        precision = {"fp16": ", mixed_precision=bf16 or no", "bf16": ", mixed_precision=no", "no": ""}
-        raise Diverged(
-            f"The gradient is no finite number since step {self.step - max(unhealthy, 1) + 1} (loss {mean_loss}). "
-            f"Last good checkpoint: {good[-1]}. Try a lower optimizer.lr (now {self.config.optimizer.lr:g}), more "
-            f"optimizer.warmup_steps, gradient_clip=1{precision[self.accelerator.mixed_precision]}."
-        )
-
     # Validation and pictures, by the averaged weights.
-
-    def _validation_examples(self, images) -> Examples | None:
-        """This process's part of the validation images, with the times and noise of every validation."""
-        if images is None:
-            return None
-        count = min(self.config.data.validation_images, images.num_images or math.inf)
-        pixels, labels = next(images.batches(count, seed=0))
-        key = (self.config.seed, 0, VALIDATION)
-        labels = self.checked_labels(labels, images.name)
-        dequantize = self.config.data.uniform_dequantization
-        examples = draw_examples(pixels, labels, self.objective, key, dequantize=dequantize, pixels=self.data.pixels)
-        return examples[self.rank :: self.world_size]
 
     def averaged(self) -> contextlib.AbstractContextManager:
         """A block in which `ema_network` holds the averaged weights; to be entered by all processes."""
-        return gathered(self.ema_network, self.ema.shadow_params)
+        return self.average.whole()
 
-    @torch.no_grad()
     def validate(self) -> None:
-        """Compute the validation loss, and keep the model if it is the best one."""
-        device = self.accelerator.device
-        size = max(1, self.config.batch_size // self.world_size // self.config.gradient_accumulation_steps)
-        total = torch.zeros(2, device=device)  # sum of losses, number of images
-        for start in range(0, len(self.validation.x_0), size):
-            x_0, noise, times, labels = self.validation[start : start + size]
-            labels = None if labels is None else labels.to(device)
-            with self.accelerator.autocast():
-                losses = self.objective(self.ema_network, x_0.to(device), noise.to(device), times, labels)
-            total += torch.stack([losses.sum(), losses.new_tensor(float(len(losses)))])
-        loss_sum, count = self.accelerator.reduce(total).tolist()
-        loss = loss_sum / count
+        """Compute the validation loss, and keep the model if it is the best one; on all processes, when `averaged`."""
+        (loss,) = self.validation.mean(lambda examples: self.objective(self.ema_network, *examples)[:, None])
         better, self.best_loss = loss < self.best_loss, min(loss, self.best_loss)
         if self.accelerator.is_main_process:
             self.log.metrics(self.step, validation_loss=loss)
@@ -359,7 +279,7 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write a checkpoint, once all processes know that it is worth keeping."""
-        self._check_health()
+        self.health.check(self.step)
         main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
         with self.averaged():
             tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, keep=main)
@@ -367,7 +287,7 @@ class TrainingRun:
             state = {
                 "step": self.step,
                 "best_loss": self.best_loss,
-                "ema_step": self.ema.optimization_step,
+                "ema_step": self.average.step,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
                 "images": self.record.as_dict(),
@@ -382,35 +302,10 @@ class TrainingRun:
             raise ConfigError(str(error)) from error
         for change in changes(state["config"], as_dict(self.config)):
             self.accelerator.print(f"Changed since the checkpoint was written: {change}")
-        self.step, self.best_loss, self.ema.optimization_step = state["step"], state["best_loss"], state["ema_step"]
+        self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.accelerator.is_main_process:
             for name in ("best", self.result):
                 recover(self.folder / name)
         self.accelerator.print(f"Resumed from {path}")
-
-    def _describe(self) -> None:
-        parameters = sum(p.numel() for p in self.network.parameters())
-        own = shard_size(self.network)
-        shards = "" if own is None else f" (FSDP: {own:,} of them on the first)"
-        devices = f"{self.world_size} x {self.accelerator.device.type}{shards}"
-        shape = " x ".join(map(str, self.data.image_shape))
-        held_out = 0 if self.validation is None else len(self.validation.x_0) * self.world_size
-        lines = (
-            f"Results: {self.folder.resolve()}",
-            f"Images: {self.data.num_images or 'a stream'} of {self.data.name}, {shape}; for validation: {held_out}",
-            f"Network: {parameters:,} parameters, on {devices}, mixed precision: {self.accelerator.mixed_precision}",
-            f"Steps: {self.config.steps:,} of {self.config.batch_size} images, from step {self.step:,}",
-        )
-        print("\n".join(lines), flush=True)
-
-    def _say_how_to_resume(self, signal: str) -> None:
-        launcher = "python" if self.world_size == 1 else f"torchrun --nproc-per-node {self.world_size}"
-        if shard_size(self.network) is not None:
-            launcher = f"ACCELERATE_USE_FSDP=true FSDP_VERSION=2 {launcher}"
-        arguments = [a for a in sys.argv if not a.startswith(("resume=", "overwrite="))]
-        self.accelerator.print(
-            f"{signal}: saved {checkpoint_path(self.checkpoints, self.step)}. Resume with:\n"
-            f"    {launcher} {shlex.join(arguments)} resume=latest"
-        )

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
-from accelerate import Accelerator
 from evaluation.distances import FeatureStatistics, precision_recall
 from evaluation.feature_metrics import compare_features
 from evaluation.neighbors import Neighbors, nearest, pixels
@@ -15,7 +15,7 @@ from evaluation.samples import save_images
 from evaluation.shards import compute_in_shards
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
-from run.config import ConfigError
+from run.yaml_config import ConfigError
 
 
 @pytest.fixture(scope="module")

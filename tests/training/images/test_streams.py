@@ -13,7 +13,8 @@ from PIL import Image
 import train
 from images import streams
 from images.loading import load_images
-from run.config import ConfigError, read_config
+from run.config import read_config
+from run.yaml_config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = (5, 9, 3, 7, 6, 4, 8, 2)  # images in each

@@ -8,9 +8,9 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from run.config import ConfigError
 from run.launching import processes_asked_for
 from run.sharding import fsdp_options
+from run.yaml_config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 

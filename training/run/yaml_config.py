@@ -1,0 +1,138 @@
+"""A configuration is a dataclass: filled by YAML files and key=value words, and checked before any work is done.
+
+A file may name another one as its `base` (relative to its own folder) and then holds only what differs. Every error
+names the key, its value and what is allowed, or the nearest key.
+"""
+
+import difflib
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+
+class ConfigError(ValueError):
+    """What the user asked for cannot be done; the message says why, and what could be."""
+
+
+# What values are allowed: in words, and the test of a value.
+POSITIVE = ("a finite number above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = ("a finite number of at least 0", lambda value: 0 <= value < math.inf)
+FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
+COUNT = ("at least 1", lambda value: value >= 1)
+NATURAL = ("at least 0", lambda value: value >= 0)
+
+
+def one_of(choices):
+    """The rule of a value that is one of these."""
+    return (f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def read_arguments(schema: type, rules: dict, arguments: list[str], example: str):
+    """The configuration that command-line arguments describe: `FILE.yaml key=value section.key=value ...`.
+
+    Args:
+        schema, rules: see `merge`.
+        example: a command line, for the error that there is no file.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    if not arguments or "=" in arguments[0]:
+        raise ConfigError(f"the first argument must be a YAML file, as in: {example}")
+    return merge(schema, rules, arguments[:1], arguments[1:])
+
+
+def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **given):
+    """An instance of the dataclass `schema`: YAML files, then key=value words, then `given` values (rank rising).
+
+    Args:
+        rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    for override in overrides:
+        if "=" not in override or override.startswith("-"):
+            raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
+    structure = OmegaConf.structured(schema)
+    try:
+        config = OmegaConf.merge(structure, *(_read_yaml(Path(path)) for path in files))
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), given)
+        if missing := OmegaConf.missing_keys(config):
+            raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
+        config = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, structure)) from error
+    except YAMLError as error:
+        raise ConfigError(f"an argument is not YAML: {error}") from error
+    for key, (allowed, rule) in rules.items():
+        value = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        if value is not None and not rule(value):
+            raise ConfigError(f"{key} must be {allowed}, but is {value!r}")
+    return config
+
+
+def save_config(config, path: Path) -> None:
+    """Write the whole configuration, defaults included, as a YAML file that can be read again."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def as_dict(config) -> dict[str, Any]:
+    """The configuration as {dotted key: value}, of types that JSON has."""
+
+    def flatten(node, prefix=""):
+        if not isinstance(node, dict):
+            return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
+        return {key: value for name in node for key, value in flatten(node[name], f"{prefix}{name}.").items()}
+
+    return flatten(OmegaConf.to_container(OmegaConf.structured(config)))
+
+
+def construct(section: str, cls, arguments: dict[str, Any]):
+    """`cls(**arguments)`, with errors that name the section and the nearest allowed keys.
+
+    Raises:
+        ConfigError: on an unknown key or a value that the class refuses.
+    """
+    allowed = [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
+    for key in arguments:
+        if key not in allowed:
+            raise ConfigError(f"{section}.{key} is not a key. {_near(key, allowed)}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{section}: {error}") from error
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        content = OmegaConf.load(path)
+    except YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
+    base = content.pop("base", None)
+    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base), content)
+
+
+def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
+    reason = str(error).splitlines()[0]
+    *parents, name = str(error.full_key or "").split(".")
+    parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
+    if error.full_key and isinstance(parent, DictConfig) and name not in list(parent):  # `in` denies ???
+        return f"{error.full_key} is not a key. {_near(name, list(parent))}"
+    return f"{error.full_key}: {reason}" if error.full_key else reason
+
+
+def _near(name: str, allowed: list[str]) -> str:
+    matches = difflib.get_close_matches(str(name), allowed)
+    return f"Did you mean {' or '.join(matches)}?" if matches else f"Allowed: {', '.join(allowed)}."
