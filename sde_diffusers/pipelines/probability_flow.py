@@ -107,8 +107,8 @@ class ProbabilityFlowMixin:
                 [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: number of passes (True, and None where there are levels: one) with uniform noise u in
-                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the density
-                at the given values, which must then have been dequantized for the result to be comparable.
+                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the
+                density at the given values, which must then have been dequantized for the result to be comparable.
             probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
                 "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
