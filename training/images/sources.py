@@ -18,7 +18,7 @@ from images.arrays import ARRAY_FILES, read_arrays
 from images.folders import LABELS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
-from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, read_tables
+from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, plain_path, read_tables
 
 logger = logging.getLogger("images")
 
@@ -103,6 +103,11 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
     if is_saved_to_disk(folder):
         return Source(name, read_tables(open_saved(folder, notes), name, notes, **columns), notes=notes)
     if _has_configs(path):  # its author said which file is what
+        if plain_path(path) != path.absolute():
+            raise ValueError(
+                f"{name}: its README.md says which files are which split, but `datasets` cannot follow that where a "
+                "path holds [ ], * or ::. Rename the folder"
+            )
         try:
             splits = dict(datasets.load_dataset(str(path.absolute()), data_dir=data_dir, streaming=streaming))
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:

@@ -90,7 +90,7 @@ def is_saved_to_disk(folder: Path) -> bool:
 
 def open_saved(folder: Path, notes: list[str]) -> dict[str, datasets.Dataset]:
     """The splits of such a folder; a single data set is "train"."""
-    content = datasets.load_from_disk(str(_plain(folder)))
+    content = datasets.load_from_disk(str(plain_path(folder)))
     if isinstance(content, datasets.DatasetDict):
         return dict(content)
     if str(content.split or "train").partition("[")[0] != "train":
@@ -122,7 +122,7 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict:
         )
     splits = splits or {"train": outside}
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
-    plain = str(_plain(folder))
+    plain = str(plain_path(folder))
     data_files = {
         split: [glob.escape(os.path.join(plain, path)) for path in splits[split]]
         for split in [*order, *(name for name in splits if name not in order)]
@@ -142,10 +142,10 @@ def split_of_file(path: str) -> str | None:
     return SPLITS[named[0]] if named else None
 
 
-def _plain(folder: Path) -> Path:
-    """The folder, or a link to it without "::", which `datasets` takes for a chain of addresses."""
+def plain_path(folder: Path) -> Path:
+    """The folder, or a link to it without "::" and brackets, which `datasets` takes for addresses and patterns."""
     folder = folder.absolute()
-    if "::" not in str(folder):
+    if "::" not in str(folder) and not glob.has_magic(str(folder)):
         return folder
     links = Path(datasets.config.HF_DATASETS_CACHE) / "links"
     links.mkdir(parents=True, exist_ok=True)
