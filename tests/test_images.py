@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gaussian_images import GaussianImages
 from PIL import Image
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler
@@ -158,3 +159,18 @@ def test_classes_by_name(tmp_path):
     for bad in (["a", "a"], ["a", "b", "c", "d"], "abc"):
         with pytest.raises(ValueError, match="`class_names` must be"):
             NCSNppUNet2DModel(**TINY, num_class_embeds=3, class_names=bad)
+
+
+def test_likelihood_of_sixteen_bits_against_a_closed_form():
+    network = GaussianImages(sample_size=4, in_channels=1, mean=0.5, std=0.1)
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_max=5000.0)  # where the prior is all that is left
+    pipe = ScoreSdePipeline(network.answers(scheduler), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    values = (network.draw(3, torch.Generator().manual_seed(0)).clamp(0, 1 - 1e-9) * 65536).floor().int()
+    found = pipe.bits_per_dim(values, torch.Generator().manual_seed(1), probes="exact", levels=65536).bits_per_dim
+    sigma = scheduler.sde.sigma(torch.tensor(1e-5, dtype=torch.float64))
+    covariance = network.covariance + sigma**2 * torch.eye(16, dtype=torch.float64)
+    density = torch.distributions.MultivariateNormal(network.mean, covariance)
+    middles = (values.double().flatten(1) + 0.5) / 65536
+    expected = -density.log_prob(middles) / (16 * np.log(2)) + 16
+    assert torch.allclose(found, expected, atol=1e-3) and (found > 8).all()
