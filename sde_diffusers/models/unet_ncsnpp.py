@@ -20,6 +20,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from sde_diffusers.class_names import check_class_names
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
@@ -84,6 +86,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
             training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
             untransformed ones.
+        value_dtype, value_range: Of the data that it was trained on, and of nothing that it computes: their type,
+            and the values (low, high) that are 0 and 1 in the range [0, 1]; see `PixelFormat`.
+        class_names (`list[str]`, *optional*): Names of its classes.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -128,9 +133,14 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         preconditioning=None,
         sigma_data=0.5,
         augment_dim=None,
+        value_dtype="uint8",
+        value_range=None,
+        class_names=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         check_ncsnpp_config(self.config)
+        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
         kernel = tuple(fir_kernel) if fir else None

@@ -18,8 +18,10 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from images.description import in_short
 from run.average import AveragedNetwork
 from run.checkpoints import (
+    STATE,
     checkpoint_path,
     checkpoint_tensors,
     delete_oldest,
@@ -45,6 +47,7 @@ from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
 from run.overfitting import overfits_since
+from run.record import ImageRecord, read_record
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
 from run.trackers import check_trackers, start_trackers
@@ -101,7 +104,13 @@ class TrainingRun:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
-            self.data, images = load_splits(config)
+            earlier = checkpoint and read_record(checkpoint / STATE)
+            self.data, images = load_splits(config, earlier)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
+        if earlier is not None:
+            accelerator.print(earlier.kept(self.data))
+        if config.data.uniform_dequantization and self.data.pixels.levels is None:
+            raise ConfigError("data.uniform_dequantization is for integers, but the images are float32")
         self.objective = self.build_objective()
         torch.manual_seed(config.seed)
         self.network = self.build_network(new=checkpoint is None)
@@ -133,8 +142,10 @@ class TrainingRun:
             if not has_best(self.folder, self.step):
                 self.best_loss = math.inf  # the next validation saves one
             held_out = 0 if self.validation is None else self.validation.num_images
+            print(in_short(self.data))
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
+            self.record.write(self.folder)
             self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
             if self.step == 0:
                 self.draw_start()
@@ -270,6 +281,7 @@ class TrainingRun:
             dequantize=config.data.uniform_dequantization,
             label_dropout=self.label_dropout,
             device=self.accelerator.device,
+            pixels=self.data.pixels,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
@@ -369,6 +381,7 @@ class TrainingRun:
                 "ema_step": self.average.step,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
+                "images": self.record.as_dict(),
             }
             path = checkpoint_path(self.checkpoints, self.step)
             with self._written(path) as folder:
