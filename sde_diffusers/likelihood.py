@@ -5,13 +5,14 @@ the prior plus the change of volume on the way (`probability_flow.py`).
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.guidance import Guidance
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 
@@ -96,7 +97,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     """See `ScoreSdePipeline.encode`."""
     x = checked_images(pipe, "images", images)
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, x.shape, pipe._labels(class_labels, len(x)), variable)
+    flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
@@ -109,7 +110,7 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
     if not (latents.is_floating_point() and latents.isfinite().all()):
         raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, latents.shape, pipe._labels(class_labels, len(latents)), variable)
+    flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
     z = latents.to(pipe._execution_device)
     x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
     return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
@@ -122,7 +123,7 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
     if ends[0].shape != ends[1].shape:
         raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels = pipe._labels(class_labels, len(ends[0]))
+    labels = Guidance(pipe, len(ends[0]), class_labels).labels
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
     path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
@@ -149,38 +150,36 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 # ---- likelihoods ---------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def frozen(network: torch.nn.Module):
-    """Switch the parameters' gradients off meanwhile: what only they need is then not stored."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
 @torch.no_grad()
 def image_bits_per_dim(
     pipe,
     images,
     class_labels=None,
     generator=None,
-    dequantize=True,
+    dequantize=None,
     probes=1,
     probe_distribution="rademacher",
-    levels=256,
+    levels=None,
     eps=1e-5,
     rtol=1e-5,
     atol=1e-5,
     variable=None,
 ) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
-    if not isinstance(levels, int) or levels < 2:
+    pixels, given = pipe.pixel_format, levels
+    levels = pixels.levels if levels is None else levels
+    if levels is not None and (not isinstance(levels, int) or levels < 2):
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
-    unit = checked_images(pipe, "images", images, levels)
+    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
+    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+        raise ValueError(
+            f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
+            "`levels`."
+        )
+    unit = checked_images(pipe, "images", images, given)
+    dequantize = levels is not None if dequantize is None else dequantize
+    if dequantize and levels is None:
+        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
     if not isinstance(dequantize, int) or dequantize < 0:
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
     if isinstance(generator, list) and len(generator) != len(unit):
@@ -188,15 +187,16 @@ def image_bits_per_dim(
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
-    labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
+    guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
 
     if exact:  # no probe's noise hides the solver's error, which adds up over the steps
         rtol, atol = rtol / 10, atol / 10
 
     low, high = scheduler.parameterization.image_range
-    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels.
-    log_volume = math.log((high - low) / levels)
+    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels. Floating-point data have a density in
+    # their own units, in which they span pixels.high - pixels.low.
+    log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
     for _ in range(max(1, int(dequantize))):
         if dequantize:
@@ -205,9 +205,8 @@ def image_bits_per_dim(
         else:
             x = scheduler.parameterization.to_model_range(unit)
         v = drawn_probes(probes, probe_distribution, unit, generator)
-        flow = ProbabilityFlow(pipe, x.shape, labels, variable, probes=v, sum_probes=exact)
-        with frozen(pipe.unet):
-            z, gain = flow.solve(x, start, end, rtol, atol)
+        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, probes=v, sum_probes=exact)
+        z, gain = flow.solve(x, start, end, rtol, atol)
         log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
         estimates.append(-(log_density + log_volume).T / math.log(2))
         latents.append(z.float())
@@ -266,17 +265,29 @@ def check_shape(pipe, name: str, images) -> None:
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
 
 
-def checked_images(pipe, name: str, images, levels: int = 256) -> Tensor:
-    """Images as float64 in [0, 1] on the pipeline's device: integers k become k / (levels - 1)."""
+def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor:
+    """Images as float64 in [0, 1] on the pipeline's device.
+
+    Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
+    """
     check_shape(pipe, name, images)
-    low, high = images.min().item(), images.max().item()
+    pixels = pipe.pixel_format
     if images.is_floating_point():
+        low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):
             raise ValueError(f"`{name}` must lie in [0, 1] if floating point, but reaches from {low} to {high}.")
         return images.to(pipe._execution_device, torch.float64)
-    if low < 0 or high >= levels:
-        raise ValueError(f"`{name}` must lie in [0, {levels}) if integer, but reaches from {low} to {high}.")
-    return images.to(pipe._execution_device, torch.float64) / (levels - 1)
+    if pixels.levels is None and levels is None:
+        raise ValueError(f"`{name}` must be floating point in [0, 1], as the model's are, but is {images.dtype}.")
+    dtype = str(images.dtype).removeprefix("torch.")
+    if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
+        pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
+    bottom, top = (pixels.low, pixels.high) if levels in (None, pixels.levels) else (0, levels - 1)
+    values = images.to(torch.int64)
+    low, high = values.min().item(), values.max().item()
+    if low < bottom or high > top:
+        raise ValueError(f"`{name}` must lie in [{bottom}, {top + 1}) if integer, but reaches from {low} to {high}.")
+    return (images.to(pipe._execution_device, torch.float64) - bottom) / (top - bottom)
 
 
 def check_solver(rtol, atol, variable) -> None:

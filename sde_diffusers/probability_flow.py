@@ -44,7 +44,7 @@ class ProbabilityFlow:
     Args:
         pipe: a `ScoreSdePipeline`.
         shape: (N, C, H, W) of the images.
-        class_labels: (N,) or None.
+        guidance: what asks the network for its answers to N images.
         variable: "t", "noise_level" or None for that which suits SDE and network.
         probes: (P, N, C, H, W), or None if no likelihood is asked for.
         sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
@@ -53,8 +53,8 @@ class ProbabilityFlow:
         ValueError: on "t" for an SDE whose drift jumps in t.
     """
 
-    def __init__(self, pipe, shape, class_labels, variable, probes=None, sum_probes=False):
-        self.pipe, self.shape, self.labels = pipe, shape, class_labels
+    def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False):
+        self.pipe, self.shape, self.guidance = pipe, shape, guidance
         scheduler = pipe.scheduler
         self.sde, p = scheduler.sde, scheduler.parameterization
         if variable == "t" and not self.sde.smooth:
@@ -109,8 +109,7 @@ class ProbabilityFlow:
         with torch.set_grad_enabled(self.probes is not None):
             x = x.detach().requires_grad_(self.probes is not None)
             network_time = scheduler.network_time(t).to(x.device, dtype)
-            scaled = (x * scheduler.input_scale(t).item()).to(dtype)
-            output = self.pipe._network(scaled, network_time, self.labels, 1.0)
+            output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise
         if self.probes is None:
@@ -134,7 +133,7 @@ class ProbabilityFlow:
         u_start, u_end = self.variable_of_time(start), self.variable_of_time(end)
         a_start, a_end = (self.coefficients(u)[1] for u in (u_start, u_end))
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
-        with self.pipe.progress_bar(total=100) as bar:
+        with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
             stretch = 1.0 if self.variable == "t" else 1.3
             for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)

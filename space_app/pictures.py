@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from sde_diffusers.images import read_images, standard_picture, to_pil, visible
+
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
 MAX_FILE_SIZE = "10mb"
@@ -49,29 +51,29 @@ def friendly(message: str) -> gr.Error:
 
 
 def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
-    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, on black where it is transparent."""
+    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, read as training reads it."""
     if path is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
     channels, height, width = shape
     with open_picture(path) as picture:
         try:
             picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):  # 16 bits
-                picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+            return fitted(picture, shape)
         except (OSError, ValueError, SyntaxError):
             raise friendly("This image file is damaged.") from None
-    return fitted(picture, shape)
 
 
 def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor."""
+    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor.
+
+    Upright, on white where it is transparent, and with 16 bits scaled to 8, as `sde_diffusers.images` has it.
+    """
     channels, height, width = shape
+    picture = to_pil(read_images("picture", standard_picture(picture), None))[0]
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = torch.from_numpy(np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX)))
-    return pixels.view(height, width, -1).permute(2, 0, 1)[None]
+    pixels = pixels.view(height, width, -1).permute(2, 0, 1)[None]
+    return pixels.expand(-1, channels, -1, -1) if channels not in (1, 3) else pixels
 
 
 def picture_input(**options) -> gr.Image:
@@ -136,7 +138,8 @@ def checked(component, files):
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor."""
+    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor; of many bands, the first three."""
+    image = visible(image)
     if image.is_floating_point():
         image = (image.cpu().clamp(0, 1) * 255).round().byte()
     factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:])))

@@ -76,9 +76,7 @@ def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if painted is None or painted["background"] is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
-    background = painted["background"].convert("RGBA")
-    black = Image.new("RGBA", background.size, "black")
-    image = fitted(Image.alpha_composite(black, background), shape)
+    image = fitted(painted["background"], shape)
     height, width = shape[1:]
     mask = torch.zeros(height, width, dtype=torch.bool)
     for layer in painted["layers"]:

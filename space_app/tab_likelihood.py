@@ -20,7 +20,7 @@ def likelihood(model: ServedModel, path):
 
     def compute(work):
         pipe = model.pipeline(work)
-        return pipe.bits_per_dim(image, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
+        return pipe.bits_per_dim(image / 255, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
 
     work = Work(compute)
     for _ in work:

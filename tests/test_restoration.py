@@ -19,6 +19,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
+from sde_diffusers.guidance import Guidance
 from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Grayscale, Mask, box_mask, random_mask
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, conjugate_gradients, posterior_output
@@ -106,7 +107,7 @@ def test_the_answer_denoises_to_the_posterior_mean(sde, sampling_sde, prediction
     x = alpha * images + sigma * torch.randn(images.shape, generator=seeded(2), dtype=images.dtype)
     y = measure(operator, images, noise_std)
     problem = Measurement(operator, y, noise_std, 1.0)
-    answer = posterior_output(lambda x, t: network(x, t).sample, scheduler, EXACT, problem, x)
+    answer = posterior_output(Guidance(pipe, len(x)), scheduler, EXACT, problem, x)
     _, denoised = scheduler.noise_and_denoised(answer, x, t)
     d = len(network.mean)
     a = operator(torch.eye(d).double().view(d, *images.shape[1:])).flatten(1).T

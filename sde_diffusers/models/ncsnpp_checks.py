@@ -23,7 +23,7 @@ def check_ncsnpp_config(config):
         check(config[name] in choices, name, f"one of {choices}")
     for name in ("in_channels", "layers_per_block", "patch_size"):
         check(is_count(config[name]), name, "a positive integer")
-    for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
+    for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
         check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
     sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
     check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")

@@ -48,8 +48,12 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         ValueError: on an unknown name or numbers out of range.
     """
 
-    default_time_grid = "karras"
     default_num_inference_steps = 18  # as EDM on CIFAR-10: 35 evaluations with Heun's method
+
+    @property
+    def default_time_grid(self) -> str:
+        """EDM's, unless the SDE has one that suits it better."""
+        return self.sde.time_grid or "karras"
 
     @register_to_config
     def __init__(
@@ -97,7 +101,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         raised = self._raised(grid, n)
         self._raised_alpha = self.sde.alpha(raised).tolist()
         self._raised_level = (-self.sde.half_log_snr(raised)).exp().tolist()
-        self._start_of_step = None
+        self._first_stage = None
         # Each evaluation: (step, stage). The network is never asked at noise level 0.
         self._evaluations = [
             (i, stage) for i in range(n) for stage in range(self.order if self._noise_level[i + 1] > 0 else 1)
@@ -119,12 +123,6 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
     def _update(self, k, x, noise, denoised, draw):
         i, stage = self._evaluations[k]
         from_pure_noise = self._raised_level[i] > PURE_NOISE
-        slope = noise - denoised if from_pure_noise else noise
-        if stage == 0:
-            self._start_of_step = (x, slope)
-        else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
-            x, first_slope = self._start_of_step
-            slope = (first_slope + slope) / 2
         following_alpha, following_sigma = self._alpha[i + 1], self._sigma[i + 1]
         if from_pure_noise:
             size, scale = self._alpha[i] + self._sigma[i], following_alpha + following_sigma
@@ -132,7 +130,15 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         else:
             scale = following_alpha / self._raised_alpha[i]
             step = following_alpha * (self._noise_level[i + 1] - self._raised_level[i])
-        mean = scale * x + step * slope
+        slope = noise - denoised if from_pure_noise else noise
+        if stage == 0:
+            mean = scale * x + step * slope
+            self._first_stage = (x, slope, mean)
+        else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
+            start, first_slope, left = self._first_stage
+            mean = scale * start + step * ((first_slope + slope) / 2)
+            if not (x is left or torch.equal(x, left)):
+                mean = x  # a state that was replaced meanwhile has come another way: the sampler goes on from there
         if not self._ends_step[k] or i + 1 == self.num_inference_steps:
             return mean, mean
         return mean, self._raise(i + 1, mean, draw)
