@@ -253,20 +253,6 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a network; the arguments are those of diffusers' `ModelMixin`.
-
-        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
-        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for parameter in model.parameters():
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return loaded
-
     def set_attention_backend(self, backend, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")

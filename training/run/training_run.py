@@ -46,7 +46,7 @@ from run.interruption import Interruption
 from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
-from run.overfitting import overfits_since
+from run.overfitting import warn_of_overfitting
 from run.record import ImageRecord, read_record
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
@@ -324,23 +324,11 @@ class TrainingRun:
             self.log.metrics(self.step, validation_loss=loss)
             self.log_validation(*others)
             self.log.draw_loss(self.step)
-            self._warn_of_overfitting()
+            warn_of_overfitting(self.log, self.step)
             if better:
                 with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
                     self.save_model(folder)
                     (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
-
-    def _warn_of_overfitting(self) -> None:
-        """Say once, and write down, that the validation loss has begun to rise."""
-        lowest = overfits_since(self.log.records)
-        if lowest is None or any("overfits_since" in record for record in self.log.records):
-            return
-        self.log.metrics(self.step, overfits_since=lowest)
-        print(
-            f"Step {self.step}: the validation loss has risen since step {lowest} while the training loss falls: the "
-            "network begins to learn the training images by heart. best/ has the weights of the lowest one.",
-            file=sys.stderr,
-        )
 
     # The run's folder.
 
