@@ -20,6 +20,7 @@ from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
+LATER_KEYS = {"augment_dim": None}  # of networks' configurations, when off: digests from before they came still hold
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
 def network_digest(network: torch.nn.Module) -> str:
     """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    config = {key: value for key, value in config.items() if (key, value) not in LATER_KEYS.items()}
     return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 

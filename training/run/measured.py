@@ -34,8 +34,17 @@ def wants_images(config: Config) -> bool:
 
 
 def take_measured(config: Config, checkpoint: Path) -> None:
-    """Replace each "auto" by what the run of a checkpoint has measured; runs of older releases do not tell."""
-    saved = json.loads((checkpoint / STATE).read_text())["config"]
+    """Replace each "auto" by what the run of a checkpoint has measured; runs of older releases do not tell.
+
+    Raises:
+        ConfigError: the checkpoint is damaged.
+    """
+    if not wants_images(config):
+        return
+    try:
+        saved = json.loads((checkpoint / STATE).read_text())["config"]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{checkpoint / STATE} is damaged: {error}") from error
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
             getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)
