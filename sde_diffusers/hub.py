@@ -14,7 +14,7 @@ from huggingface_hub import CommitInfo
 
 from sde_diffusers.hub_pull import pull_model
 from sde_diffusers.hub_push import push_model
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, write
+from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of, write
 
 hub_log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ class HubPipelineMixin:
         for name, component in self.components.items():
             if component is not None and self.config[name][0] is None:  # an optional one that was assigned later
                 self.register_modules(**{name: component})
+        for component in self.components.values():
+            if others := sdes_of_others(component):
+                source_of(type(component), others)  # refused, if at all, before anything is written
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
         save_modules(self, save_directory)
         forget_origins(save_directory)

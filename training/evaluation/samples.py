@@ -20,7 +20,6 @@ from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
-LATER_KEYS = {"augment_dim": None}  # of networks' configurations, when off: digests from before they came still hold
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,17 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
 
 
 def network_digest(network: torch.nn.Module) -> str:
-    """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    config = {key: value for key, value in config.items() if (key, value) not in LATER_KEYS.items()}
+    """Twelve hexadecimal digits that tell networks apart by their weights and configuration.
+
+    Keys with the default value do not count, so that a key that a later release adds changes no digest.
+    """
+
+    def plain(value):
+        return list(value) if isinstance(value, tuple) else value
+
+    defaults = {name: plain(key.default) for name, key in inspect.signature(type(network)).parameters.items()}
+    public = {name: plain(value) for name, value in network.config.items() if not name.startswith("_")}
+    config = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
     return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
