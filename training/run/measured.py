@@ -39,8 +39,16 @@ def take_measured(config: Config, checkpoint: Path) -> list[str]:
 
     Returns:
         What was taken, in words.
+
+    Raises:
+        ConfigError: the checkpoint is damaged.
     """
-    saved, said = json.loads((checkpoint / STATE).read_text())["config"], []
+    if not wants_images(config):
+        return []
+    try:
+        saved, said = json.loads((checkpoint / STATE).read_text())["config"], []
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{checkpoint / STATE} is damaged: {error}") from error
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
             value = getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)

@@ -117,6 +117,8 @@ def check_score_model(config: Config) -> None:
         raise ConfigError(f"model and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.noise_levels and not config.validate_every:
+        raise ConfigError("noise_levels tells the validation loss apart, but there is none: validate_every is 0")
     if config.augmentation and network.augment_dim != LABELS:
         raise ConfigError(
             f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "
