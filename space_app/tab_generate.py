@@ -1,11 +1,13 @@
 """Generate: images that appear while they form."""
 
+import json
 import random
 from functools import partial
 
 import gradio as gr
 from bounded_work import Work
-from pictures import checked_seed, friendly, generators, seconds, status_of, to_picture, visible_states, whole_number
+from door import ON_EXAMPLE, compute_on, stop_on
+from pictures import checked_seed, friendly, generators, seconds, to_picture, visible_states, whole_number
 from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
@@ -14,7 +16,7 @@ FIRST_IMAGES = 8
 
 
 def generate(model: ServedModel, class_name, sampler, steps, guidance, count, seed, new_seed=False):
-    """Yield captioned pictures and a line on how far they are, and at last the images.
+    """The work that shows captioned pictures while they form, and at last the images.
 
     Args:
         class_name: of the model's classes; any other name is no class.
@@ -47,12 +49,15 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
             callback_on_step_end=watch,
         )
 
-    work = Work(compute)
-    for _ in work:
-        yield gr.skip() if work.picture is None else captioned(work.picture, seed), status_of(work)
-    output = work.result
-    status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-    yield captioned(output.images, seed), status + " · tap an image to enlarge it and to keep its seed"
+    def show_state(work):
+        return None if work.picture is None else [captioned(work.picture, seed)]
+
+    def show(work):
+        output = work.result
+        status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        return captioned(output.images, seed), status + " · tap an image to enlarge it and to keep its seed"
+
+    return Work(compute, show, show_state)
 
 
 def build(model: ServedModel, first_images) -> None:
@@ -101,29 +106,27 @@ def build(model: ServedModel, first_images) -> None:
                 "Press *Generate* and watch images form out of noise.", label="status", elem_classes="status"
             )
     inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
-    event = start.click(draw, inputs, outputs, api_name="generate", concurrency_id="network", trigger_mode="once")
-    stop.click(None, cancels=[event], api_visibility="private")
-    sampler.change(lambda name: SAMPLERS[name][2], sampler, steps, queue=False, api_visibility="private")
+    compute_on(start.click, draw, inputs, outputs, "generate", status)
+    stop_on(stop.click, "generate", "generate_example")
+    steps_of = json.dumps({name: steps for name, (_, _, steps) in SAMPLERS.items()})
+    sampler.change(None, sampler, steps, js=f"name => ({steps_of})[name]", api_visibility="private")
     gallery.select(keep_seed, None, [seed, new_seed, count], queue=False, api_visibility="private")
 
     classes = model.class_names
     if classes:
         examples = {
-            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1],
-            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2],
-            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3],
+            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1, False],
+            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2, False],
+            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3, False],
         }
-        gr.Examples(
+        shown = gr.Examples(
             [*examples.values()],
-            [class_name, sampler, steps, guidance, count, seed],
-            outputs,
-            draw,
-            cache_examples=True,
-            cache_mode="lazy",
+            inputs,
             api_visibility="private",
             example_labels=[*examples],
             elem_id="generate-examples",
         )
+        compute_on(shown.load_input_event.then, draw, inputs, outputs, "generate_example", status, **ON_EXAMPLE)
 
 
 def captioned(images, seed: int) -> list:

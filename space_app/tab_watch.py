@@ -5,7 +5,8 @@ from functools import partial
 import gradio as gr
 import torch
 from bounded_work import Work
-from pictures import checked_seed, picture_input, read_picture, seconds, status_of, to_picture, visible_states
+from door import ON_EXAMPLE, compute_on, random_on, stop_on
+from pictures import checked_seed, picture_input, read_picture, seconds, to_picture, visible_states
 from PIL import Image
 from served_model import ServedModel
 
@@ -19,7 +20,7 @@ BACK = {
 
 
 def watch(model: ServedModel, path, back, seed):
-    """Yield three strips, as they are made, and a line on how far they are.
+    """The work that shows three strips, as they are made.
 
     Each has two rows. In the first, t goes from 0 to 1 and the image becomes noise; the second shows the way back
     at the same times, from other noise, so that it ends at another image.
@@ -31,6 +32,7 @@ def watch(model: ServedModel, path, back, seed):
     """
     image, seed = read_picture(path, model.image_shape), checked_seed(seed)
     strips = [None] * len(SDES)
+    sent = [False] * len(SDES)
 
     def compute(work):
         work.parts = len(SDES)
@@ -38,14 +40,16 @@ def watch(model: ServedModel, path, back, seed):
             strips[work.part] = strip(model, work, image, name, BACK[back], seed)
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
-    work = Work(compute)
-    sent = 0
-    for _ in work:
-        ready = strips.index(None) if None in strips else len(strips)
+    def show_state(work):
         # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
-        yield *(strips[k] if sent <= k < ready else gr.skip() for k in range(len(strips))), status_of(work)
-        sent = ready
-    yield *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+        news = [gr.skip() if strip is None or known else strip for strip, known in zip(strips, sent, strict=True)]
+        sent[:] = [strip is not None for strip in strips]
+        return news
+
+    def show(work):
+        return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+
+    return Work(compute, show, show_state)
 
 
 def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
@@ -120,21 +124,16 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 )
                 strips.append(picture)
             status = gr.Markdown(label="status", elem_classes="status")
-    outputs = [*strips, status]
-    event = start.click(
-        show, [image, back, seed], outputs, api_name="watch", concurrency_id="network", trigger_mode="once"
-    )
-    stop.click(None, cancels=[event], api_visibility="private")
-    another.click(random_picture, None, image, queue=False, api_visibility="private")
+    inputs, outputs = [image, back, seed], [*strips, status]
+    compute_on(start.click, show, inputs, outputs, "watch", status)
+    stop_on(stop.click, "watch", "watch_example")
+    random_on(another.click, random_picture, [image], "random_start")
     if example_files:
-        gr.Examples(
+        shown = gr.Examples(
             [[file, way, 0] for file, way in zip(example_files, BACK, strict=False)],
-            [image, back, seed],
-            outputs,
-            show,
-            cache_examples=True,
-            cache_mode="lazy",
+            inputs,
             api_visibility="private",
             example_labels=[*BACK],
             elem_id="watch-examples",
         )
+        compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", status, **ON_EXAMPLE)
