@@ -7,11 +7,14 @@ more are refused with a message. Events can be called from anywhere, with other 
 import functools
 import inspect
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import gradio as gr
 from bounded_work import AT_ONCE, Work
+from fastapi.responses import JSONResponse
 from gradio.context import LocalContext
+from gradio.route_utils import FnIndexInferError
 from gradio.server_messages import ProcessCompletedMessage
 from pictures import friendly, seconds, status_of
 
@@ -101,7 +104,7 @@ def stop_on(event, *api_names: str) -> None:
 
 
 def check_value(component, value) -> None:
-    """Refuse what the page itself can't send: a text where a number is meant, a choice that there is not.
+    """Refuse what the page itself can't send: a text where a number is meant, a file that nobody uploaded.
 
     Raises:
         gr.Error: that names the component and the value.
@@ -115,9 +118,28 @@ def check_value(component, value) -> None:
     elif isinstance(component, gr.Checkbox):
         if type(value) is not bool:
             raise friendly(f"{component.label} must be true or false, but is {shown(value)}.")
+    elif isinstance(component, gr.Dataset):
+        if type(value) is not int or not 0 <= value < len(component.samples):
+            raise friendly(f"There is no example {shown(value)}.")
+    else:
+        for path in paths_in(value):
+            if not Path(path).resolve().is_relative_to(Path(component.GRADIO_CACHE).resolve()):
+                raise friendly(f"{component.label} must be an uploaded file, but is {shown(path)}.")
+
+
+def paths_in(value) -> list[str]:
+    """The files of this machine that a nested value names."""
+    if isinstance(value, list):
+        return [path for part in value for path in paths_in(part)]
+    if not isinstance(value, dict):
+        return []
+    path = value.get("path")
+    here = isinstance(path, str) and not path.startswith(("http://", "https://"))
+    return [*([path] if here else []), *paths_in([part for part in value.values() if not isinstance(part, str)])]
 
 
 def shown(value) -> str:
+    """A value in a message."""
     text = "missing" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -131,11 +153,11 @@ def check_inputs(app: gr.Blocks) -> None:
             check_value(component, value)
         try:
             return await read(function, inputs, *arguments, **options)
-        except gr.Error:
-            raise
-        except Exception as error:  # whatever Gradio's components make of what they don't expect
-            names = ", ".join(component.label or "an example" for component in function.inputs)
-            raise friendly(f"The inputs can't be read: {len(function.inputs)} are needed ({names}).") from error
+        except gr.Error as error:  # of a component that looks at bounds and choices
+            raise friendly(error.message) from None
+        except Exception:  # whatever components make of what they don't expect
+            needed = ", ".join(component.label or "an example" for component in function.inputs) or "none"
+            raise friendly(f"The inputs can't be read. These are needed: {needed}.") from None
 
     app.preprocess_data = preprocess_data
 
@@ -152,6 +174,11 @@ def guarded(app: gr.Blocks) -> gr.Blocks:
     return app.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 
 
+async def unreadable(request, error) -> JSONResponse:
+    """The answer to a request that names no event of this page, or not its parameters."""
+    return JSONResponse({"detail": "This can't be read. The events and their parameters: /gradio_api/info"}, 400)
+
+
 @asynccontextmanager
 async def few_threads(server):
     """Bounds the threads in which the server answers what goes through no queue."""
@@ -162,5 +189,8 @@ async def few_threads(server):
 LIMITS = {  # of `gr.Blocks.launch`
     "max_threads": THREADS,
     "state_session_capacity": SESSIONS,
-    "app_kwargs": {"lifespan": few_threads},
+    "app_kwargs": {
+        "lifespan": few_threads,
+        "exception_handlers": dict.fromkeys((FnIndexInferError, LookupError, TypeError, ValueError), unreadable),
+    },
 }

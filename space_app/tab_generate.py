@@ -13,6 +13,12 @@ from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
 ANY = "Any class"
 FIRST_IMAGES = 8
+# Of the image that is enlarged, or else of the first: its seed, no new one, and one image.
+KEEP_SEED = """(...settings) => {
+    const captions = [...document.querySelectorAll("#generated .caption, #generated .caption-label")];
+    const seed = captions.length && captions[0].textContent.match(/seed (\\d+)/);
+    return seed ? [Number(seed[1]), false, 1] : settings;
+}"""
 
 
 def generate(model: ServedModel, class_name, sampler, steps, guidance, count, seed, new_seed=False):
@@ -55,7 +61,7 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
     def show(work):
         output = work.result
         status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-        return captioned(output.images, seed), status + " · tap an image to enlarge it and to keep its seed"
+        return captioned(output.images, seed), status + " · tap an image to enlarge it"
 
     return Work(compute, show, show_state)
 
@@ -105,12 +111,13 @@ def build(model: ServedModel, first_images) -> None:
             status = gr.Markdown(
                 "Press *Generate* and watch images form out of noise.", label="status", elem_classes="status"
             )
+            keep = gr.Button("Keep this seed", size="sm")
     inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
     compute_on(start.click, draw, inputs, outputs, "generate", status)
     stop_on(stop.click, "generate", "generate_example")
     steps_of = json.dumps({name: steps for name, (_, _, steps) in SAMPLERS.items()})
     sampler.change(None, sampler, steps, js=f"name => ({steps_of})[name]", api_visibility="private")
-    gallery.select(keep_seed, None, [seed, new_seed, count], queue=False, api_visibility="private")
+    keep.click(None, [seed, new_seed, count], [seed, new_seed, count], js=KEEP_SEED, api_visibility="private")
 
     classes = model.class_names
     if classes:
@@ -132,8 +139,3 @@ def build(model: ServedModel, first_images) -> None:
 def captioned(images, seed: int) -> list:
     """Images (N, C, H, W) as a gallery shows them, each with its seed."""
     return [(to_picture(image), f"seed {seed + k}") for k, image in enumerate(images)]
-
-
-def keep_seed(event: gr.SelectData):
-    """The seed of the image that was tapped, no new one, and one image."""
-    return int(event.value["caption"].removeprefix("seed ")), False, 1
