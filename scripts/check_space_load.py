@@ -27,6 +27,7 @@ import psutil
 from check_space_in_browser import running_app
 from PIL import Image
 
+WAITING = 32  # requests that the app lets wait
 SEEDS = range(12)
 CANCELLED = 0.25  # of the requests, half of them by a word, half by leaving
 MOST_THREADS = 48
@@ -39,9 +40,12 @@ class Client:
     def __init__(self, http: httpx.AsyncClient, events: dict[str, int]):
         self.http, self.events, self.session = http, events, uuid.uuid4().hex
 
+    def request(self, event: str, data: list) -> dict:
+        return {"data": data, "fn_index": self.events[event], "session_hash": self.session}
+
     async def ask(self, event: str, data: list, patience: float = 300.0):
-        """The outputs of an event, or why there are none: "refused", "cancelled" after `patience` seconds, an error."""
-        request = {"data": data, "fn_index": self.events[event], "session_hash": self.session}
+        """The outputs of an event, or why there are none: "refused", "cancelled" after `patience` seconds, ..."""
+        request = self.request(event, data)
         joined = await self.http.post("queue/join", json=request)
         if joined.status_code == 503:
             return "refused"
@@ -121,9 +125,10 @@ async def put_load(url: str, clients: int, seconds: float) -> bool:
         await asyncio.gather(*(visitor.visit(end, expected, outcomes) for visitor in visitors))
         sampling.cancel()
         after = await settled(process)
-        for visitor in visitors:  # what SIGTERM meets
-            asyncio.create_task(visitor.draw(0))
-        await asyncio.sleep(1)
+        for visitor in visitors[: 2 * WAITING]:  # what SIGTERM meets
+            await visitor.http.post(
+                "queue/join", json=visitor.request("generate", ["Bag", "DDIM", 99, 1, 2, 0, False])
+            )
     print(f"{clients} clients, {seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in outcomes.most_common()))
     print(f"memory {before / 1e6:.0f} MB before, at most {peaks['memory'] / 1e6:.0f}, {after / 1e6:.0f} after")
     print(f"threads: at most {peaks['threads']}")

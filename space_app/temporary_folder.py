@@ -58,8 +58,10 @@ def attend(child: int, folder: Path) -> int:
 
 
 def end_with_parent(parent_lives: int, folder: Path) -> None:
-    """Wait until the other end of the pipe is closed; then remove the folder and end the process."""
+    """Wait until the other end of the pipe is closed; then remove the folder, as the last thing that the process does.
+
+    It becomes another program for that: no other thread of it goes on writing.
+    """
     os.read(parent_lives, 1)
-    while folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
+    program = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+    os.execv(sys.executable, [sys.executable, "-c", program, str(folder)])
