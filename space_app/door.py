@@ -29,35 +29,27 @@ running: dict[Work, tuple] = {}  # -> (session, name of the event) of whom it is
 # ---- events --------------------------------------------------------------------------------------------------------
 
 
-def compute_on(event, prepare, inputs, outputs, api_name: str, status=None, **options):
+def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
     """Let an event compute: through the queue, with its progress shown, and until it is stopped.
 
     Args:
         event: of a component, such as `button.click`, or `then` of another event.
         prepare: function of the inputs' values that gives a `Work`.
-        inputs, outputs: components.
+        inputs, outputs: components; if one of the outputs is a Markdown, it says how far the work is.
         api_name: of the event; `stop_on` takes it, too.
-        status: the one of `outputs` that says how far the work is, if there is one.
         options: of the event.
     """
-
-    def with_status(values, text):
-        values = [*values]
-        if status is not None:
-            values.insert(outputs.index(status), text)
-        return values if len(values) > 1 else values[0]
 
     @functools.wraps(prepare)  # its parameters are those of the API
     def run(*values):
         work = prepare(*values)
         request = LocalContext.request.get(None)
         running[work] = request and request.session_hash, api_name
-        unchanged = [gr.skip()] * (len(outputs) - (status is not None))
         try:
             for _ in work:
-                yield with_status(work.show_state and work.show_state(work) or unchanged, status_of(work))
+                yield with_status(outputs, status_of(work), work.show_state and work.show_state(work))
             if work.result is None:
-                yield with_status(unchanged, f"Stopped at {work.share:.0%}, after {seconds(work.seconds)}.")
+                yield with_status(outputs, f"Stopped at {work.share:.0%}, after {seconds(work.seconds)}.")
             else:
                 values = work.show(work)
                 yield values if len(values) > 1 else values[0]
@@ -66,6 +58,13 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, status=None, **op
 
     run.__signature__ = inspect.signature(prepare)
     return event(run, inputs, outputs, api_name=api_name, **LINE, **options)
+
+
+def with_status(outputs, text: str, values=None):
+    """What an event yields: `text` for the status and `values` for the other outputs, or no change of them."""
+    values = iter(values or [gr.skip()] * len(outputs))
+    mixed = [text if isinstance(output, gr.Markdown) else next(values) for output in outputs]
+    return mixed if len(mixed) > 1 else mixed[0]
 
 
 def random_on(event, draw, outputs, api_name: str, api_visibility="private"):
@@ -93,8 +92,7 @@ def stop_on(event, *api_names: str) -> None:
             for waiting in [*line.queue]:
                 if waiting.session_hash == request.session_hash and waiting.fn.api_name in api_names:
                     await queue.remove_from_queue(waiting._id)
-                    unchanged = [gr.skip()] * len(waiting.fn.outputs)
-                    output = {"data": unchanged, "is_generating": False}
+                    output = {"data": with_status(waiting.fn.outputs, "Stopped before it began.")}
                     queue.send_message(waiting, ProcessCompletedMessage(output=output, success=True))
 
     event(stop, None, None, api_name="stop", queue=False, api_visibility="private", show_progress="hidden")

@@ -113,7 +113,7 @@ def build(model: ServedModel, first_images) -> None:
             )
             keep = gr.Button("Keep this seed", size="sm")
     inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
-    compute_on(start.click, draw, inputs, outputs, "generate", status)
+    compute_on(start.click, draw, inputs, outputs, "generate")
     stop_on(stop.click, "generate", "generate_example")
     steps_of = json.dumps({name: steps for name, (_, _, steps) in SAMPLERS.items()})
     sampler.change(None, sampler, steps, js=f"name => ({steps_of})[name]", api_visibility="private")
@@ -133,7 +133,7 @@ def build(model: ServedModel, first_images) -> None:
             example_labels=[*examples],
             elem_id="generate-examples",
         )
-        compute_on(shown.load_input_event.then, draw, inputs, outputs, "generate_example", status, **ON_EXAMPLE)
+        compute_on(shown.load_input_event.then, draw, inputs, outputs, "generate_example", **ON_EXAMPLE)
 
 
 def captioned(images, seed: int) -> list:

@@ -139,7 +139,7 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 elem_classes="status",
             )
     inputs, outputs = [canvas, method, steps, count, seed], [gallery, status]
-    compute_on(start.click, fill_in, inputs, outputs, "inpaint", status)
+    compute_on(start.click, fill_in, inputs, outputs, "inpaint")
     stop_on(stop.click, "inpaint", "inpaint_example")
     random_on(another.click, lambda work: canvas_value(random_picture(work)), [canvas], "random_canvas")
     if example_pictures:
@@ -149,7 +149,7 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
             api_visibility="private",
             elem_id="inpaint-examples",
         )
-        compute_on(shown.load_input_event.then, fill_in, inputs, outputs, "inpaint_example", status, **ON_EXAMPLE)
+        compute_on(shown.load_input_event.then, fill_in, inputs, outputs, "inpaint_example", **ON_EXAMPLE)
 
 
 def canvas_value(picture: Image.Image) -> dict:

@@ -97,8 +97,8 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             )
     outputs = [gallery, status]
     inputs = [seed_a, seed_b, count, class_name]
-    compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds", status)
-    compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images", status)
+    compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds")
+    compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images")
     stop_on(stop.click, "interpolate_seeds", "interpolate_images", "interpolate_example")
     random_on(another.click, lambda work: (random_picture(work), random_picture(work)), [a, b], "random_images")
     examples = {"1 to 2, any class": [1, 2, 8, ANY]}
@@ -110,6 +110,4 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
         example_labels=[*examples],
         elem_id="interpolate-examples",
     )
-    compute_on(
-        shown.load_input_event.then, between_seeds, inputs, outputs, "interpolate_example", status, **ON_EXAMPLE
-    )
+    compute_on(shown.load_input_event.then, between_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)

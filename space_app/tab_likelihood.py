@@ -104,11 +104,11 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             plot = gr.HTML(histogram(tests) if tests else None, label="histogram", visible=bool(tests))
             bits_per_dim = gr.Number(label="bits per dim", interactive=False, visible=False)
     inputs, outputs = [image], [bits_per_dim, status, plot]
-    compute_on(start.click, measure, inputs, outputs, "bits_per_dim", status)
+    compute_on(start.click, measure, inputs, outputs, "bits_per_dim")
     stop_on(stop.click, "bits_per_dim", "bits_per_dim_example")
     random_on(another.click, random_picture, inputs, "random_image", api_visibility="public")
     if example_files:
         shown = gr.Examples(
             [[file] for file in example_files], inputs, api_visibility="private", elem_id="likelihood-examples"
         )
-        compute_on(shown.load_input_event.then, measure, inputs, outputs, "bits_per_dim_example", status, **ON_EXAMPLE)
+        compute_on(shown.load_input_event.then, measure, inputs, outputs, "bits_per_dim_example", **ON_EXAMPLE)

@@ -125,7 +125,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 strips.append(picture)
             status = gr.Markdown(label="status", elem_classes="status")
     inputs, outputs = [image, back, seed], [*strips, status]
-    compute_on(start.click, show, inputs, outputs, "watch", status)
+    compute_on(start.click, show, inputs, outputs, "watch")
     stop_on(stop.click, "watch", "watch_example")
     random_on(another.click, random_picture, [image], "random_start")
     if example_files:
@@ -136,4 +136,4 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             example_labels=[*BACK],
             elem_id="watch-examples",
         )
-        compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", status, **ON_EXAMPLE)
+        compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", **ON_EXAMPLE)
