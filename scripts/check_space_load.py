@@ -31,6 +31,7 @@ WAITING = 32  # requests that the app lets wait
 SEEDS = range(12)
 CANCELLED = 0.25  # of the requests, half of them by a word, half by leaving
 MOST_THREADS = 48
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # or it may use one that is being closed
 SLACK = 150e6  # bytes that the allocator may keep
 
 
@@ -111,7 +112,7 @@ async def settled(process: psutil.Process) -> int:
 async def put_load(url: str, clients: int, seconds: float) -> bool:
     """Whether the app bears it."""
     process = max(psutil.Process().children(recursive=True), key=lambda child: child.memory_info().rss)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=None)) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=LIMITS) as http:
         config = (await http.get("config")).json()
         http.base_url = url + "gradio_api/"
         events = {event["api_name"]: event["id"] for event in config["dependencies"]}

@@ -47,7 +47,8 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
         running[work] = request and request.session_hash, api_name
         try:
             for _ in work:
-                yield with_status(outputs, status_of(work), work.show_state and work.show_state(work))
+                seen = work.show_state is not None and work.picture is not None
+                yield with_status(outputs, status_of(work), work.show_state(work) if seen else None)
             if work.result is None:
                 yield with_status(outputs, f"Stopped at {work.share:.0%}, after {seconds(work.seconds)}.")
             else:

@@ -7,7 +7,7 @@ from functools import partial
 import gradio as gr
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, stop_on
-from pictures import checked_seed, friendly, generators, seconds, to_picture, visible_states, whole_number
+from pictures import checked_seed, friendly, generators, seconds, to_picture, whole_number
 from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
@@ -38,12 +38,6 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
         raise friendly("Guidance other than 1 leads towards a class: choose one.")
     scheduler = model.scheduler(sampler)
 
-    def watch(pipe, k, t, values):
-        left = scheduler.times[scheduler.step_index :]
-        if len(left):
-            pipe.work.picture = visible_states(values["latents"], scheduler, left[0])
-        return {}
-
     def compute(work):
         return model.pipeline(work, scheduler)(
             count,
@@ -52,11 +46,10 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
             guidance_scale=guidance,
             generator=generators(seed, count),
             output_type="pt",
-            callback_on_step_end=watch,
         )
 
     def show_state(work):
-        return None if work.picture is None else [captioned(work.picture, seed)]
+        return [captioned(work.picture, seed)]
 
     def show(work):
         output = work.result

@@ -55,10 +55,13 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
             output_type="pt",
         )
 
+    def pictures_of(samples):
+        completions = [(to_picture(sample), f"seed {seed + k}") for k, sample in enumerate(samples)]
+        return [(with_gap(image[0], mask), "what was given"), *completions]
+
     def show(work):
         output = work.result
-        pictures = [(with_gap(image[0], mask), "what was given")]
-        pictures += [(to_picture(sample), f"seed {seed + k}") for k, sample in enumerate(output.images)]
+        pictures = pictures_of(output.images)
         if count > 1:
             pictures.append((to_picture(output.mean[0]), "their mean"))
         cost = f"**{output.nfe}** evaluations of the network for each completion"
@@ -66,7 +69,7 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
             cost += f", with at most {output.products} vector-Jacobian products"
         return pictures, f"{cost} · **{seconds(work.seconds)}**"
 
-    return Work(compute, show)
+    return Work(compute, show, lambda work: [pictures_of(work.picture)])
 
 
 def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,7 +31,7 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
         output = pipe(count, STEPS, class_labels=model.labels(class_name), latents=latents, output_type="pt")
         return output.images, output.nfe
 
-    return Work(compute, partial(show_strip, first=f"seed {seed_a}", last=f"seed {seed_b}"))
+    return Work(compute, *shown_between(f"seed {seed_a}", f"seed {seed_b}"))
 
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
@@ -43,15 +43,22 @@ def interpolate_images(model: ServedModel, path_a, path_b, count):
         output = model.pipeline(work).interpolate(a, b, count, rtol=TOLERANCE, atol=TOLERANCE, return_dict=True)
         return output.sample[:, 0], output.nfe
 
-    return Work(compute, partial(show_strip, first="A", last="B"))
+    return Work(compute, *shown_between("A", "B"))
 
 
-def show_strip(work: Work, first: str, last: str):
-    """Captioned pictures of what was computed, and what it took."""
-    images, nfe = work.result
-    captions = [first, *(f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1)), last]
-    pictures = [(to_picture(image), caption) for image, caption in zip(images, captions, strict=True)]
-    return pictures, f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+def shown_between(first: str, last: str):
+    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took."""
+
+    def captioned(images):
+        middle = (f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1))
+        return [(to_picture(image), text) for image, text in zip(images, [first, *middle, last], strict=True)]
+
+    def show(work):
+        images, nfe = work.result
+        status = f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        return captioned(images), status
+
+    return show, lambda work: [captioned(work.picture)]
 
 
 def build(model: ServedModel, random_picture, example_files: list[str]) -> None:

@@ -32,18 +32,18 @@ def watch(model: ServedModel, path, back, seed):
     """
     image, seed = read_picture(path, model.image_shape), checked_seed(seed)
     strips = [None] * len(SDES)
-    sent = [False] * len(SDES)
+    sent = [*strips]
 
     def compute(work):
         work.parts = len(SDES)
         for work.part, name in enumerate(SDES.values()):
-            strips[work.part] = strip(model, work, image, name, BACK[back], seed)
+            strip(model, work, image, name, BACK[back], seed, partial(strips.__setitem__, work.part))
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
     def show_state(work):
         # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
-        news = [gr.skip() if strip is None or known else strip for strip, known in zip(strips, sent, strict=True)]
-        sent[:] = [strip is not None for strip in strips]
+        news = [gr.skip() if strip is known else strip for strip, known in zip(strips, sent, strict=True)]
+        sent[:] = strips
         return news
 
     def show(work):
@@ -52,40 +52,35 @@ def watch(model: ServedModel, path, back, seed):
     return Work(compute, show, show_state)
 
 
-def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
-    """The two rows of one SDE."""
+def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int, put) -> None:
+    """`put` the two rows of one SDE, again with each state that the way back reaches; until then its place is grey."""
     scheduler = model.scheduler("Probability flow ODE, few steps", sampling_sde=sde, time_grid="uniform", **settings)
+    steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
+    scheduler.set_timesteps(steps)
+    times = [*scheduler.times, torch.tensor(scheduler.sde.smallest_time, dtype=torch.float64)]
+    shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
     generator = torch.Generator().manual_seed(seed)
     noise, latents = torch.randn(2, 1, *model.image_shape, generator=generator)
     x_0 = scheduler.parameterization.to_model_range(image / 255)
-    states = []
-
-    def keep(pipe, k, t, values):
-        states.append(values["latents"])
-        return {}
-
-    pipe = model.pipeline(work, scheduler)
-    steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
-    pipe(
-        1,
-        steps,
-        latents=latents,
-        generator=generator,
-        output_type="latent",
-        callback_on_step_end=keep,
-    )
-    end = torch.tensor(scheduler.sde.smallest_time, dtype=torch.float64)
-    times = [*scheduler.times, end]
-    states = [latents.to(states[0]) * scheduler.init_noise_sigma, *states]
-    shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
-    returned = [visible_states(states[k], scheduler, times[k]) for k in shown]
-    forward = []
+    forward, returned = [], []
     for k in reversed(shown):
         t = times[k]
         x = scheduler.sde.alpha(t).item() * x_0 + scheduler.sde.sigma(t).item() * noise
-        forward.append(visible_states(x, scheduler, t))
-    rows = [torch.cat([tile[0].cpu() for tile in row], dim=2) for row in (forward, returned)]
-    return enlarged(torch.cat(rows, dim=1))
+        forward.append(visible_states(x, scheduler, t)[0])
+
+    def see(k, x):
+        if k in shown:
+            returned.append(visible_states(x, scheduler, times[k])[0].cpu())
+            grey = [torch.full_like(forward[0], 0.5)] * (len(shown) - len(returned))
+            put(enlarged(torch.cat([torch.cat(row, dim=2) for row in (forward, returned + grey)], dim=1)))
+
+    def keep(pipe, k, t, values):
+        see(k + 1, values["latents"])
+        return {}
+
+    see(0, latents * scheduler.init_noise_sigma)
+    pipe = model.pipeline(work, scheduler)
+    pipe(1, steps, latents=latents, generator=generator, output_type="latent", callback_on_step_end=keep)
 
 
 def enlarged(tiles: torch.Tensor) -> Image.Image:
