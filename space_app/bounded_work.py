@@ -19,8 +19,8 @@ class Stopped(Exception):
 class Work:
     """Iterating over it runs `compute(work)` in a thread of `POOL` and yields the work itself a few times a second.
 
-    When the iterator is closed, because the user left, or after `stop`, the computation ends at its next `tick`. Until
-    then it keeps its thread, so that there are never more than `AT_ONCE`.
+    When the iterator is closed, because the user left, and after `stop`, the loop ends at once and the computation at
+    its next `tick`. Until then it keeps its thread, so that there are never more than `AT_ONCE`.
 
     Args:
         compute: function of this object; it calls `tick` often.
@@ -47,7 +47,7 @@ class Work:
         return time.monotonic() - self.started
 
     def stop(self) -> None:
-        """Let the computation end at its next `tick`."""
+        """End the loop, and let the computation end at its next `tick`."""
         self.stopped.set()
 
     def tick(self, share: float) -> None:
@@ -73,11 +73,10 @@ class Work:
     def __iter__(self):
         future = POOL.submit(self.run)
         try:
-            while not wait([future], INTERVAL).done:
+            while not self.stopped.is_set() and not wait([future], INTERVAL).done:
                 yield self
-            self.result = future.result()
-        except Stopped:
-            pass
+            if not self.stopped.is_set():
+                self.result = future.result()
         finally:
             self.stop()
             future.cancel()

@@ -17,6 +17,7 @@ from gradio.context import LocalContext
 from gradio.route_utils import FnIndexInferError
 from gradio.server_messages import ProcessCompletedMessage
 from pictures import friendly, seconds, status_of
+from starlette.requests import ClientDisconnect
 
 WAITING = 32  # requests; more are refused
 THREADS = 8  # of the server, for files and pages; and as many for inputs and outputs
@@ -173,8 +174,12 @@ def guarded(app: gr.Blocks) -> gr.Blocks:
     return app.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
 
 
+# Of requests that name no event, or not its parameters, or break off.
+UNREADABLE = (FnIndexInferError, LookupError, TypeError, ValueError, ClientDisconnect)
+
+
 async def unreadable(request, error) -> JSONResponse:
-    """The answer to a request that names no event of this page, or not its parameters."""
+    """The answer to a request of which Gradio can make nothing."""
     return JSONResponse({"detail": "This can't be read. The events and their parameters: /gradio_api/info"}, 400)
 
 
@@ -190,6 +195,6 @@ LIMITS = {  # of `gr.Blocks.launch`
     "state_session_capacity": SESSIONS,
     "app_kwargs": {
         "lifespan": few_threads,
-        "exception_handlers": dict.fromkeys((FnIndexInferError, LookupError, TypeError, ValueError), unreadable),
+        "exception_handlers": dict.fromkeys(UNREADABLE, unreadable),
     },
 }
