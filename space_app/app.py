@@ -29,13 +29,26 @@ from served_model import NoModel, ServedModel, load_model  # noqa: E402
 
 TITLE = "Images out of noise"
 CACHE_LIFE = 3600  # seconds that files of a visitor are kept
+# Colours of text of which the theme's own have too little contrast, 4.5 to 1 at least, on light and on dark ground.
+CONTRAST = {
+    "block_label_text_color": "*primary_700",
+    "block_label_text_color_dark": "*primary_200",
+    "block_title_text_color": "*primary_700",
+    "block_title_text_color_dark": "*primary_200",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_dark": "*primary_600",
+}
 LOOK = {
     "theme": gr.themes.Soft(
         primary_hue="indigo",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    ),
+    ).set(**CONTRAST),
     "css_paths": Path(__file__).with_name("look.css"),
 }
 

@@ -59,7 +59,9 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
             del running[work]
 
     run.__signature__ = inspect.signature(prepare)
-    return event(run, inputs, outputs, api_name=api_name, **LINE, **options)
+    status = [output for output in outputs if isinstance(output, gr.Markdown)]
+    place = {"show_progress": "minimal", "show_progress_on": status} if status else {}  # other outputs stay to be seen
+    return event(run, inputs, outputs, api_name=api_name, **LINE, **place, **options)
 
 
 def with_status(outputs, text: str, values=None):
