@@ -32,15 +32,18 @@ CACHE_LIFE = 3600  # seconds that files of a visitor are kept
 # Colours of text of which the theme's own have too little contrast, 4.5 to 1 at least, on light and on dark ground.
 CONTRAST = {
     "block_label_text_color": "*primary_700",
-    "block_label_text_color_dark": "*primary_200",
+    "block_label_text_color_dark": "*primary_50",
     "block_title_text_color": "*primary_700",
-    "block_title_text_color_dark": "*primary_200",
+    "block_title_text_color_dark": "*primary_50",
     "block_info_text_color": "*neutral_600",
     "block_info_text_color_dark": "*neutral_300",
     "body_text_color_subdued": "*neutral_600",
     "body_text_color_subdued_dark": "*neutral_300",
+    "link_text_color_dark": "*primary_300",
     "button_primary_background_fill": "*primary_600",
     "button_primary_background_fill_dark": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_background_fill_hover_dark": "*primary_700",
 }
 LOOK = {
     "theme": gr.themes.Soft(

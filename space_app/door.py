@@ -111,9 +111,13 @@ def check_value(component, value) -> None:
     Raises:
         gr.Error: that names the component and the value.
     """
-    if isinstance(component, (gr.Number, gr.Slider)):
+    if isinstance(component, gr.Number):
         if type(value) not in (int, float) or value - value != 0:  # infinite or no number
             raise friendly(f"{component.label} must be a number, but is {shown(value)}.")
+        if component.maximum is not None and value > component.maximum:
+            raise friendly(f"{component.label}: {value} is greater than maximum value {component.maximum}.")
+        if component.minimum is not None and value < component.minimum:
+            raise friendly(f"{component.label}: {value} is less than minimum value {component.minimum}.")
     elif isinstance(component, (gr.Dropdown, gr.Radio)):
         if type(value) is not str:
             raise friendly(f"{component.label} must be one of the choices, but is {shown(value)}.")

@@ -188,6 +188,13 @@ def status_of(work) -> str:
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
 
+def number_input(label: str, low: float, high: float, value: float, **options) -> gr.Number:
+    """A field for a number; what is out of range is refused. (A slider of Gradio's changes it without a word.)"""
+    info = options.pop("info", "")
+    info = f"{low} to {high}" + (f". {info}" if info else "")
+    return gr.Number(value, label=label, minimum=low, maximum=high, info=info, min_width=100, **options)
+
+
 def whole_number(name: str, value, low: int, high: int) -> int:
     """`value` as an integer; a friendly error unless it is one from `low` to `high`."""
     if not isinstance(value, (int, float)) or value != value or value != value // 1 or not low <= value <= high:

@@ -7,7 +7,7 @@ from functools import partial
 import gradio as gr
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, stop_on
-from pictures import checked_seed, friendly, generators, seconds, to_picture, whole_number
+from pictures import checked_seed, friendly, generators, number_input, seconds, to_picture, whole_number
 from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
@@ -76,17 +76,17 @@ def build(model: ServedModel, first_images) -> None:
                 start = gr.Button("Generate", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
             with gr.Accordion("Steps, guidance, seed", open=False):
-                steps = gr.Slider(1, MAX_STEPS, value=SAMPLERS[DEFAULT_SAMPLER][2], step=1, label="Steps")
-                guidance = gr.Slider(
+                steps = number_input("Steps", 1, MAX_STEPS, SAMPLERS[DEFAULT_SAMPLER][2])
+                guidance = number_input(
+                    "Guidance",
                     0,
                     MAX_GUIDANCE,
-                    value=1,
+                    1,
                     step=0.1,
-                    label="Guidance",
                     info="Above 1: more typical of the class, less diverse",
                     visible=bool(model.class_names),
                 )
-                count = gr.Slider(1, MAX_IMAGES, value=FIRST_IMAGES, step=1, label="Images")
+                count = number_input("Images", 1, MAX_IMAGES, FIRST_IMAGES)
                 new_seed = gr.Checkbox(value=True, label="New seed each time")
                 seed = gr.Number(value=0, precision=None, label="Seed of the first image")
         with gr.Column(scale=3, min_width=300):

@@ -13,6 +13,7 @@ from pictures import (
     friendly,
     generators,
     mask_editor,
+    number_input,
     seconds,
     to_picture,
     whole_number,
@@ -122,8 +123,8 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 another = gr.Button("Random", scale=2)
             with gr.Accordion("Method, steps, seed", open=False):
                 method = gr.Dropdown([*METHODS], value=[*METHODS][0], label="Method")
-                steps = gr.Slider(1, MAX_STEPS, value=20, step=1, label="Steps")
-                count = gr.Slider(1, MAX_COMPLETIONS, value=4, step=1, label="Completions")
+                steps = number_input("Steps", 1, MAX_STEPS, 20)
+                count = number_input("Completions", 1, MAX_COMPLETIONS, 4)
                 seed = gr.Number(value=0, label="Seed of the first completion")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(

@@ -6,7 +6,7 @@ import gradio as gr
 import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
-from pictures import checked_seed, picture_input, read_picture, seconds, to_picture, whole_number
+from pictures import checked_seed, number_input, picture_input, read_picture, seconds, to_picture, whole_number
 from served_model import ODE_SAMPLER, ServedModel
 
 from sde_diffusers.likelihood import slerp
@@ -84,7 +84,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                             "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
                         )
                         another = gr.Button("Random", scale=2)
-            count = gr.Slider(2, MAX_IMAGES, value=8, step=1, label="Images")
+            count = number_input("Images", 2, MAX_IMAGES, 8)
             stop = gr.Button("Stop")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(

@@ -422,7 +422,7 @@ def test_a_text_where_a_number_is_meant_gets_a_message(url, events, capfd):
         async with browser(url) as http:
             for function in events.values():
                 for k, component in enumerate(function.inputs):
-                    if not isinstance(component, (gradio.Number, gradio.Slider)) or function.fn is None:
+                    if not isinstance(component, gradio.Number) or function.fn is None:
                         continue
                     for wrong in ("many", "3", True, None, [3], {"value": 3}, 1e400):
                         data = [getattr(part, "value", None) for part in function.inputs]
@@ -449,7 +449,7 @@ def test_whatever_is_sent_gets_a_message(url, events, capfd):
         async with browser(url) as http:
             for function in (events[name] for name in ("generate", "inpaint", "watch", "load_example_2")):
                 for k, component in enumerate(function.inputs):
-                    for value in [] if isinstance(component, (gradio.Number, gradio.Slider)) else wrong:
+                    for value in [] if isinstance(component, gradio.Number) else wrong:
                         data = [getattr(part, "value", None) for part in function.inputs]
                         data[k] = value
                         answers.append(await ask(http, function, data))
