@@ -6,7 +6,8 @@
 Every tab is used by clicks, on a wide screen and on a phone, light and dark; bad inputs must be answered by messages,
 Stop, pressed at random moments in every tab, must keep what was seen and show no error, text must have a contrast of
 4.5 to 1, and the console must stay free of errors. Without --url the app is started, and the time until it answers is
-reported. The exit status says whether all of this held; what a page looks like is for you to judge, from the screenshots.
+reported. The exit status says whether all of this held; what a page looks like is for you to judge, from the
+screenshots.
 """
 
 import argparse
@@ -300,7 +301,7 @@ def drive(url: str, arguments) -> int:
             if width > options["viewport"]["width"]:
                 errors.append(f"{screen}: the page is {width} pixels wide")
             errors += [f"{screen}: {error}" for error in visit.errors]
-            print(f"{screen}: every tab was used; {len(visit.errors)} errors in the console")
+            print(f"{screen}: every tab was used; {len(visit.errors)} errors", *visit.errors, sep="\n  ", flush=True)
             context.close()
         browser.close()
     print(*errors, sep="\n")
