@@ -5,6 +5,7 @@ from io import BytesIO
 import gradio as gr
 import numpy as np
 import torch
+from gradio.components.base import server
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from sde_diffusers.images import read_images, standard_picture, to_pil, visible
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
 MAX_FILE_SIZE = "10mb"
+MAX_BLOBS = 100_000_000  # bytes of what browsers drew and have not yet asked about
 SHOWN_SIZE = 224  # pixels; smaller images are enlarged by a whole factor to at least this
 
 # ---- uploads -------------------------------------------------------------------------------------------------------
@@ -115,7 +117,26 @@ def mask_editor(**options) -> gr.ImageEditor:
         found = [parts.background, parts.composite, *parts.layers]
         return [part if isinstance(part, bytes) else part.path for part in found if part is not None]
 
-    return checked(editor, files)
+    return few_blobs(checked(editor, files))
+
+
+def few_blobs(editor: gr.ImageEditor) -> gr.ImageEditor:
+    """Let a canvas forget what browsers sent long ago: it would keep that until they ask for something."""
+    accept, kept = editor.accept_blobs, editor.blob_storage
+
+    def size(blobs):
+        return sum(len(part) for part in (blobs.background, blobs.composite, *blobs.layers) if part is not None)
+
+    @server
+    def accept_blobs(data):
+        if data.data["index"] not in ("null", "0"):
+            raise ValueError("There is one layer.")
+        accept(data)
+        while sum(map(size, kept.values())) > MAX_BLOBS:
+            del kept[next(iter(kept))]
+
+    editor.accept_blobs = accept_blobs
+    return editor
 
 
 def checked(component, files):
@@ -168,6 +189,13 @@ def status_of(work) -> str:
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def number_input(label: str, low: float, high: float, value: float, **options) -> gr.Number:
+    """A field for a number; what is out of range is refused. (A slider of Gradio's changes it without a word.)"""
+    info = options.pop("info", "")
+    info = f"{low} to {high}" + (f". {info}" if info else "")
+    return gr.Number(value, label=label, minimum=low, maximum=high, info=info, min_width=100, **options)
 
 
 def whole_number(name: str, value, low: int, high: int) -> int:
