@@ -75,7 +75,7 @@ def drawn(pipe, setting, steps, samples, folder, description, accelerator):
         began = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
             output = pipe(
-                len(part), steps, class_labels=labels, latents=latents, output_type="pt", **setting.arguments
+                len(part), steps, latents=latents, output_type="pt", **{"class_labels": labels, **setting.arguments}
             )
         seconds = torch.full((len(part),), (time.process_time() - began) / len(part))
         images = (output.images * 255).round().byte()

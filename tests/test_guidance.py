@@ -368,7 +368,8 @@ def test_autoguided_samples_are_those_of_the_combined_score(sde, sampler, n):
     So it moves along sqrt(C^2 + s^2)^v sqrt(G^2 + s^2)^(1 - v): narrower than the data, away from the wider guide.
     """
     main, weak, v = (0.4, 0.5), (0.6, 0.9), 2.0
-    pipe = gaussian_pipe(sampler, main, weak, sde=sde, sigma_max=20.0, prediction_type="sample", sampling_eps=1e-3)
+    config = {"sigma_max": 20.0, "prediction_type": "sample", "sampling_eps": 1e-3, "time_grid": "noise_share"}
+    pipe = gaussian_pipe(sampler, main, weak, sde=sde, **config)
     latents = torch.randn(4, 2, 1, 1, generator=torch.Generator().manual_seed(0))
     images = draw(pipe, n=n, batch_size=4, latents=latents, guide_scale=v)
     t = pipe.scheduler.times[0]
@@ -555,6 +556,34 @@ def test_diffusers_networks_are_not_asked_without_a_class():
                 pipe(class_labels=labels, **scale)
         with pytest.raises(ValueError, match=f"`guidance_scale`=2.0 takes a {role}"):
             pipe(class_labels=1, guidance_scale=2.0, **scale)
+
+
+def test_no_class_that_was_not_learnt(caplog):
+    """Guidance by it is refused; label-free calls say so; a network of which it is not known is asked."""
+    calls = {
+        "sample": lambda pipe, labels: draw(pipe, n=2, class_labels=labels),
+        "score": lambda pipe, labels: pipe.score(torch.zeros(3, 1, 8, 8), 0.5, labels),
+        "likelihood": lambda pipe, labels: pipe.encode(torch.zeros(3, 1, 8, 8), labels, rtol=0.1, atol=0.1),
+    }
+    for learnt in (None, 0.0, 0.1):
+        pipe = small_pipe(guide=small_network(label_dropout=0.1))
+        pipe.unet.register_to_config(label_dropout=learnt)
+        for name, call in calls.items():
+            for labels in (None, [0, -1, 1], [0, 2, 1]):
+                caplog.clear()
+                assert call(pipe, labels).isfinite().all()
+                expected = learnt == 0 and labels != [0, 2, 1]
+                assert ["network without a class" in text for text in caplog.messages] == [True] * expected, name
+        for scale in (0.0, 2.0):
+            if learnt == 0:
+                with pytest.raises(ValueError, match=f"`guidance_scale`={scale} asks the network without a class"):
+                    pipe(class_labels=1, guidance_scale=scale)
+            else:
+                draw(pipe, n=2, class_labels=1, guidance_scale=scale)
+    pipe.guide.register_to_config(label_dropout=0.0)
+    assert draw(pipe, n=2, class_labels=1, guidance_scale=2.0).isfinite().all()  # the guide is not asked
+    with pytest.raises(ValueError, match="asks the guide without a class"):
+        pipe(class_labels=1, guidance_scale=2.0, guide_scale=2.0)
 
 
 def test_unconditional_networks_take_classes_for_the_classifier_only():

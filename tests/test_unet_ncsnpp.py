@@ -483,6 +483,7 @@ def test_methods_that_do_not_apply_say_so():
         {"block_out_channels": (32, 48), "norm_num_groups": 32},
         {"fir_kernel": (1,)},
         {"dropout": 1.0},
+        {"label_dropout": 1.0},
         {"image_range": (1, 0)},
         {"sigma_data": 0.0, **{k: v for k, v in EDM.items() if k != "sigma_data"}},
         {"scale_by_sigma": True, **{k: v for k, v in EDM.items() if k != "scale_by_sigma"}},

@@ -37,6 +37,7 @@ def check_ncsnpp_config(config):
     check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
     check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
     check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
+    check(config.label_dropout is None or 0 <= config.label_dropout < 1, "label_dropout", "None or in [0, 1)")
     low, high = config.image_range
     check(low < high, "image_range", "(low, high) with low < high")
     check(config.sigma_data > 0, "sigma_data", "positive")

@@ -89,6 +89,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         value_dtype, value_range: Of the data that it was trained on, and of nothing that it computes: their type,
             and the values (low, high) that are 0 and 1 in the range [0, 1]; see `PixelFormat`.
         class_names (`list[str]`, *optional*): Names of its classes.
+        label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
+            never learnt what "no class" means. `None` means that it is not known.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -136,6 +138,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         value_dtype="uint8",
         value_range=None,
         class_names=None,
+        label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         check_ncsnpp_config(self.config)

@@ -19,7 +19,7 @@ from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import expand_like
-from sde_diffusers.pipelines.probability_flow import ProbabilityFlowMixin
+from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
@@ -40,7 +40,7 @@ class ScoreSdePipelineOutput(BaseOutput):
     nfe: int
 
 
-class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline):
+class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipeline):
     """Sampling from a score-based generative model (arXiv 2011.13456) with any of this package's schedulers.
 
     Args:

@@ -70,6 +70,12 @@ def build_network(
         for key, actual in (("in_channels", channels), ("sample_size", size)):
             if arguments.setdefault(key, actual) != actual:
                 raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
+    if "label_dropout" in arguments:
+        raise ConfigError("model.label_dropout is what label_dropout of the training says: leave it out")
+    if arguments.get("num_class_embeds"):
+        arguments["label_dropout"] = (
+            config.label_dropout
+        )  # whether "no class" was learnt, for all who load the network
     return construct("model", NCSNppUNet2DModel, without_auto({**NCSNPP_PRESETS.get(preset, {}), **arguments}))
 
 

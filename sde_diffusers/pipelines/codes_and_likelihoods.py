@@ -16,7 +16,7 @@ from sde_diffusers.likelihood import (
 )
 
 
-class ProbabilityFlowMixin:
+class CodesAndLikelihoodsMixin:
     """Latent codes and likelihoods, for pipelines with `unet` and `scheduler`.
 
     They work inside `torch.inference_mode`, too, which they leave meanwhile: no gradient passes its tensors.
