@@ -16,6 +16,11 @@ def check_class_names(class_names, classes: int | None) -> None:
         raise ValueError(f"`class_names` must be at most {classes or 0} different names, but is {class_names!r}.")
 
 
+def names_of(network) -> list[str] | None:
+    """The names of a network's classes, if its configuration has any."""
+    return getattr(network.config, "class_names", None)
+
+
 def numbered_classes(class_labels, class_names: list[str] | None):
     """`class_labels` with numbers for names: "bag" or ["bag", 3] for one or several; other values as they are.
 

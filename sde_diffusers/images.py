@@ -90,7 +90,7 @@ class PixelFormat:
 def pixel_format(network) -> PixelFormat:
     """The format of the images that a network was trained on, as its configuration says; 8 bits by default."""
     config = network.config
-    return PixelFormat.of(config.get("value_dtype") or "uint8", config.get("value_range"))
+    return PixelFormat.of(getattr(config, "value_dtype", "uint8"), getattr(config, "value_range", None))
 
 
 def known_values(values: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ class Evaluation:
         config, tables = self.config, make_tables(records)
         self.folder.mkdir(parents=True, exist_ok=True)
         if config.save_images and samples is not None:
-            save_images(samples, self.folder / "samples")
+            save_images(samples.images, self.folder / "samples", samples.pixels)
         results = {"pipeline": config.pipeline, "results": records}
         write_text(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
         title = f"{config.pipeline} (images of a folder)"

@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
@@ -277,7 +278,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
     @property
     def class_names(self) -> list[str] | None:
         """Names of the network's classes, if it has any."""
-        return self.unet.config.get("class_names")
+        return names_of(self.unet)
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:

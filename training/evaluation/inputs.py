@@ -98,9 +98,13 @@ def load_data(
     try:
         keys = ("data_dir", "image_column", "label_column")
         source = open_source(options.dataset, **{key: getattr(options, key) for key in keys})
-        test_split = _test_split(options.test_split, options.reference_split, source, record)
+        asked, test_split = (
+            options.test_split,
+            _test_split(options.test_split, options.reference_split, source, record),
+        )
+        options.test_split = test_split or "none"  # which numbers will say
         lacking = [key for key in needs if needs[key] and test_split is None]
-        if lacking and options.test_split == "auto" and pipe is not None or set(lacking) - {"neighbors.num_images"}:
+        if lacking and asked == "auto" and pipe is not None or set(lacking) - {"neighbors.num_images"}:
             raise ValueError(
                 f"{', '.join(lacking)}: there are no test images. {source.name} has the splits "
                 f"{', '.join(map(repr, source.splits))}, and beside {config.pipeline} is no run that has held some "

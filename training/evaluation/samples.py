@@ -172,7 +172,7 @@ def class_labels(
     return torch.stack([data_labels[seed_of(seed, LABELS, k) % len(data_labels)] for k in indices])
 
 
-def save_images(samples: Samples, folder: Path) -> None:
+def save_images(images: Tensor, folder: Path, pixels: PixelFormat = PixelFormat()) -> None:  # noqa: B008 (frozen)
     """Write the images as numbered files, from 000000; those of other samples are deleted.
 
     They are PNG files where that format has their depth and channels, else TIFF (one channel) or .npy, (C, H, W).
@@ -180,14 +180,14 @@ def save_images(samples: Samples, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("[0-9]*.*"):
         path.unlink()
-    dtype, channels = samples.pixels.dtype, samples.images.shape[1]
+    dtype, channels = pixels.dtype, images.shape[1]
     png, tiff = dtype == "uint8" and channels <= 4 or dtype == "uint16" and channels == 1, channels == 1
     ending, kind = (".png", "PNG") if png else (".tif", "TIFF") if tiff else (".npy", None)
-    for k, image in enumerate(tqdm(samples.images, desc="Saving images", dynamic_ncols=True)):
+    for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
         path = folder / f"{k:06d}{ending}"
         with open(path.with_suffix(".incomplete"), "wb") as file:
             if kind is None:
                 np.save(file, image.numpy().astype(dtype))
             else:
-                to_pil(samples.pixels.to_unit(image[None]), samples.pixels)[0].save(file, kind)
+                to_pil(pixels.to_unit(image[None]), pixels)[0].save(file, kind)
         path.with_suffix(".incomplete").rename(path)
