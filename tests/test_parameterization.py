@@ -12,10 +12,11 @@ from sde_diffusers import (
     DiscreteVPSDE,
     ExponentialVESDE,
     FlowSDE,
+    GaussianSDE,
     Parameterization,
     SubVPSDE,
 )
-from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES, TIME_INPUTS
+from sde_diffusers.parameterization import NOISE_PREDICTIONS, PREDICTION_TYPES, SDE_NAMES, TIME_INPUTS
 from sde_diffusers.schedulers.sde_keys import build_sde
 
 SDES = {
