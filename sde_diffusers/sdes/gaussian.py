@@ -178,7 +178,9 @@ class GaussianSDE(ABC):
 
     @function_of_time
     def drift(self, t) -> Tensor:
-        """f(t), the coefficient of x in the drift f(t) x."""
+        """f(t), the coefficient of x in the drift f(t) x; -inf where alpha is 0."""
+        if type(self).log_alpha is GaussianSDE.log_alpha:  # which has no derivative where alpha is 0
+            return time_derivative(self.alpha, t) / self.alpha(t)
         return time_derivative(self.log_alpha, t)
 
     @function_of_time
