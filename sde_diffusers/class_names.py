@@ -2,8 +2,8 @@
 
 import difflib
 
-# What networks' configurations say of their data, and what files of older versions rightly lack.
-DATA_KEYS = ("value_dtype", "value_range", "class_names")
+# What networks' configurations say of their data and training, and what files of older versions rightly lack.
+DATA_KEYS = ("value_dtype", "value_range", "class_names", "label_dropout")
 
 
 def check_class_names(class_names, classes: int | None) -> None:
