@@ -8,6 +8,7 @@ TRAIN = [
     "omegaconf>=2.3",
     "psutil>=7.0",
     "tensorboard>=2.18",
+    "tifffile>=2024.8.10",
     "torchvision>=0.24",
     "tqdm>=4.67",
 ]

@@ -32,6 +32,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from sde_diffusers.class_names import names_of, numbered_classes
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
 
 guidance_log = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ class Guidance:
             return None
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        class_labels = numbered_classes(class_labels, names_of(self.network))
         labels = checked_labels(class_labels, batch_size, classes)
         if (labels == -1).any():
             self._require_no_class("`class_labels` holds -1, which")
@@ -193,7 +195,8 @@ class Guidance:
         needs = f"`classifier_scale`={self.classifier_scale} needs"
         if class_labels is None:
             raise ValueError(f"{needs} `class_labels`, but they are None.")
-        labels = checked_labels(class_labels, batch_size, self.classifier.config.num_classes)
+        names = names_of(self.classifier) or names_of(self.network)
+        labels = checked_labels(numbered_classes(class_labels, names), batch_size, self.classifier.config.num_classes)
         if (labels == -1).any():
             raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
         return labels

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo
 
+from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.hub_pull import pull_model
 from sde_diffusers.hub_push import push_model
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, write
+from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of, write
 
 hub_log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ class HubPipelineMixin:
         for name, component in self.components.items():
             if component is not None and self.config[name][0] is None:  # an optional one that was assigned later
                 self.register_modules(**{name: component})
+        for component in self.components.values():
+            if others := sdes_of_others(component):
+                source_of(type(component), others)  # refused, if at all, before anything is written
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
         save_modules(self, save_directory)
         forget_origins(save_directory)
@@ -131,7 +135,7 @@ class HubPipelineMixin:
 def warn_of_missing_keys(folder: str | Path, name: str, component) -> None:
     """Say which keys a loaded component's configuration lacks: files of an older version, or damaged ones."""
     config = getattr(component, "config", {})
-    missing = sorted(config.get("_use_default_values", []))
+    missing = sorted(set(config.get("_use_default_values", [])) - set(DATA_KEYS))
     if missing:
         defaults = ", ".join(f"{key}={config[key]!r}" for key in missing)
         hub_log.warning("The configuration of %s in %s lacks keys; defaults are used: %s.", name, folder, defaults)

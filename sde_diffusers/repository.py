@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sde_diffusers.sdes.gaussian import GaussianSDE
 from sde_diffusers.single_file import PACKAGE, carry_code
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
@@ -101,8 +102,17 @@ def with_code(contents: Contents) -> Contents:
                 raise ValueError(f"{contents[INDEX]} names {class_name} of {PACKAGE}, but here is no such class.")
     if not classes:
         return contents
-    modules = {path: source.encode() for path, source in carry_code(index, classes).items()}
+    others = {name: sdes_named(contents, name) for name in classes}
+    modules = {path: source.encode() for path, source in carry_code(index, classes, others).items()}
     return {**contents, **modules, INDEX: (json.dumps(index, indent=2) + "\n").encode()}
+
+
+def sdes_named(contents: Contents, component: str) -> list[type]:
+    """The SDEs of other code that the configuration of a scheduler names."""
+    path = f"{component}/scheduler_config.json"
+    config = read_object(contents[path]) if path in contents else {}
+    named = (GaussianSDE.registered.get(config.get(key)) for key in ("sde", "sampling_sde"))
+    return [cls for cls in dict.fromkeys(named) if cls is not None and cls.__module__.split(".")[0] != PACKAGE]
 
 
 def package_class(name) -> type | None:

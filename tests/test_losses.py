@@ -90,11 +90,11 @@ class ExactNetwork:
         return SimpleNamespace(sample=answer(kind, noise, x_0, alpha, sigma, of_time).float())
 
 
-def best_loss(sde, name, sigma_data):
+def best_loss(sde, name, sigma_data, eps):
     """Expectation of the best loss per dimension, by quadrature or in closed form."""
     noise_level = lambda t: (sde.sigma(t) / sde.alpha(t)).numpy()  # noqa: E731
     best = lambda s: C**2 / (C**2 + s**2)  # noqa: E731
-    start = max(EPS, 1 / len(BETAS)) if isinstance(sde, DiscreteVPSDE) else EPS
+    start = max(eps, 1 / len(BETAS)) if isinstance(sde, DiscreteVPSDE) else eps
     if name == "sigma2":  # the mean over [start, 1]
         t = torch.linspace(start, 1, 200_001, dtype=torch.float64)
         return np.trapezoid(best(noise_level(t)), t.numpy()) / (1 - start)
@@ -125,8 +125,8 @@ def best_loss(sde, name, sigma_data):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_exact_score_has_the_best_loss(sde, name, prediction_type):
     """...and a network that is off by 0.3 in every noise estimate has a larger one, by what its weights say."""
-    n = 20_000
-    loss = objective(sde, name, prediction_type, eps=EPS, sigma_data=0.8)
+    n, eps = 20_000, 0.01 if name == "velocity" else EPS  # sigma' of a VP SDE grows without bound towards t = 0
+    loss = objective(sde, name, prediction_type, eps=eps, sigma_data=0.8)
     generator = torch.Generator().manual_seed(0)
     t = loss.draw_times(n, generator)
     x_0, noise = torch.randn(2, n, 1, 2, 2, generator=generator)
@@ -134,7 +134,7 @@ def test_the_exact_score_has_the_best_loss(sde, name, prediction_type):
     assert values.shape == (n,) and values.dtype == torch.float32
     if name == "discrete" and isinstance(sde, FlowSDE) and prediction_type in NOISE_PREDICTIONS:
         t = t.clamp(max=0.99)  # at pure noise, the table's last entry, they say nothing of x_0
-    expected = best_loss(sde, name, sigma_data=0.8)
+    expected = best_loss(sde, name, sigma_data=0.8, eps=eps)
     standard_error = values.double().std().item() / math.sqrt(n)
     assert standard_error < 0.05 * expected  # the estimate says something
     assert values.double().mean().item() == pytest.approx(expected, abs=4 * standard_error)

@@ -27,6 +27,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
+from evaluation.feature_metrics import eight_bits
 from evaluation.sample_distance import SampleDistance
 from run.config import Config, read_config
 from run.figures import distance_curves, image_grid, noise_level_curves, noising_strip
@@ -42,6 +43,7 @@ from run.score_model import build_network, build_objective, build_scheduler, che
 from run.splits import check_labels
 from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import visible
 
 
 class Training(TrainingRun):
@@ -60,16 +62,18 @@ class Training(TrainingRun):
     def build_objective(self):
         config = self.config
         if self.checkpoint is not None:
-            take_measured(config, self.checkpoint)
+            for line in take_measured(config, self.checkpoint):
+                self.accelerator.print(line)
         count = MEASURED_IMAGES if wants_images(config) else 8
         self.few, labels = self._some_images(count)
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
-        for line in measure(config, self.few, build_scheduler(config).parameterization.image_range):
+        image_range = build_scheduler(config).parameterization.image_range
+        for line in measure(config, self.few, self.data.pixels, image_range):
             self.accelerator.print(line)
         self.scheduler = build_scheduler(config)
         self.distance = None
         if config.distance_every:
-            reference, _ = self._some_images(config.distance.num_reference)
+            reference = eight_bits(self._some_images(config.distance.num_reference)[0], self.data.pixels)
             self.distance = SampleDistance(config.distance, reference, self.data.name, config.seed, self.accelerator)
         objective = build_objective(config, self.scheduler)
         self.noise_levels = NoiseLevels(objective, config.noise_levels) if config.noise_levels else None
@@ -81,7 +85,7 @@ class Training(TrainingRun):
         return next(self.data.batches(min(count, self.data.num_images or count), seed=0))
 
     def build_network(self, new):
-        network = build_network(self.config, self.data.image_shape)
+        network = build_network(self.config, self.data.image_shape, self.record)
         if self.config.initial_weights and new:
             load_initial_weights(self.config, network)
         return network
@@ -133,7 +137,8 @@ class Training(TrainingRun):
         return labels if self.conditional else None
 
     def draw_start(self):
-        strip = noising_strip(self.few[:4].double() / 255, self.scheduler.parameterization)
+        few = self.data.pixels.to_unit(self.few[:4], torch.float64)
+        strip = noising_strip(visible(few), self.scheduler.parameterization)
         self.log.picture(0, "noising", strip)
 
     def after_step(self):
@@ -181,7 +186,7 @@ class Training(TrainingRun):
                 generator=torch.Generator().manual_seed(self.config.seed),
                 output_type="pt",
             ).images
-        self.log.picture(self.step, "samples", image_grid(images, options.columns), keep=True)
+        self.log.picture(self.step, "samples", image_grid(visible(images), options.columns), keep=True)
         self.log.draw_loss(self.step)
 
     def save_model(self, folder):

@@ -20,6 +20,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from sde_diffusers.class_names import check_class_names
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
@@ -84,6 +86,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
             training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
             untransformed ones.
+        value_dtype, value_range: Of the data that it was trained on, and of nothing that it computes: their type,
+            and the values (low, high) that are 0 and 1 in the range [0, 1]; see `PixelFormat`.
+        class_names (`list[str]`, *optional*): Names of its classes.
         label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
             never learnt what "no class" means. `None` means that it is not known.
 
@@ -130,10 +135,15 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         preconditioning=None,
         sigma_data=0.5,
         augment_dim=None,
+        value_dtype="uint8",
+        value_range=None,
+        class_names=None,
         label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         check_ncsnpp_config(self.config)
+        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
         kernel = tuple(fir_kernel) if fir else None
@@ -245,20 +255,6 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         if name not in NCSNPP_PRESETS:
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a network; the arguments are those of diffusers' `ModelMixin`.
-
-        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
-        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for parameter in model.parameters():
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return loaded
 
     def set_attention_backend(self, backend, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""

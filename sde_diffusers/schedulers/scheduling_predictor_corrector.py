@@ -30,7 +30,7 @@ CORRECTORS = ("langevin", "ald", "none")
 class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
     """Predictor-corrector sampler; the shared arguments are those of `ScoreSdeScheduler`.
 
-    On the paper's grid ("uniform", the default, N times from 1 to the SDE's own `sampling_eps`) the chains and step
+    On the paper's grid ("uniform", the default, from 1 to at most the SDE's own `sampling_eps`) the chains and step
     sizes are those of its code; on other grids the exact transitions of the SDE take their place. The last predictor
     step returns its mean (unless `final_denoise=False`).
 
@@ -93,12 +93,15 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
 
     def _plan(self, n):
         times = time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps)
-        chain = paper_chain = self.sde.paper_chain(times)  # of the exact transitions where this is not its grid
+        uniform = self.time_grid == "uniform"
+        # The paper's where the times are its own, and the exact transitions anywhere else.
+        chain = paper_chain = self.sde.paper_chain(times) if uniform else self.sde.chain(times)
         if self.config.predictor == "ancestral" and chain.posterior_noise is None:
             chain = self.sde.chain(times)
         self._langevin_scale = paper_chain.langevin_scale
         following = torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
-        self._dt = torch.full_like(times, 1 / n) if self.sde.is_paper_grid(times) else times - following
+        paper_steps = uniform and self.sde.is_paper_grid(times)
+        self._dt = torch.full_like(times, 1 / n) if paper_steps else times - following
         self._following_alpha = self.sde.alpha(following[:-1]).tolist() + [1.0]
         self._grid, self._chain = times, chain
         calls = self.corrections + self.predictions

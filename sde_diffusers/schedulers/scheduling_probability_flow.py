@@ -48,8 +48,12 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         ValueError: on an unknown name or numbers out of range.
     """
 
-    default_time_grid = "karras"
     default_num_inference_steps = 18  # as EDM on CIFAR-10: 35 evaluations with Heun's method
+
+    @property
+    def default_time_grid(self) -> str:
+        """EDM's, unless the SDE has one that suits it better."""
+        return self.sde.time_grid or "karras"
 
     @register_to_config
     def __init__(

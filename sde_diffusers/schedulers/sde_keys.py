@@ -27,7 +27,10 @@ SDE_KEYS = {
 
 def sde_class(argument: str, name: str) -> type[GaussianSDE]:
     """The SDE of that name. Raises a `ValueError` that names the argument, and the nearest name, if there is none."""
-    require_choice(argument, name, GaussianSDE.registered)
+    try:
+        require_choice(argument, name, GaussianSDE.registered)
+    except ValueError as error:
+        raise ValueError(f"{error} (An SDE of your own must have been defined, or imported, before.)") from None
     return GaussianSDE.registered[name]
 
 
@@ -71,7 +74,7 @@ def build_sde(argument: str, name: str, parameters: dict | None, **keys) -> Gaus
     parameters, allowed = dict(parameters or {}), parameters_of(cls)
     for parameter in parameters:
         if parameter not in allowed:
-            near = difflib.get_close_matches(str(parameter), [*allowed], 1)
+            near = difflib.get_close_matches(str(parameter), [*allowed], 1, 0.4)
             advice = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(allowed) or 'none'}."
             raise ValueError(f"`{argument}_parameters` holds {parameter!r}, which {name!r} does not take. {advice}")
     for key in keys_of(cls):

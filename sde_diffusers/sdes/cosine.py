@@ -22,6 +22,7 @@ class CosineVPSDE(GaussianSDE):
     """
 
     name = "cosine_vp"
+    time_grid = "uniform"
     prior_sigma = 1.0
 
     def __init__(self, s: float = 0.008, largest_beta: float = 999.0):

@@ -22,6 +22,7 @@ class FlowSDE(GaussianSDE):
     name = "flow"
     prediction_type = "velocity"
     time_input = "t"
+    time_grid = "uniform"
     prior_sigma = 1.0
 
     def __init__(self, shift: float = 1.0):

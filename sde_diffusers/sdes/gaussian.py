@@ -127,6 +127,8 @@ class GaussianSDE(ABC):
     """Earliest time that this SDE describes (above 0 only where it interpolates a table)."""
     sampling_eps: float = 1e-3
     """Time at which sampling ends by default (section C of the paper)."""
+    time_grid: ClassVar[str | None] = None
+    """Grid on which fixed-step solvers of the ODE do well; None = their own."""
     smooth: ClassVar[bool] = True
     """Whether drift and diffusion are continuous, so that an ODE can be solved in t."""
     of_the_paper: ClassVar[bool] = False
@@ -176,7 +178,9 @@ class GaussianSDE(ABC):
 
     @function_of_time
     def drift(self, t) -> Tensor:
-        """f(t), the coefficient of x in the drift f(t) x."""
+        """f(t), the coefficient of x in the drift f(t) x; -inf where alpha is 0."""
+        if type(self).log_alpha is GaussianSDE.log_alpha:  # which has no derivative where alpha is 0
+            return time_derivative(self.alpha, t) / self.alpha(t)
         return time_derivative(self.log_alpha, t)
 
     @function_of_time
@@ -258,9 +262,13 @@ class GaussianSDE(ABC):
         return self.chain(times)
 
     def is_paper_grid(self, times: Tensor) -> bool:
-        """Whether the paper's code would take these (N,) times: linspace(1, sampling_eps, N)."""
-        grid = torch.linspace(1, self.sampling_eps, len(times), dtype=torch.float64)
-        return self.of_the_paper and torch.allclose(times, grid, rtol=0, atol=1e-9)
+        """Whether the paper's steps fit these (N,) times: linspace(1, eps, N) with eps at most `sampling_eps`.
+
+        Its last step goes to noise level 0 by way of t = 0, while the network is asked at eps.
+        """
+        grid = torch.linspace(1, times[-1].item(), len(times), dtype=torch.float64)
+        ends_early = times[-1] <= self.sampling_eps * (1 + 1e-9)
+        return self.of_the_paper and bool(ends_early) and torch.allclose(times, grid, rtol=0, atol=1e-9)
 
     def __repr__(self) -> str:
         return (

@@ -201,6 +201,7 @@ def test_distances_in_training_are_those_of_evaluate(tiny, tmp_path):
             ["augmentation=0.1"],
             "augmentation needs a network that is told of it, model.augment_dim=9, but",
         ),
+        (["noise_levels=8"], "noise_levels tells the validation loss apart, but there is none"),
         (["augmentation=2"], r"augmentation must be in \[0, 1\], but is 2"),
         (
             ["power_averages.sigma_rel=[0.05,0.3]"],

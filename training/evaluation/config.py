@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -24,10 +25,15 @@ class DataConfig:
     name: str | None = None  # of a folder, in results and card: say "zalando-datasets/fashion_mnist"; null = its path
     data_dir: str | None = None  # sub-folder of the data set to read
     reference_split: str = "train"  # what samples are compared with
-    test_split: str = "test"  # for likelihoods, yardsticks, and as a measure for nearest neighbours
+    # For likelihoods, yardsticks, and as a measure for nearest neighbours: a split; "held_out": what the pipeline's
+    # run has not trained on; "none"; "auto": "test" if there is one, else "held_out" if there was a run.
+    test_split: str = "auto"
+    split: str | None = None  # short for test_split
     max_images: int | None = None  # of each split; null = all
     image_column: str | None = None  # needed only where a data set has several
-    label_column: str | None = None  # likewise
+    label_column: str | None = None  # likewise; or one of integers, text or booleans
+    value_range: list[float] | None = None  # of a folder of floating-point samples; a pipeline knows its own
+    white_level: int | None = None  # likewise, of 16-bit ones
 
 
 @dataclass
@@ -132,8 +138,21 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
             "training/evaluations/fashion_mnist.yaml output_dir=runs/evaluation"
         )
     pipeline, *overrides = arguments
-    files = [overrides.pop(0)] if overrides and "=" not in overrides[0] and not overrides[0].startswith("-") else []
-    config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline)
+    files, given = [], {}
+    while overrides and "=" not in overrides[0] and not overrides[0].startswith("-") and not files:
+        word = overrides.pop(0)
+        if Path(word).is_dir():  # a folder of images against a folder of images
+            given["data"] = {"dataset": word}
+        else:
+            files.append(word)
+    config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline, **given)
+    if config.data.split is not None:
+        config.data.test_split = config.data.split
+    if config.data.test_split == config.data.reference_split:
+        raise ConfigError(
+            f"data.test_split and data.reference_split are both {config.data.reference_split!r}: a split says nothing "
+            "about itself. Choose another one, held_out (what the run has not trained on) or none"
+        )
     if config.neighbors.space not in ("pixels", *config.feature_spaces):
         raise ConfigError(
             f"neighbors.space must be pixels or one of feature_spaces, {config.feature_spaces}, "

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from evaluation.distances import FeatureStatistics
-from evaluation.feature_metrics import compare_features, compute_features
+from evaluation.feature_metrics import compare_features, compute_features, eight_bits
 from evaluation.feature_networks import load_feature_network
 from evaluation.samples import class_labels, draw_numbered
 from run.config import DistanceConfig
@@ -26,7 +26,7 @@ class SampleDistance:
 
     Args:
         config: which feature network, how many images and steps.
-        images: uint8 (N, C, H, W), some training images.
+        images: uint8 (N, C, H, W), some training images, as `eight_bits` gives them.
         name: of their data set, for the progress bar.
         seed: of the noise.
 
@@ -66,4 +66,4 @@ class SampleDistance:
             images, _ = draw_numbered(
                 pipeline, indices, labels, self._seed, num_inference_steps=self._config.num_inference_steps
             )
-        return self._network(images)
+        return self._network(eight_bits(images, pipeline.pixel_format))

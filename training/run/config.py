@@ -15,16 +15,19 @@ from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, on
 
 @dataclass
 class DataConfig:
-    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, or a folder (of parquet files or images)
+    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, a folder, or a file of arrays
     data_dir: str | None = None  # sub-folder of the data set to read
     split: str = "train"  # the split to train on
     validation: str = "auto"  # a split; "hold_out": part of the training split; "auto": "validation", else "hold_out"
     validation_images: int = 1000  # images that the validation loss is computed on (at most a tenth if held out)
-    image_size: int | None = None  # side that images are resized and cropped to; null = as they are
-    channels: int | None = None  # 1 (gray), 3 (RGB); null = as the data is
+    image_size: Any = None  # side, or [height, width], that images are resized and cropped to; null = as they are
+    channels: int | None = None  # 1 (gray), 3 (RGB), or the number of bands; null = as the data is
+    value_range: list[float] | None = None  # values that are black and white; null = of integers' type, or measured
+    white_level: int | None = None  # short for value_range=[0, white_level]: 4095 for 12 bits in 16-bit files
     max_images: int | None = None  # train on this many images; null = all
     image_column: str | None = None  # needed only where a data set has several
-    label_column: str | None = None  # likewise
+    label_column: str | None = None  # likewise; or one of integers, text or booleans
+    labels: str = "auto"  # "none" reads the images without their labels
     streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
     stream_shards: int = 1  # groups of a stream's files, of which each process reads its own; see streams.py
     horizontal_flip: bool = False  # mirror each image with probability 1/2
@@ -144,12 +147,23 @@ class Config(RunConfig):
 
 WIDEST = 12**-0.5  # width of the mean of all steps, see power_averages.py
 TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+def is_size(size) -> bool:
+    """Whether `size` is a side, or height and width."""
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+
+
 RUN_RULES = {  # of values that are not null
     "data.validation_images": COUNT,
-    "data.image_size": COUNT,
+    "data.image_size": ("an integer of at least 1, or two of them, [height, width]", is_size),
+    "data.white_level": COUNT,
+    "data.value_range": ("[low, high] with low < high", lambda pair: len(pair) == 2 and pair[0] < pair[1]),
+    "data.labels": ("auto or none", lambda value: value in ("auto", "none")),
     "data.max_images": COUNT,
     "data.stream_shards": COUNT,
-    "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
+    "data.channels": COUNT,
     "optimizer.lr": POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
     "optimizer.eps": POSITIVE,

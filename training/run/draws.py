@@ -13,6 +13,7 @@ from torch import Tensor
 
 from images.augmentation import augmented, draw_augmentations
 from sde_diffusers import DenoisingScoreMatching
+from sde_diffusers.images import PixelFormat
 
 AUGMENTATION = 3  # stream of random numbers beside that of the other draws
 
@@ -45,17 +46,20 @@ def draw_examples(
     dequantize: bool = False,
     label_dropout: float = 0.0,
     device: torch.device | str = "cpu",
+    pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
 ) -> Examples:
     """Draws times and noise for one process's share of a global batch.
 
     Args:
-        images, labels: (n, C, H, W), uint8 or float in [0, 255], and int64 (n,) or None, the share of this process.
+        images, labels: values (n, C, H, W), floating point if augmented, and int64 (n,) or None, the share of this
+            process.
         objective: draws the times.
         key: seed of all draws, for example (seed, step).
         rank, world_size: this process and their number; the global batch has n * world_size images.
-        dequantize: add uniform noise of one grey level.
+        dequantize: add uniform noise of one level of the values.
         label_dropout: probability that a label is replaced by -1, the network's "no class".
         device: of the result; the times stay on the CPU, in float64.
+        pixels: what the images' values mean.
     """
     own, total = slice(rank * len(images), (rank + 1) * len(images)), world_size * len(images)
     generator = torch.Generator().manual_seed(seed_of(*key))
@@ -66,11 +70,10 @@ def draw_examples(
     times = objective.draw_times(total, generator)[own]
     noise = torch.randn(total, *images.shape[1:], generator=generator)[own]
     dropped = torch.rand(total, generator=generator)[own] < label_dropout
-    unit = move(images).float()
     if dequantize:
-        unit = (unit + move(torch.rand(total, *images.shape[1:], generator=generator)[own])) / 256
+        unit = pixels.dequantized(move(images), move(torch.rand(total, *images.shape[1:], generator=generator)[own]))
     else:
-        unit = unit / 255
+        unit = pixels.to_unit(move(images))
     if labels is not None:
         labels = move(torch.where(dropped, -1, labels))
     return Examples(objective.parameterization.to_model_range(unit), move(noise), times, labels)
@@ -82,12 +85,12 @@ def draw_augmented(
     """One process's share of a global batch, transformed at random, and labels that tell a network how.
 
     Args:
-        images: uint8 (n, C, H, W).
+        images: values (n, C, H, W).
         probability: as `draw_augmentations` takes it.
         key, rank, world_size: as `draw_examples` takes them; its draws are others.
 
     Returns:
-        Images for `draw_examples`, float32 in [0, 255], and labels (n, `images.augmentation.LABELS`).
+        Images for `draw_examples`, the values as float32, and labels (n, `images.augmentation.LABELS`).
     """
     generator = torch.Generator().manual_seed(seed_of(*key, AUGMENTATION))
     labels = draw_augmentations(world_size * len(images), probability, generator)

@@ -19,11 +19,13 @@ RESULTS = ("pipeline", "classifier")  # of a finished run
 CHECKPOINTS, METRICS, FIGURES, BEST, ABANDONED = "checkpoints", "metrics.jsonl", "figures", "best", "abandoned"
 AVERAGES = "averages"  # see power_averages.py
 CONTENTS = (
-    *(CHECKPOINTS, "config.yaml", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED),
+    *(CHECKPOINTS, "config.yaml", "images.json", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED),
     *RESULTS,
 )
 VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
-FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
+FIXED_KEYS = (  # a resumed run cannot change them
+    *("model.", "scheduler.", "data.channels", "data.image_size", "data.value_range", "data.white_level"),
+)
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
 

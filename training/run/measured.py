@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from images.pixels import suggest_sigma_max
+from images.pixels import suggest_sigma_data, suggest_sigma_max
 from run.checkpoints import STATE
 from run.config import Config
 from run.yaml_config import ConfigError
+from sde_diffusers.images import PixelFormat
 
 AUTO = "auto"
 MEASURED_IMAGES = 2000
@@ -33,19 +34,34 @@ def wants_images(config: Config) -> bool:
     return any(getattr(config, section).get(key) == AUTO for section, key in KEYS)
 
 
-def take_measured(config: Config, checkpoint: Path) -> None:
-    """Replace each "auto" by what the run of a checkpoint has measured; runs of older releases do not tell."""
-    saved = json.loads((checkpoint / STATE).read_text())["config"]
+def take_measured(config: Config, checkpoint: Path) -> list[str]:
+    """Replace each "auto" by what the run of a checkpoint has measured; runs of older releases do not tell.
+
+    Returns:
+        What was taken, in words.
+
+    Raises:
+        ConfigError: the checkpoint is damaged.
+    """
+    if not wants_images(config):
+        return []
+    try:
+        saved, said = json.loads((checkpoint / STATE).read_text())["config"], []
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{checkpoint / STATE} is damaged: {error}") from error
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
-            getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)
+            value = getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)
+            said += [] if value == AUTO else [f"{section}.{key}: {value:.4g}, as measured when the run began"]
+    return said
 
 
-def measure(config: Config, images: Tensor, image_range: tuple[float, float]) -> list[str]:
+def measure(config: Config, images: Tensor, pixels: PixelFormat, image_range: tuple[float, float]) -> list[str]:
     """Replace each "auto" by what the images say.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: values (N, C, H, W).
+        pixels: what they mean.
         image_range: of the network.
 
     Returns:
@@ -55,19 +71,15 @@ def measure(config: Config, images: Tensor, image_range: tuple[float, float]) ->
         ConfigError: if that cannot be measured on these images.
     """
     low, high = image_range
-    measures = {
-        "sigma_max": suggest_sigma_max,
-        "sigma_data": lambda images: (images.double() / 255).std().item(),  # of all pixels
-    }
+    measures = {"sigma_max": suggest_sigma_max, "sigma_data": suggest_sigma_data}
     said = []
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
-            if key == "sigma_max" and len(images) < 2:
+            if len(images) < 2:
                 raise ConfigError(
-                    f"{section}.{key}=auto is the largest distance of two images, but the data set has only one: "
-                    "give a number"
+                    f"{section}.{key}=auto compares images, but the data set has only one: give a number"
                 )
-            value = (high - low) * measures[key](images)
+            value = (high - low) * measures[key](images, pixels=pixels)
             getattr(config, section)[key] = value
             said.append(f"{section}.{key}: {value:.4g}, from the training images")
     return said

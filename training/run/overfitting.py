@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from run.log import RunLog
+
 PATIENCE = 3  # validations in a row above the lowest
 
 
@@ -26,3 +30,16 @@ def overfits_since(records: list[dict]) -> int | None:
     before = [loss for step, loss in losses if step <= lowest_step][-len(after) :]
     fallen = after and before and sum(after) / len(after) < sum(before) / len(before)
     return lowest_step if fallen else None
+
+
+def warn_of_overfitting(log: RunLog, step: int) -> None:
+    """Say once, and write down, that the validation loss has begun to rise."""
+    lowest = overfits_since(log.records)
+    if lowest is None or any("overfits_since" in record for record in log.records):
+        return
+    log.metrics(step, overfits_since=lowest)
+    print(
+        f"Step {step}: the validation loss has risen since step {lowest} while the training loss falls: the "
+        "network begins to learn the training images by heart. best/ has the weights of the lowest one.",
+        file=sys.stderr,
+    )

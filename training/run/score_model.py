@@ -7,6 +7,7 @@ import torch
 from images.augmentation import LABELS
 from run.config import Config
 from run.measured import AUTO, without_auto
+from run.record import ImageRecord
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.presets import NCSNPP_PRESETS
@@ -40,13 +41,26 @@ def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingSc
     return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), arguments)
 
 
-def build_network(config: Config, image_shape: tuple[int, int, int] | None = None) -> NCSNppUNet2DModel:
+def build_network(
+    config: Config,
+    image_shape: tuple[int, int, int] | None = None,
+    record: ImageRecord | None = None,
+) -> NCSNppUNet2DModel:
     """A new network for images of the given shape (C, H, W); None keeps the preset's.
+
+    Args:
+        record: what their values and classes mean, which the network's configuration will say.
 
     Raises:
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
-    arguments = dict(config.model)
+    arguments = without_auto(config.model)
+    if record is not None:
+        if record.value_dtype != "uint8" or record.value_range != [0, 255]:
+            arguments |= {"value_dtype": record.value_dtype, "value_range": record.value_range}
+        classes, names = arguments.get("num_class_embeds"), record.class_names
+        if classes and names and len(names) <= classes:
+            arguments |= {"class_names": names}
     preset = arguments.pop("preset", None)
     if preset is not None and preset not in NCSNPP_PRESETS:
         raise ConfigError(f"model.preset must be null or one of {', '.join(NCSNPP_PRESETS)}, but is {preset!r}")
@@ -109,6 +123,8 @@ def check_score_model(config: Config) -> None:
         raise ConfigError(f"model and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.noise_levels and not config.validate_every:
+        raise ConfigError("noise_levels tells the validation loss apart, but there is none: validate_every is 0")
     if config.augmentation and network.augment_dim != LABELS:
         raise ConfigError(
             f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "

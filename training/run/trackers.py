@@ -1,7 +1,8 @@
 """Where else a run's metrics and pictures go: TensorBoard, Weights & Biases, MLflow.
 
 The last two are accelerate's trackers, and take `tracker_options.NAME` as its `init_kwargs`, for example
-`tracker_options.wandb.mode=offline`; MLflow writes where MLFLOW_TRACKING_URI says.
+`tracker_options.wandb.mode=offline`; MLflow writes where MLFLOW_TRACKING_URI says. A resumed run is a new one to them,
+unless the options say otherwise, as `tracker_options.wandb.id=NAME` with `tracker_options.wandb.resume=allow` does.
 """
 
 from __future__ import annotations

@@ -18,8 +18,10 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from images.description import in_short
 from run.average import AveragedNetwork
 from run.checkpoints import (
+    STATE,
     checkpoint_path,
     checkpoint_tensors,
     delete_oldest,
@@ -44,7 +46,8 @@ from run.interruption import Interruption
 from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
-from run.overfitting import overfits_since
+from run.overfitting import warn_of_overfitting
+from run.record import ImageRecord, read_record
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
 from run.trackers import check_trackers, start_trackers
@@ -101,7 +104,13 @@ class TrainingRun:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
-            self.data, images = load_splits(config)
+            earlier = checkpoint and read_record(checkpoint / STATE)
+            self.data, images = load_splits(config, earlier)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
+        if earlier is not None:
+            accelerator.print(earlier.kept(self.data))
+        if config.data.uniform_dequantization and self.data.pixels.levels is None:
+            raise ConfigError("data.uniform_dequantization is for integers, but the images are float32")
         self.objective = self.build_objective()
         torch.manual_seed(config.seed)
         self.network = self.build_network(new=checkpoint is None)
@@ -133,8 +142,10 @@ class TrainingRun:
             if not has_best(self.folder, self.step):
                 self.best_loss = math.inf  # the next validation saves one
             held_out = 0 if self.validation is None else self.validation.num_images
+            print(in_short(self.data))
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
+            self.record.write(self.folder)
             self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
             if self.step == 0:
                 self.draw_start()
@@ -270,6 +281,7 @@ class TrainingRun:
             dequantize=config.data.uniform_dequantization,
             label_dropout=self.label_dropout,
             device=self.accelerator.device,
+            pixels=self.data.pixels,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
@@ -312,23 +324,11 @@ class TrainingRun:
             self.log.metrics(self.step, validation_loss=loss)
             self.log_validation(*others)
             self.log.draw_loss(self.step)
-            self._warn_of_overfitting()
+            warn_of_overfitting(self.log, self.step)
             if better:
                 with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
                     self.save_model(folder)
                     (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
-
-    def _warn_of_overfitting(self) -> None:
-        """Say once, and write down, that the validation loss has begun to rise."""
-        lowest = overfits_since(self.log.records)
-        if lowest is None or any("overfits_since" in record for record in self.log.records):
-            return
-        self.log.metrics(self.step, overfits_since=lowest)
-        print(
-            f"Step {self.step}: the validation loss has risen since step {lowest} while the training loss falls: the "
-            "network begins to learn the training images by heart. best/ has the weights of the lowest one.",
-            file=sys.stderr,
-        )
 
     # The run's folder.
 
@@ -369,6 +369,7 @@ class TrainingRun:
                 "ema_step": self.average.step,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
+                "images": self.record.as_dict(),
             }
             path = checkpoint_path(self.checkpoints, self.step)
             with self._written(path) as folder:
