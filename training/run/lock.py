@@ -44,29 +44,31 @@ class FolderLock:
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "FolderLock":
-        made = not self.folder.exists()
+        self._made = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._acquire()
-        except BaseException as error:
-            shutil.rmtree(self._own, ignore_errors=True)
-            if made:
-                self._remove_if_empty()
+            self._heart.start()
+        except BaseException as error:  # a signal may come when the lock is taken already
+            self._release()
             if isinstance(error, OSError):
                 raise ConfigError(f"output_dir {self.folder} cannot be written: {error}") from error
             raise
-        self._made = made
-        self._heart.start()
         return self
 
     def __exit__(self, *exception) -> None:
         self._released.set()
         self._heart.join()
-        if self._holds():
-            self._lock.rename(self._own)
-            shutil.rmtree(self._own, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        with contextlib.suppress(OSError):  # a file in the place of the folder, a network that is away
+            if self._holds():
+                self._lock.rename(self._own)
+        shutil.rmtree(self._own, ignore_errors=True)
         if self._made:
-            self._remove_if_empty()
+            with contextlib.suppress(OSError):  # it is not empty
+                self.folder.rmdir()
 
     def require_held(self) -> None:
         """Raise `FolderLost` if another process has taken the folder, say while this one was suspended."""
@@ -130,10 +132,6 @@ class FolderLock:
             with contextlib.suppress(OSError):  # of a network, for a while
                 if self._holds():
                     os.utime(self._lock / HOLDER)
-
-    def _remove_if_empty(self) -> None:
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
 
 def machine() -> str:

@@ -72,6 +72,16 @@ def test_one_at_a_time_and_nothing_left_behind(tmp_path):
     assert not list(folder.iterdir())
 
 
+def test_a_signal_at_the_moment_of_taking_it(tmp_path, monkeypatch):
+    def interrupted(thread):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lock.threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), FolderLock(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_process_is_named(other):
     folder, process = other
     age(folder, 10 * PATIENCE)  # it may be suspended, but it is there
