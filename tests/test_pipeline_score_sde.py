@@ -47,14 +47,10 @@ class GaussianNetwork(ModelMixin, ConfigMixin):
         if class_labels is not None:
             mean = mean + 0.1 * (class_labels + 1.0)
         x, mean = sample.double(), mean.double().reshape(-1, 1, 1, 1)
-        noise = sigma * (x - alpha * mean) / (alpha**2 * C**2 + sigma**2)
-        x_0 = (x - sigma * noise) / alpha
-        output = {
-            "epsilon": noise,
-            "sample": x_0,
-            "score": -noise / sigma,
-            "v_prediction": alpha * noise - sigma * x_0,
-        }[network.prediction_type]
+        total = alpha**2 * C**2 + sigma**2
+        noise = sigma * (x - alpha * mean) / total
+        x_0 = mean + alpha * C**2 * (x - alpha * mean) / total  # also where alpha = 0
+        output = network.target(x_0, noise, t)
         return UNet2DOutput(sample=output.to(sample.dtype))
 
 
@@ -430,10 +426,10 @@ def test_samples_are_gaussian_images_under_every_sde(sde, sampling_sde):
     pipe = gaussian_pipe("heun", sde=sde, sampling_sde=sampling_sde, image_range=(-3, 3), network={"sample_size": 32})
     x = 6 * draw(pipe, n=40, batch_size=4) - 3
     start = pipe.scheduler.times[0]
-    s = (pipe.scheduler.sde.sigma(start) / pipe.scheduler.sde.alpha(start)).item()
-    shrink = C / (C**2 + s**2) ** 0.5
-    assert x.mean().item() == pytest.approx(M * (1 - shrink), abs=4 * C / x.numel() ** 0.5)
-    assert x.std().item() == pytest.approx(s * shrink, abs=0.02)
+    alpha, sigma = pipe.scheduler.sde.alpha(start).item(), pipe.scheduler.sde.sigma(start).item()
+    shrink = C / (alpha**2 * C**2 + sigma**2) ** 0.5
+    assert x.mean().item() == pytest.approx(M * (1 - alpha * shrink), abs=4 * C / x.numel() ** 0.5)
+    assert x.std().item() == pytest.approx(sigma * shrink, abs=0.02)
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
