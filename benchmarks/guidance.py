@@ -19,17 +19,16 @@ interrupted. Writes guidance.json, .md (a table) and .png into OUTPUT_FOLDER, af
 """
 
 import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 from accelerate import Accelerator
 from sampler_distances import Judge
+from side_by_side import write_results
 
 from sde_diffusers import NoiseConditionalClassifier, ScoreSdeExponentialScheduler, ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
@@ -38,10 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
 from evaluation.feature_networks import load_classifier  # noqa: E402
 from evaluation.shards import compute_in_shards  # noqa: E402
-from images.loading import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from images.loading import load_images  # noqa: E402
+from images.sources import EMBEDDED_FASHION_MNIST  # noqa: E402
 
 CLASSES, BATCH = 10, 100
 FREE, INTERVAL, CLASSIFIER = "classifier-free", "classifier-free, interval", "classifier"
@@ -78,7 +75,7 @@ def drawn(pipe, setting, steps, samples, folder, description, accelerator):
         began = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
             output = pipe(
-                len(part), steps, class_labels=labels, latents=latents, output_type="pt", **setting.arguments
+                len(part), steps, latents=latents, output_type="pt", **{"class_labels": labels, **setting.arguments}
             )
         seconds = torch.full((len(part),), (time.process_time() - began) / len(part))
         images = (output.images * 255).round().byte()
@@ -116,7 +113,7 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
-def plot(results, path):
+def plot(results):
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for kind in SCALES:
         rows = sorted((r for r in results["rows"] if r["kind"] == kind), key=lambda r: r["scale"])
@@ -136,18 +133,7 @@ def plot(results, path):
         axis.set(xlabel="guidance scale", ylabel=name)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
-def write(folder, results):
-    temporary = folder / f"results.{os.getpid()}.tmp"
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", table(results))):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / f"guidance.{name}")
-    picture = temporary.with_suffix(".png")
-    plot(results, picture)
-    picture.replace(folder / "guidance.png")
+    return figure
 
 
 def main():
@@ -188,7 +174,7 @@ def main():
             parts = drawn(pipe, setting, args.steps, args.samples, args.folder, description, accelerator)
             cost = {"nfe": parts["nfe"][0].item(), "cpu_s_per_image": parts["seconds"].mean().item()}
             results["rows"].append(asdict(setting) | cost | judged(parts["images"], judge, head))
-            write(args.folder, results)
+            write_results(args.folder, "guidance", results, table(results), plot(results))
     print(table(results))
 
 

@@ -14,27 +14,24 @@ and wall time, the ratios and their spread, are written to `likelihood_speed.jso
 
 import argparse
 import io
-import json
 import math
 import platform
 import sys
 import time
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet
 import torch
 from PIL import Image
 from scipy import integrate
+from side_by_side import turns, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 EPS, PAPER_TOLERANCE = 1e-5, 1e-5
 TOLERANCES = [1e-5 * 10 ** (k / 4) for k in range(-2, 6)]
@@ -134,9 +131,12 @@ def compare(pipe, images, args, write):
     _, tolerance, name = min(accurate)
     tolerance = -tolerance
     result |= {"allowed_rms_error": allowed, "tolerance": tolerance, "variable": VARIABLES[name]}
-    for _ in range(args.rounds):
-        theirs, paper = timed(paper_way, pipe, images01, probe, PAPER_TOLERANCE)
-        values, ours = timed(our_way, pipe, images01, probe, tolerance, VARIABLES[name])
+    ways = {
+        "paper": lambda: timed(paper_way, pipe, images01, probe, PAPER_TOLERANCE),
+        "ours": lambda: timed(our_way, pipe, images01, probe, tolerance, VARIABLES[name]),
+    }
+    for done in turns(ways, args.rounds, "likelihoods"):
+        (theirs, paper), (values, ours) = done["paper"], done["ours"]
         result["rounds"].append(
             {"paper": paper, "ours": ours} | {key: ours[key] / paper[key] for key in ("cpu_s", "wall_s")}
         )
@@ -177,7 +177,7 @@ def table(results):
     return "\n".join(lines)
 
 
-def plot(results, path):
+def plot(results):
     """Error against evaluations (left) and against processor time (right), one row for each network."""
     size = (10, 3.6 * len(results))
     figure, axes = plt.subplots(len(results), 2, figsize=size, squeeze=False, layout="constrained")
@@ -192,8 +192,7 @@ def plot(results, path):
             axis.set(xlabel=label, ylabel="error of bits/dim (rms over images)", title=name)
             axis.grid(alpha=0.3, which="both")
         row[0].legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def main():
@@ -219,10 +218,8 @@ def main():
 
         def write(result, name=name):
             results[name] = result
-            text = json.dumps({"machine": machine, "results": results}, indent=1) + "\n"
-            (args.output / "likelihood_speed.json").write_text(text, encoding="utf-8")
-            (args.output / "likelihood_speed.md").write_text(table(results), encoding="utf-8")
-            plot(results, args.output / "likelihood_speed.png")
+            everything = {"machine": machine, "results": results}
+            write_results(args.output, "likelihood_speed", everything, table(results), plot(results))
 
         compare(pipe, fashion_mnist("test")[: args.images], args, write)
     print(table(results))

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from side_by_side import write_results
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
@@ -54,12 +55,6 @@ NOISE = 0.05  # of noisy measurements, in units of images in [0, 1]
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def write(path, text):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 # ---- Gaussian images -----------------------------------------------------------------------------------------------
@@ -186,10 +181,6 @@ def gaussian_table(folder):
                     "floor": floor,
                 }
             )
-    write(
-        folder / "gaussian.json",
-        json.dumps({"steps": STEPS, "affine_steps": AFFINE_STEPS, "records": records}, indent=1) + "\n",
-    )
     lines = ["| operator | noise | method | mean error | covariance error | floor | coverage of 90 % |"]
     lines.append("|---|---|---|---|---|---|---|")
     for r in records:
@@ -198,7 +189,8 @@ def gaussian_table(folder):
             f"| {r['operator']} | {r['noise_std']} | {r['method']} | {100 * r['mean_error']:.1f} % | "
             f"{100 * r['covariance_error']:.1f} % | {floor} | {100 * r['coverage']:.1f} % |"
         )
-    write(folder / "gaussian.md", "\n".join(lines) + "\n")
+    results = {"steps": STEPS, "affine_steps": AFFINE_STEPS, "records": records}
+    write_results(folder, "gaussian", results, "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
@@ -289,7 +281,7 @@ def require_same(path, settings):
     """End the program if the folder holds restorations with other settings."""
     if path.is_file() and (present := json.loads(path.read_text(encoding="utf-8"))) != settings:
         sys.exit(f"{path.parent} holds restorations with {present}, not with {settings}: choose another folder.")
-    write(path, json.dumps(settings, indent=1) + "\n")
+    write_results(path.parent, path.stem, settings)
 
 
 def scores(name, noise, method, restored, images, labels, classify):
@@ -304,14 +296,13 @@ def scores(name, noise, method, restored, images, labels, classify):
 
 
 def report(records, settings, folder):
-    write(folder / "images.json", json.dumps({**settings, "records": records}, indent=1) + "\n")
     lines = ["| task | noise | restoration | PSNR (dB) | accuracy |", "|---|---|---|---|---|"]
     for r in records:
         psnr = "" if r["psnr"] is None else f"{r['psnr']:.2f}"
         accuracy = f"{100 * r['accuracy']:.1f} %" if "accuracy" in r else ""
         noise = "" if r["noise_std"] is None else r["noise_std"]
         lines.append(f"| {r['task']} | {noise} | {r['method']} | {psnr} | {accuracy} |")
-    write(folder / "images.md", "\n".join(lines) + "\n")
+    write_results(folder, "images", {**settings, "records": records}, "\n".join(lines) + "\n")
 
 
 def main():

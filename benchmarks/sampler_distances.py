@@ -24,10 +24,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from side_by_side import write_results
 from tqdm import tqdm
 
 from sde_diffusers import (
@@ -41,10 +42,8 @@ from sde_diffusers.weights_digest import weights_digest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from evaluation.distances import FeatureStatistics, bootstrap_frechet, frechet_distance  # noqa: E402
 from evaluation.feature_networks import load_feature_network, shipped_statistics_path  # noqa: E402
-from images.loading import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from images.loading import load_images  # noqa: E402
+from images.sources import EMBEDDED_FASHION_MNIST  # noqa: E402
 
 FEW_STEPS, MANY_STEPS = (10, 20, 50), (200, 1000, 2000)
 CLASSES = 10
@@ -246,7 +245,7 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
-def plot(results, path):
+def plot(results):
     figure, axis = plt.subplots(figsize=(9.5, 5.2), layout="constrained")
     for k, name in enumerate(SAMPLERS):
         rows = sorted((r for r in results["rows"] if r["sampler"] == name), key=lambda r: r["nfe"])
@@ -265,19 +264,11 @@ def plot(results, path):
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    return figure
 
 
 def write(folder, results):
-    """All three files, each whole at any time."""
-    temporary = folder / f"results.{os.getpid()}.tmp"
-    for name, text in (("json", json.dumps(results, indent=1) + "\n"), ("md", table(results))):
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / f"sampler_distances.{name}")
-    picture = temporary.with_suffix(".png")
-    plot(results, picture)
-    picture.replace(folder / "sampler_distances.png")
+    write_results(folder, "sampler_distances", results, table(results), plot(results))
 
 
 def main():
@@ -308,7 +299,7 @@ def main():
     pipe, sizes = ScoreSdePipeline.from_pretrained(args.pipeline).to(args.device), (args.samples, args.batch_size)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().to(memory_format=torch.channels_last)
-    digest = weights_digest(pipe.unet)[:8]  # so that images of different networks never mix
+    digest = weights_digest(pipe.unet)[:8]  # images of different networks never mix
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     precision, context = faster_precision(pipe.unet, (args.batch_size, channels, size, size))
     if args.compile:

@@ -26,9 +26,7 @@ Both files are written anew after every measurement, so that a run that is stopp
 import argparse
 import copy
 import gc
-import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -37,6 +35,7 @@ from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
+from side_by_side import write_results
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -333,12 +332,6 @@ def compute(results):
         entry["schedule_cost"] = schedule_cost(name, entry, results["assumed"]["link_gb_per_s"]) if on_gpu else []
 
 
-def replace_file(path, text):
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="folder for training_cost.json and training_cost.md")
@@ -384,15 +377,13 @@ def main(arguments=None):
         "configurations": {},
         "not_measured": [],
     }
-    args.output.mkdir(parents=True, exist_ok=True)
     for preset in args.only:
         schedule = {k: v for k, v in vars(CONFIGURATIONS[preset]).items() if k in ("steps", "batch_size", "source")}
         results["configurations"][preset] = {**count(preset), "schedule": schedule, "rows": []}
 
     def write():
         compute(results)
-        replace_file(args.output / "training_cost.json", json.dumps(results, indent=2))
-        replace_file(args.output / "training_cost.md", markdown(results))
+        write_results(args.output, "training_cost", results, markdown(results))
 
     write()
     if device is not None:

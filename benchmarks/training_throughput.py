@@ -17,20 +17,17 @@ paper's code is left out, as its CUDA kernels would have to be compiled. `--comp
 
 import argparse
 import copy
-import json
-import multiprocessing
 import platform
-import statistics
 import sys
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
-import matplotlib
+import matplotlib.pyplot as plt
 import torch
 from diffusers import UNet2DModel
+from side_by_side import Worker, bars, do_turns, medians, stop, take_turns, write_results
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +36,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "training")]
 from images.loading import load_images  # noqa: E402
 from run.memory import keep_freed_memory  # noqa: E402
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 WIDTHS, BLOCKS, ATTENTION, DROPOUT, SIZE = (32, 64, 64), 2, 16, 0.1, 32
 SIGMA_MIN, SIGMA_MAX = 0.01, 50.0
@@ -175,7 +169,7 @@ class Contender:
 
 
 def train_in_turns(connection, contender, images, threads, device):
-    """Process of a contender: answers its number of parameters, then n with the seconds that n steps took after one.
+    """Process of a contender: answers its number of parameters, then does its turns.
 
     If torch.compile fails it answers with the first line of the error instead, and ends.
     """
@@ -204,14 +198,7 @@ def train_in_turns(connection, contender, images, threads, device):
         connection.send(f"{type(error).__name__}: {error}".splitlines()[0])
         return
     connection.send(sum(p.numel() for p in trainer.parameters))
-    while steps := connection.recv():
-        trainer.step(images)  # the others had the caches
-        synchronize(device)
-        start = time.perf_counter()
-        for _ in range(steps):
-            trainer.step(images)
-        synchronize(device)
-        connection.send(time.perf_counter() - start)
+    do_turns(connection, lambda: trainer.step(images), untimed=1, wait=lambda: synchronize(device))
 
 
 def synchronize(device):
@@ -225,36 +212,17 @@ def measure(contenders, images, rounds, steps, threads, device):
 
     The contenders take turns; those that could not be compiled are left out.
     """
-    context = multiprocessing.get_context("spawn")
-    rates, parameters, failures, started, connections, processes = {}, {}, {}, {}, {}, []
-    progress = tqdm(total=len(contenders) * (rounds * steps + 1), desc="throughput", unit="step")
-    for contender in contenders:
-        connection, theirs = context.Pipe()
-        process = context.Process(
-            target=train_in_turns, args=(theirs, contender, images, threads, device), daemon=True
-        )
-        process.start()
-        theirs.close()  # so that its death ends our waiting
-        started[contender.name] = connection
-        processes.append(process)
-    for name, connection in started.items():
-        answer = connection.recv()
-        progress.update()
-        if isinstance(answer, str):
-            failures[name] = answer
-        else:
-            parameters[name], rates[name], connections[name] = answer, [], connection
-    for _ in range(rounds):
-        for name, connection in connections.items():
-            connection.send(steps)
-            rates[name].append(steps * len(images) / connection.recv())
-            progress.update(steps)
-    for connection in connections.values():
-        connection.send(0)
-    for process in processes:
-        process.join()
-    progress.close()
-    return rates, parameters, failures
+    workers = {c.name: Worker(train_in_turns, c, images, threads, device) for c in contenders}
+    answers = {name: worker.ready() for name, worker in workers.items()}
+    failures = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+    workers = {name: worker for name, worker in workers.items() if name not in failures}
+
+    def rate(worker):
+        return lambda: steps * len(images) / worker.turn(steps)
+
+    rates = take_turns({name: rate(worker) for name, worker in workers.items()}, rounds, "throughput")
+    stop(workers.values())
+    return rates, {name: answers[name] for name in workers}, failures
 
 
 def loss_curves(images, steps, batch_size, device):
@@ -280,21 +248,7 @@ def loss_curves(images, steps, batch_size, device):
     return losses
 
 
-def plot_throughput(medians, rates, path):
-    """Bars of the medians; the lines span all rounds."""
-    figure, axes = plt.subplots(figsize=(8, 0.7 * len(medians) + 1.2), layout="constrained")
-    names = list(medians)[::-1]
-    errors = [[medians[n] - min(rates[n]) for n in names], [max(rates[n]) - medians[n] for n in names]]
-    colors = ["tab:blue" if name.startswith(OURS) else "tab:gray" for name in names]
-    bars = axes.barh(names, [medians[n] for n in names], xerr=errors, color=colors, ecolor="black")
-    axes.bar_label(bars, [f"{medians[n]:.1f}" for n in names], padding=6)
-    axes.set_xlabel("images per second, full training step (median; lines: all rounds)")
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-
-
-def plot_losses(losses, path, window=10):
+def plot_losses(losses, window=10):
     """Both loss curves, faint as they are and bold as running means."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for (name, values), style, color in zip(losses.items(), ("-", "--"), ("tab:orange", "tab:blue"), strict=True):
@@ -303,7 +257,7 @@ def plot_losses(losses, path, window=10):
         axes.plot(range(len(values) - len(means), len(values)), means, style, color=color, label=name)
     axes.set(xlabel="training step", ylabel="denoising score matching loss", yscale="log")
     axes.legend(title=f"mean over {window} steps")
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def main():
@@ -355,18 +309,18 @@ def main():
     rates, parameters, failures = measure(
         contenders, images[: args.batch_size], args.rounds, args.steps, args.threads, args.device
     )
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rate = medians(rates)
     ratios = {
-        f"{name} / {other}": medians[name] / medians[other]
-        for name in medians
-        for other in medians
+        f"{name} / {other}": rate[name] / rate[other]
+        for name in rate
+        for other in rate
         if name.startswith(OURS) and not other.startswith(OURS)
     }
     keep_freed_memory()
     losses = loss_curves(images, args.curve_steps, args.batch_size, args.device) if args.curve_steps else {}
 
     results = {
-        "images_per_second": medians,
+        "images_per_second": rate,
         "rounds": rates,
         "ratios": ratios,
         "parameters": parameters,
@@ -378,13 +332,14 @@ def main():
     }
     if failures:
         results["failures"] = failures
-    (args.output / "throughput.json").write_text(json.dumps(results, indent=2))
-    plot_throughput(medians, rates, args.output / "throughput.png")
+    colors = ["tab:blue" if name.startswith(OURS) else "tab:gray" for name in rates]
+    figure = bars(rates, "images per second, full training step", colors)
+    write_results(args.output, "throughput", results, figure=figure)
     if losses:
-        plot_losses(losses, args.output / "loss_curves.png")
+        plot_losses(losses).savefig(args.output / "loss_curves.png", dpi=150)
     for name, error in failures.items():
         print(f"not compiled: {name}: {error}")
-    for name, median in medians.items():
+    for name, median in rate.items():
         print(f"{median:8.1f} images/s  {name}")
     for name, ratio in ratios.items():
         print(f"{ratio:8.2f} x  {name}")

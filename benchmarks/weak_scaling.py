@@ -10,22 +10,17 @@ All take turns, so that whatever else the machine does hits all alike; medians o
 """
 
 import argparse
-import json
-import multiprocessing
 import os
 import platform
 import socket
-import statistics
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
+from side_by_side import Worker, bars, do_turns, medians, stop, take_turns, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "training")]
@@ -36,9 +31,6 @@ from run.precision import mixed_precision  # noqa: E402
 from run.score_model import check_score_model  # noqa: E402
 from run.yaml_config import ConfigError  # noqa: E402
 from train import Training  # noqa: E402
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 KEYS = (f"data.dataset={ROOT}/data/fashion_mnist", "data.max_images=2000", "validate_every=0")
 
@@ -58,7 +50,7 @@ class Team:
 
 
 def train_in_turns(connection, arguments, rank, world_size, port):
-    """A process of a team: answers its number of parameters, then n with the seconds that n steps took."""
+    """A process of a team: answers its number of parameters, then does its turns."""
     keep_freed_memory()
     if world_size > 1:
         address = {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
@@ -76,66 +68,42 @@ def train_in_turns(connection, arguments, rank, world_size, port):
 
     step()
     connection.send(sum(p.numel() for p in run.network.parameters()))
-    while steps := connection.recv():
-        start = time.perf_counter()
-        for _ in range(steps):
-            step()
-        connection.send(time.perf_counter() - start)
+    do_turns(connection, step)
 
 
 def start(team, arguments, batch_size, folder):
-    """The processes of a team, connections to them, and their network's number of parameters."""
-    context = multiprocessing.get_context("spawn")
+    """The workers of a team."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     world_size = team.processes if team.connected else 1
-    connections, processes = [], []
+    workers = []
     for number in range(team.processes):
         output = folder / f"{team.name}, {number // world_size}"
         keys = [f"output_dir={output}", f"batch_size={batch_size * world_size}"]
-        connection, theirs = context.Pipe()
-        options = (theirs, [*arguments, *keys], number % world_size, world_size, port)
-        process = context.Process(target=train_in_turns, args=options, daemon=True)
-        process.start()
-        theirs.close()  # so that its death ends our waiting
-        connections.append(connection)
-        processes.append(process)
-    return processes, connections, [connection.recv() for connection in connections][0]
+        workers.append(Worker(train_in_turns, [*arguments, *keys], number % world_size, world_size, port))
+    return workers
 
 
 def measure(teams, arguments, batch_size, rounds, steps):
     """({team's name: images per second, one number per round}, number of parameters); the teams take turns."""
-    rates, started = {team.name: [] for team in teams}, []
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=rounds * len(teams), desc="weak scaling") as progress:
+
+    def rate(workers):
+        def turn():
+            for worker in workers:
+                worker.begin(steps)
+            return len(workers) * batch_size * steps / max([worker.seconds() for worker in workers])
+
+        return turn
+
+    started = {}
+    with tempfile.TemporaryDirectory() as folder:
         for team in teams:
-            started.append(start(team, arguments, batch_size, Path(folder)))
-        for _ in range(rounds):
-            for team, (_, connections, _) in zip(teams, started, strict=True):
-                for connection in connections:
-                    connection.send(steps)
-                seconds = max(connection.recv() for connection in connections)
-                rates[team.name].append(team.processes * batch_size * steps / seconds)
-                progress.update()
-        for processes, connections, _ in started:
-            for connection in connections:
-                connection.send(0)
-            for process in processes:
-                process.join()
-    return rates, started[0][2]
-
-
-def plot(medians, rates, path):
-    """Bars of the medians; the lines span all rounds."""
-    figure, axes = plt.subplots(figsize=(8, 0.7 * len(medians) + 1.2), layout="constrained")
-    names = list(medians)[::-1]
-    errors = [[medians[n] - min(rates[n]) for n in names], [max(rates[n]) - medians[n] for n in names]]
-    bars = axes.barh(names, [medians[n] for n in names], xerr=errors, color="tab:blue", ecolor="black")
-    axes.bar_label(bars, [f"{medians[n]:.1f}" for n in names], padding=6)
-    axes.set_xlabel("images per second, full training step (median; lines: all rounds)")
-    axes.margins(x=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+            started[team.name] = start(team, arguments, batch_size, Path(folder))
+            parameters = [worker.ready() for worker in started[team.name]][0]
+        rates = take_turns({name: rate(workers) for name, workers in started.items()}, rounds, "weak scaling")
+        stop(worker for workers in started.values() for worker in workers)
+    return rates, parameters
 
 
 def main():
@@ -162,14 +130,14 @@ def main():
 
     alone, apart, connected = Team(1, False), Team(args.processes, False), Team(args.processes, True)
     rates, parameters = measure((alone, apart, connected), arguments, args.batch_size, args.rounds, args.steps)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    efficiency = medians[connected.name] / (args.processes * medians[alone.name])
+    rate = medians(rates)
+    efficiency = rate[connected.name] / (args.processes * rate[alone.name])
     results = {
-        "images_per_second": medians,
+        "images_per_second": rate,
         "rounds": rates,
         "efficiency": efficiency,
-        "efficiency_of_the_machine": medians[apart.name] / (args.processes * medians[alone.name]),
-        "efficiency_of_communication": medians[connected.name] / medians[apart.name],
+        "efficiency_of_the_machine": rate[apart.name] / (args.processes * rate[alone.name]),
+        "efficiency_of_communication": rate[connected.name] / rate[apart.name],
         "processes": args.processes,
         "batch_size_of_a_process": args.batch_size,
         "parameters": parameters,
@@ -180,12 +148,12 @@ def main():
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
-    (args.output / "weak_scaling.json").write_text(json.dumps(results, indent=2))
-    plot(medians, rates, args.output / "weak_scaling.png")
+    figure = bars(rates, "images per second, full training step")
+    write_results(args.output, "weak_scaling", results, figure=figure)
     print("| processes | images/s | of as many times one process |\n| --- | --- | --- |")
     for team in (alone, apart, connected):
-        share = medians[team.name] / (team.processes * medians[alone.name])
-        print(f"| {team.name} | {medians[team.name]:.1f} | {share:.0%} |")
+        share = rate[team.name] / (team.processes * rate[alone.name])
+        print(f"| {team.name} | {rate[team.name]:.1f} | {share:.0%} |")
     print(f"Connected processes reach {results['efficiency_of_communication']:.0%} of those apart.")
 
 

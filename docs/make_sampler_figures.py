@@ -94,7 +94,7 @@ def main():
             gallery(arguments.pipeline, arguments.folder / "sampler_gallery.png")
     if arguments.benchmark:
         results = json.loads(arguments.benchmark.read_text(encoding="utf-8"))
-        plot(results, arguments.folder / "sampler_quality.png")
+        plot(results).savefig(arguments.folder / "sampler_quality.png", dpi=150)
 
 
 if __name__ == "__main__":

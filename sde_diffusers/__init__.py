@@ -1,5 +1,7 @@
 """Score-based generative modeling through stochastic differential equations, for Hugging Face diffusers."""
 
+import diffusers
+
 # diffusers decides how to load a component by the base classes that it finds beside the component's class.
 from diffusers import ModelMixin, SchedulerMixin
 
@@ -13,15 +15,31 @@ from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeResto
 from sde_diffusers.schedulers.scheduling_exponential import ScoreSdeExponentialScheduler
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
-from sde_diffusers.sdes import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, SubVPSDE
+from sde_diffusers.sdes import (
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    DiscreteVPSDE,
+    ExponentialVESDE,
+    FlowSDE,
+    GaussianSDE,
+    SubVPSDE,
+)
+
+# `DiffusionPipeline.from_pretrained` finds the class of a folder without code by its name in diffusers.
+diffusers.ScoreSdePipeline = ScoreSdePipeline
+diffusers.ScoreSdeRestorationPipeline = ScoreSdeRestorationPipeline
 
 __version__ = "0.1.0"
 
 __all__ = [
     "convert",
+    "CosineVPSDE",
     "DenoisingScoreMatching",
     "DiscreteVPSDE",
     "ExponentialVESDE",
+    "FlowSDE",
+    "GaussianSDE",
     "ModelMixin",
     "NCSNppUNet2DModel",
     "NoiseConditionalClassifier",

@@ -1,4 +1,4 @@
-"""The command `sde-diffusers`: publishing, and conversion of other checkpoints.
+"""The command `sde-diffusers`: publishing, copies that need no package, and conversion of other checkpoints.
 
 Each sub-command is a parser whose default `run` takes the parsed arguments and returns the exit status.
 """
@@ -9,7 +9,8 @@ import sys
 from huggingface_hub.errors import HfHubHTTPError
 
 from sde_diffusers.convert_command import add_parser
-from sde_diffusers.hub import LARGEST_PUSH, push_model
+from sde_diffusers.hub_push import LARGEST_PUSH, push_model
+from sde_diffusers.repository import content_sizes, export_folder
 from sde_diffusers.space import MODEL_VARIABLE, push_space
 
 TOKEN_NOTE = "The token is that of `hf auth login` or of the environment variable HF_TOKEN."
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="sde-diffusers", description="Score-based diffusion models for diffusers.")
     commands = parser.add_subparsers(title="commands", required=True)
     add_parser(commands)  # convert
+    add_export_parser(commands)
     add_push_parser(commands)
     add_push_space_parser(commands)
     options = parser.parse_args(arguments)
@@ -31,6 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
             print(TOKEN_NOTE, file=sys.stderr)
         return 1
+
+
+def add_export_parser(commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="copy a pipeline with the code that loads it without this package",
+        description="Copy a pipeline's folder with the code that loads it where this package is not installed, by "
+        "diffusers' DiffusionPipeline.from_pretrained(OUT, trust_remote_code=True).",
+    )
+    parser.add_argument("folder", help="the pipeline, with or without its code")
+    parser.add_argument("output", metavar="out", help="the folder to write: a new or an empty one")
+    parser.set_defaults(run=run_export)
 
 
 def add_push_parser(commands) -> None:
@@ -94,6 +108,12 @@ def named_number(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, VALUE a number") from None
+
+
+def run_export(options) -> int:
+    sizes = content_sizes(export_folder(options.folder, options.output))
+    print(f"Wrote {options.output}: {len(sizes)} files, {sum(sizes.values()):,} bytes.")
+    return 0
 
 
 def run_push(options) -> int:

@@ -1,40 +1,361 @@
-"""Guidance: what a class y adds to the score of noisy images.
+"""Guidance: what a class y, a classifier or a weaker network add to the answer of a score network.
 
-By Bayes' rule grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x). The last term comes from
+By Bayes' rule grad log p_t(x | y) = grad log p_t(x) + grad log p_t(y | x). More of the last term than the one share
+draws images that are more typical of their class and less diverse. It comes from
 
-    a noise-conditional classifier p_t(y | x)     (section 5 and appendix I.1 of arXiv 2011.13456), or
-    the network, asked with the class and without, as a difference: classifier-free (arXiv 2207.12598).
+    the network D, asked with the class and without, as a difference: classifier-free (arXiv 2207.12598), or
+    a noise-conditional classifier p_t(y | x)     (section 5 and appendix I.1 of arXiv 2011.13456).
 
-More than once that term draws images that are more typical of their class and less diverse; for the classifier-free
-one this pays only at intermediate noise levels sigma / alpha, the guidance interval (arXiv 2404.07724).
+A weaker network G of the same kind errs as D does, but more, so that a step away from its answer mends errors, with or
+without classes: autoguidance (arXiv 2406.02507), G + v (D - G). The three combine: each adds its own difference to
+what the network answers given the class,
 
-In y = x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, whatever the SDE, so that one
-classifier serves all of them. Both kinds of guidance change the network's answer, so every sampler can use them.
+    D(x | y) + (w - 1) (D(x | y) - D(x)) + (v - 1) (D(x | y) - G(x | y)),    and s grad log p_t(y | x) to the score,
+
+    w = `guidance_scale`,    v = `guide_scale`,    s = `classifier_scale`.
+
+w = v = 1, s = 0 is the network itself. w = 0 asks both networks without the class: D(x) then stands for D(x | y), and
+G(x) for G(x | y). A `guidance_interval` (low, high) of noise levels sigma / alpha is where w and v hold; elsewhere
+they are 1 (arXiv 2404.07724).
+
+D and G stand for denoisers E[x_0 | x_t]. The answers of the networks themselves (noise, score, v) are mixed, for these
+are affine in x_0 with factors that depend on x and t alone, and the weights of a mixture sum to 1: mixing the answers
+of two networks that are asked alike is mixing their denoisers. Likewise every sampler and SDE can use a guided answer.
+In x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, whatever the SDE.
 """
 
+import logging
 import math
+from contextlib import contextmanager
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from sde_diffusers.likelihood import frozen
+from sde_diffusers.class_names import names_of, numbered_classes
+from sde_diffusers.parameterization import PURE_NOISE, expand_like
+
+guidance_log = logging.getLogger(__name__)
+
+# What a network's configuration says of how it is asked and what it answers, and what it means if it lacks the key;
+# ... is anything.
+ASKED_ALIKE = {
+    "time_embedding_type": ...,
+    "image_range": ...,
+    "preconditioning": None,
+    "scale_by_sigma": False,
+    "num_scales": None,
+    "sigma_min": None,
+    "sigma_max": None,
+}
 
 
-def check_scale(name: str, value) -> None:
-    """Raise a `ValueError` that names the argument unless `value` is a finite number of at least 0."""
-    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+class Guidance:
+    """The networks of a pipeline as one call asks them: with its labels and scales, checked once, then at every step.
+
+    Args:
+        pipe: a `ScoreSdePipeline`.
+        batch_size: number of images N that class labels are for.
+        class_labels, guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`.
+        copies: number K of images for each label, one after another.
+
+    Attributes:
+        labels: (N K,) classes that the network is given, -1 for none; or None.
+        nfe: number of evaluations so far of the network and of the guide, for each image.
+
+    Raises:
+        ValueError: on arguments out of range, or that do not fit the networks or one another.
+    """
+
+    def __init__(
+        self,
+        pipe,
+        batch_size: int,
+        class_labels=None,
+        guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] | None = None,
+        classifier_scale: float = 0.0,
+        guide_scale: float = 1.0,
+        copies: int = 1,
+    ):
+        self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
+        self.interval = checked_interval(guidance_interval)
+        w = checked_scale("guidance_scale", guidance_scale)
+        self.classifier_scale = checked_scale("classifier_scale", classifier_scale)
+        self.guide_scale = checked_scale("guide_scale", guide_scale)
+        self.classifier = None if self.classifier_scale == 0 else fitting_classifier(pipe, self.classifier_scale)
+        self.guide = None if self.guide_scale == 1 else fitting_guide(pipe, self.guide_scale)
+
+        def on_device(labels):
+            return None if labels is None else labels.repeat_interleave(copies).to(pipe._execution_device)
+
+        self.classifier_labels = on_device(self._classifier_labels(class_labels, batch_size))
+        if self.classifier is not None and w == 1 and not classes_of(self.network):
+            class_labels = None  # they are the classifier's alone
+        self.labels = on_device(self._network_labels(class_labels, batch_size))
+        self.guidance_scale = w
+
+    @property
+    def guidance_scale(self) -> float:
+        """w; may be set between two steps, which raises the errors of the constructor."""
+        return self._guidance_scale
+
+    @guidance_scale.setter
+    def guidance_scale(self, scale):
+        scale = checked_scale("guidance_scale", scale)
+        if scale != 1 and self.labels is None:
+            raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they are None.")
+        if scale != 1:
+            self._require_no_class(f"`guidance_scale`={scale}", learnt=True)
+        self._guidance_scale = scale
+
+    # The answer.
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The guided answer to the state x (N, C, H, W), for the scheduler's coming `step`.
+
+        Where x requires gradients they flow back to it.
+        """
+        k = self.scheduler.step_index
+        t = self.scheduler.times[k]
+        level = (-self.scheduler.sde.half_log_snr(t)).exp().item()  # sigma / alpha
+        inside = self.interval is None or self.interval[0] <= level <= self.interval[1]
+        w, v = (self.guidance_scale, self.guide_scale) if inside else (1.0, 1.0)
+        output = self.mixed(x, t, self.scheduler.timesteps[k], w, v)
+        return output if self.classifier is None else self._towards_class(output, x, t, level)
+
+    def mixed(self, x: Tensor, t: Tensor, network_time: Tensor, w: float = 1.0, v: float = 1.0) -> Tensor:
+        """D + (w - 1) (D - D without the class) + (v - 1) (D - G), for the networks' answers; D itself by default.
+
+        Args:
+            x: (N, C, H, W) states of the sampling SDE.
+            t: their time, a scalar or (N,).
+            network_time: what the networks are conditioned on then, on the device of x.
+        """
+        if self.scheduler.sde is not self.scheduler.training_sde:
+            x = x * expand_like(self.scheduler.input_scale(t), x)
+        labels = self.labels
+        none = None if labels is None else torch.full_like(labels, -1)
+        if w in (0, 1):
+            labels = labels if w == 1 else none
+            output = given = self._ask(self.network, x, network_time, labels)
+        else:
+            both = self._ask(self.network, torch.cat([x, x]), network_time, torch.cat([none, labels]))
+            without, given = both.chunk(2)
+            output = without + w * (given - without)
+        self.nfe += 1 if w in (0, 1) else 2
+        if v != 1:
+            weak = self._ask(self.guide, x, network_time, labels if classes_of(self.guide) else None)
+            output = output + (v - 1) * (given - weak)
+            self.nfe += 1
+        return output
+
+    def _ask(self, network, x, network_time, labels):
+        if not getattr(network, "accepts_float32_input", False):
+            x = x.to(network.dtype)
+        return network(x, network_time, class_labels=labels).sample
+
+    def _towards_class(self, output, x, t, level):
+        """The answer changed so that the score gains s grad log p_t(y | x)."""
+        if level > PURE_NOISE:  # nothing is left of the image, and nothing of its class
+            return output
+        parameterization = self.scheduler.parameterization
+        low, high = parameterization.image_range
+        images = parameterization.to_unit_range(x / self.scheduler.sde.alpha(t).item())
+        gradient = class_gradient(self.classifier, images, level / (high - low), self.classifier_labels)
+        gradient = gradient / (high - low)  # by x / alpha
+        # noise = -sigma score and x_0 = (x - sigma noise) / alpha; the answer is linear in both.
+        noise = -self.classifier_scale * level * gradient
+        return output.to(x.dtype) + parameterization.target(-level * noise, noise, self.scheduler.training_time(t))
+
+    def frozen(self):
+        """A context in which all that is asked is held still; see the function `frozen`."""
+        return frozen(*(network for network in (self.network, self.guide, self.classifier) if network is not None))
+
+    # Labels.
+
+    def _network_labels(self, class_labels, batch_size) -> Tensor | None:
+        """Class labels for the network and the guide as a (N,) tensor."""
+        classes = classes_of(self.network)
+        if class_labels is None:
+            self._require_no_class("`class_labels` is None, which")
+            return None
+        if not classes:
+            raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        class_labels = numbered_classes(class_labels, names_of(self.network))
+        labels = checked_labels(class_labels, batch_size, classes)
+        if (labels == -1).any():
+            self._require_no_class("`class_labels` holds -1, which")
+        return labels
+
+    def _classifier_labels(self, class_labels, batch_size) -> Tensor | None:
+        """Class labels for the classifier as a (N,) tensor: each image needs one."""
+        if self.classifier is None:
+            return None
+        needs = f"`classifier_scale`={self.classifier_scale} needs"
+        if class_labels is None:
+            raise ValueError(f"{needs} `class_labels`, but they are None.")
+        names = names_of(self.classifier) or names_of(self.network)
+        labels = checked_labels(numbered_classes(class_labels, names), batch_size, self.classifier.config.num_classes)
+        if (labels == -1).any():
+            raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
+        return labels
+
+    def _require_no_class(self, what: str, learnt: bool = False) -> None:
+        """Raise a `ValueError` if a network that knows classes cannot be asked without one.
+
+        Where it can, but has not learnt to, another one if it must have (`learnt`), or else a warning is logged.
+        """
+        for role, network in {"network": self.network, "guide": self.guide}.items():
+            if network is None or not classes_of(network):
+                continue
+            # diffusers' own networks would look up the embedding of entry -1.
+            if class_of(network).__module__.startswith("diffusers."):
+                raise ValueError(
+                    f"{what} takes a {role} that can be asked without a class, but {class_of(network).__name__} can't."
+                )
+            if getattr(network.config, "label_dropout", None) == 0:
+                message = f"{what} asks the {role} without a class, but it was trained with a class for every image "
+                message += "(`label_dropout`=0): its answer means nothing."
+                if learnt:
+                    raise ValueError(message)
+                guidance_log.warning(message)
+
+
+@contextmanager
+def frozen(*networks: torch.nn.Module):
+    """Hold networks still meanwhile: no dropout, and no gradients for parameters, which would only be stored."""
+    if not torch.is_inference_mode_enabled():
+        for network in networks:
+            make_weights_ordinary(network)
+    modules = [module for network in networks for module in network.modules() if module.training]
+    parameters = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for module in modules:
+        module.training = False
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def make_weights_ordinary(network: torch.nn.Module) -> None:
+    """Replace weights that were loaded inside `torch.inference_mode`, through which no gradient passes, by copies."""
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    copy = tensor.detach().clone()
+                    is_weight = tensors is module._parameters
+                    tensors[name] = torch.nn.Parameter(copy, tensor.requires_grad) if is_weight else copy
+
+
+def class_gradient(classifier, images: Tensor, noise_level: float, labels: Tensor) -> Tensor:
+    """grad log p(labels | images) with respect to noisy images, itself differentiable where these require gradients.
+
+    Args:
+        classifier: function of (images, noise levels (N,)) that gives logits (N, classes).
+        images: (N, C, H, W) images in [0, 1] plus white noise of deviation `noise_level`.
+        labels: (N,) classes.
+    """
+    differentiable = images.requires_grad and torch.is_grad_enabled()
+    with torch.enable_grad():
+        images = images if differentiable else images.detach().requires_grad_()
+        logits = classifier(images, images.new_full((len(images),), noise_level))
+        log_p = logits.to(images.dtype).log_softmax(1).gather(1, labels[:, None])
+        return torch.autograd.grad(log_p.sum(), images, create_graph=differentiable)[0]
+
+
+# What fits the network.
+
+
+def fitting_classifier(pipe, scale):
+    """The pipeline's classifier; a `ValueError` if there is none, or it does not fit the network."""
+    if pipe.classifier is None:
+        raise ValueError(f"`classifier_scale`={scale} needs a `classifier`, but the pipeline has none.")
+    require_shape("classifier", pipe)
+    known, classes = pipe.classifier.config.num_classes, classes_of(pipe.unet)
+    if classes and classes != known:
+        raise ValueError(f"`classifier` knows {known} classes, but the network {classes}.")
+    return pipe.classifier
+
+
+def fitting_guide(pipe, scale):
+    """The pipeline's guide; a `ValueError` if there is none, or it cannot be asked as the network is."""
+    if pipe.guide is None:
+        raise ValueError(f"`guide_scale`={scale} needs a `guide`, but the pipeline has none.")
+    shape = require_shape("guide", pipe)
+    known, classes = classes_of(pipe.guide), classes_of(pipe.unet)
+    if known and classes != known:
+        raise ValueError(f"`guide` knows {known} classes, but the network {classes or 'none'}.")
+    of_guide, of_network = (getattr(net.config, "out_channels", None) or shape[0] for net in (pipe.guide, pipe.unet))
+    if of_guide != of_network:
+        raise ValueError(f"`guide` answers with {of_guide} channels, but the network with {of_network}.")
+    for key, default in ASKED_ALIKE.items():
+        of_guide, of_network = (as_tuple(getattr(net.config, key, default)) for net in (pipe.guide, pipe.unet))
+        if of_guide != of_network and ... not in (of_guide, of_network):
+            raise ValueError(
+                f"`guide` must be asked as the network is, but its {key} is {of_guide!r} and the network's "
+                f"{of_network!r}."
+            )
+    return pipe.guide
+
+
+def require_shape(name, pipe) -> tuple[int, int, int]:
+    """(C, H, W) of the network's images; a `ValueError` unless the component `name` is for the same."""
+    shape = image_shape(getattr(pipe, name))
+    if shape != image_shape(pipe.unet):
+        raise ValueError(f"`{name}` is for images {shape}, but the network's are {image_shape(pipe.unet)}.")
+    return shape
+
+
+def image_shape(network) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a network was made for."""
+    size = network.config.sample_size
+    return (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+
+def as_tuple(value):
+    """Lists, as a configuration file gives them, as tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def classes_of(network) -> int | None:
+    """Number of classes that a score network knows; None or 0 if it is not conditional on classes."""
+    return network.config.num_class_embeds
+
+
+def class_of(network) -> type:
+    """The class of a network, also where `torch.compile` wraps it."""
+    return type(getattr(network, "_orig_mod", network))
+
+
+# Arguments.
+
+
+def checked_scale(name: str, value) -> float:
+    """A finite number of at least 0, of Python, numpy or torch, as a float; else a `ValueError` names the argument."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, Real) or not 0 <= value < math.inf:
         raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
+    return float(value)
 
 
-def check_interval(interval) -> None:
-    """Raise a `ValueError` unless `guidance_interval` is None or (low, high) with 0 <= low < high."""
+def checked_interval(interval) -> tuple[float, float] | None:
+    """`guidance_interval`; a `ValueError` unless it is None or (low, high) with 0 <= low < high."""
     if interval is None:
-        return
+        return None
     pair = isinstance(interval, (tuple, list)) and len(interval) == 2
-    if not pair or not all(isinstance(v, (int, float)) for v in interval) or not 0 <= interval[0] < interval[1]:
+    if not pair or not all(isinstance(v, Real) for v in interval) or not 0 <= interval[0] < interval[1]:
         raise ValueError(
             f"`guidance_interval` must be None or noise levels (low, high) with 0 <= low < high, but is {interval!r}."
         )
+    return float(interval[0]), float(interval[1])
 
 
 def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
@@ -50,81 +371,3 @@ def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
     if ((labels < -1) | (labels >= classes)).any():
         raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
     return labels.expand(batch_size)
-
-
-def classifier_labels(pipe, class_labels, batch_size: int, classifier_scale) -> Tensor | None:
-    """Class labels for the pipeline's classifier, as a (N,) tensor; None if it is not asked.
-
-    Raises:
-        ValueError: if there is no classifier, or it doesn't fit the network or the labels.
-    """
-    check_scale("classifier_scale", classifier_scale)
-    if classifier_scale == 0:
-        return None
-    needs = f"`classifier_scale`={classifier_scale} needs"
-    if pipe.classifier is None:
-        raise ValueError(f"{needs} a `classifier`, but the pipeline has none.")
-    if class_labels is None:
-        raise ValueError(f"{needs} `class_labels`, but they are None.")
-    config, classes = pipe.classifier.config, pipe.unet.config.num_class_embeds
-    size = config.sample_size
-    shape = (config.in_channels, *((size, size) if isinstance(size, int) else size))
-    if shape != pipe._image_shape:
-        raise ValueError(f"`classifier` is for images {shape}, but the network's are {pipe._image_shape}.")
-    if classes and classes != config.num_classes:
-        raise ValueError(f"`classifier` knows {config.num_classes} classes, but the network {classes}.")
-    labels = checked_labels(class_labels, batch_size, config.num_classes)
-    if (labels == -1).any():
-        raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
-    return labels
-
-
-def scale_at(noise_level: float, scale: float, interval) -> float:
-    """The scale of classifier-free guidance at a noise level sigma / alpha: outside the interval there is none."""
-    return scale if interval is None or interval[0] <= noise_level <= interval[1] else 1.0
-
-
-def network_evaluations(scale: float) -> int:
-    """How often classifier-free guidance asks the network: with the class (1), without (0), or both."""
-    return 1 if scale in (0, 1) else 2
-
-
-def coming_noise_level(scheduler) -> float:
-    """sigma / alpha of the state at the scheduler's coming `step`."""
-    return (-scheduler.sde.half_log_snr(scheduler.times[scheduler.step_index])).exp().item()
-
-
-def class_gradient(classifier, images: Tensor, noise_level: float, labels: Tensor) -> Tensor:
-    """grad log p(labels | images) with respect to noisy images.
-
-    Args:
-        classifier: function of (images, noise levels (N,)) that gives logits (N, classes).
-        images: (N, C, H, W) images in [0, 1] plus white noise of deviation `noise_level`.
-        labels: (N,) classes.
-    """
-    with torch.enable_grad(), frozen(classifier):
-        images = images.detach().requires_grad_()
-        logits = classifier(images, images.new_full((len(images),), noise_level))
-        log_p = logits.to(images.dtype).log_softmax(1).gather(1, labels[:, None].to(images.device))
-        return torch.autograd.grad(log_p.sum(), images)[0]
-
-
-def classifier_guided(output: Tensor, classifier, labels: Tensor, scale: float, scheduler, x: Tensor) -> Tensor:
-    """The network's answer for the scheduler's coming `step`, changed so that the score becomes
-
-        grad log p_t(x) + scale grad log p_t(y | x).
-
-    Args:
-        output: (N, C, H, W) the network's answer.
-        classifier, labels: see `class_gradient`.
-        scale: v of the docstring's second term; at least 0.
-        x: (N, C, H, W) the state x_t.
-    """
-    t, level = scheduler.times[scheduler.step_index], coming_noise_level(scheduler)
-    parameterization = scheduler.parameterization
-    low, high = parameterization.image_range
-    images = parameterization.to_unit_range(x / scheduler.sde.alpha(t).item())
-    gradient = class_gradient(classifier, images, level / (high - low), labels) / (high - low)  # by x / alpha
-    # noise = -sigma score and x_0 = (x - sigma noise) / alpha; the answer is linear in both.
-    noise = -scale * level * gradient
-    return output.to(x.dtype) + parameterization.target(-level * noise, noise, scheduler.training_time(t))

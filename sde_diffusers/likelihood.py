@@ -1,40 +1,21 @@
 """Latent codes and exact likelihoods by the probability flow ODE (section 4.3 and appendix D of arXiv 2011.13456).
 
-The ODE has the marginals of the SDE dx = f(t) x dt + g(t) dw and is, with the score -E[noise | x] / sigma (eq. 13),
-
-    dx / dt = f x + g^2 / (2 sigma) E[noise | x],
-
-so it maps images to latent codes and back, and by the change of variables (eq. 39, D.2)
-
-    log p_eps(x_eps) = log prior(x_1) + integral over t of (f d + g^2 / (2 sigma) tr(d E[noise | x] / dx)).
-
-The trace is estimated without bias as the mean of v^T (d E[noise | x] / dx) v over probes v with E[v v^T] = 1
-(Hutchinson and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
-
-The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (c alpha)), linear in
-sigma / alpha where the noise is below the images' scale c and logarithmic above, with the state in units of the
-marginal deviation of data of scale c:
-
-    y = x / sqrt((c alpha)^2 + sigma^2),    dy / du = E[noise | x] - tanh(u) y,    for every SDE.
-
-If the data were N(0, c^2) both terms would cancel, and with them the two parts of the log-likelihood, f d and the
-trace: what is left is smooth and of the size of 1 from one end to the other. Measured (docs/likelihood.md), denoisers
-need fewer evaluations so; networks that are rough in t itself gain little. f and g of a DDPM table jump in t, and not
-its ODE in u.
+An image's code is where the ODE leads it from the time `eps` to t = 1, and its log-likelihood that of the code under
+the prior plus the change of volume on the way (`probability_flow.py`).
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from sde_diffusers.ode import dormand_prince
+from sde_diffusers.guidance import Guidance
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.parameterization import require_choice
+from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 
-ODE_VARIABLES = ("t", "noise_level")
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
 
 
@@ -108,107 +89,6 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, f
     return {name: math.sqrt(part / n) for name, part in parts.items()}
 
 
-# ---- the ODE -------------------------------------------------------------------------------------------------------
-
-
-class ProbabilityFlow:
-    """The right-hand side dy / du for images y and, with probes, the integrand of the log-likelihood.
-
-    In either variable x = a y and dy / du = f y + b E[noise | x] with functions a, f and b of u.
-
-    Args:
-        pipe: a `ScoreSdePipeline`.
-        shape: (N, C, H, W) of the images.
-        class_labels: (N,) or None.
-        variable: "t", "noise_level" or None for that which suits the network.
-        probes: (P, N, C, H, W), or None if no likelihood is asked for.
-        sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
-    """
-
-    def __init__(self, pipe, shape, class_labels, variable, probes=None, sum_probes=False):
-        self.pipe, self.shape, self.labels = pipe, shape, class_labels
-        p = pipe.scheduler.parameterization
-        denoiser_or_table = p.prediction_type == "sample" or p.time_input == "index"
-        self.variable = variable or ("noise_level" if denoiser_or_table else "t")
-        self.probes, self.sum_probes = probes, sum_probes
-        self.sde, self.dimensions = pipe.scheduler.sde, math.prod(shape[1:])
-        low, high = p.image_range
-        self.data_scale = (high - low) / 4  # about the deviation of images
-        self.nfe = 0
-
-    def variable_of_time(self, t: float) -> float:
-        return t if self.variable == "t" else math.asinh(math.exp(-self.sde.half_log_snr(t).item()) / self.data_scale)
-
-    def coefficients(self, u: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """t, a, f and b at u; scalars in float64."""
-        u = torch.tensor(u, dtype=torch.float64)
-        if self.variable == "t":
-            return u, torch.ones_like(u), self.sde.drift(u), self.sde.diffusion(u) ** 2 / (2 * self.sde.sigma(u))
-        t = self.sde.inverse_half_log_snr(-(self.data_scale * u.sinh()).log()).clamp(*self.interval)
-        return t, self.sde.alpha(t) * self.data_scale * u.cosh(), -u.tanh(), torch.ones_like(u)
-
-    def __call__(self, u: float, state: Tensor) -> Tensor:
-        """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
-        self.nfe += 1
-        t, a, f, b = (value.to(state.device) for value in self.coefficients(u))
-        y = state[:, : self.dimensions].reshape(self.shape)
-        noise, traces = self.noise_and_traces(a * y, t.cpu())
-        return torch.cat([(f * y + b * noise).flatten(1), f * self.dimensions + b * a * traces], dim=1)
-
-    def noise_and_traces(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """E[noise | x] and the (N, P) products v^T (d E[noise | x] / dx) v, from one evaluation of the network."""
-        scheduler = self.pipe.scheduler
-        dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
-        with torch.set_grad_enabled(self.probes is not None):
-            x = x.detach().requires_grad_(self.probes is not None)
-            network_time = scheduler.network_time(t).to(x.device, dtype)
-            scaled = (x * scheduler.input_scale(t).item()).to(dtype)
-            output = self.pipe._network(scaled, network_time, self.labels, 1.0)
-            noise, _ = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
-        if self.probes is None:
-            return noise, noise.new_zeros(len(noise), 0)
-        last = len(self.probes) - 1
-        products = [
-            (torch.autograd.grad(noise, x, v, retain_graph=k < last)[0] * v).flatten(1).sum(1)
-            for k, v in enumerate(self.probes)
-        ]
-        traces = torch.stack(products, dim=1)
-        return noise.detach(), traces.sum(1, keepdim=True) if self.sum_probes else traces
-
-    def solve(self, x: Tensor, start: float, end: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
-        """Follow the ODE from x at time `start` to time `end`.
-
-        Returns:
-            (N, C, H, W) the images at `end`, and (N, P) log p_start(x_start) - log p_end(x_end) in nats; float64.
-        """
-        columns = 0 if self.probes is None else 1 if self.sum_probes else len(self.probes)
-        self.interval = (min(start, end), max(start, end))
-        u_start, u_end = self.variable_of_time(start), self.variable_of_time(end)
-        a_start, a_end = (self.coefficients(u)[1].item() for u in (u_start, u_end))
-        state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
-        with frozen(self.pipe.unet), self.pipe.progress_bar(total=100) as bar:
-            stretch = 1.0 if self.variable == "t" else 1.3
-            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
-                bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
-                state = following
-        self.pipe.maybe_free_model_hooks()
-        y, integral = state.split([self.dimensions, columns], dim=1)
-        return a_end * y.reshape(self.shape), integral + self.dimensions * math.log(a_end / a_start)
-
-
-@contextmanager
-def frozen(network: torch.nn.Module):
-    """Switch the parameters' gradients off meanwhile: what only they need is then not stored."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
 # ---- latent codes --------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +97,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     """See `ScoreSdePipeline.encode`."""
     x = checked_images(pipe, "images", images)
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, x.shape, pipe._labels(class_labels, len(x)), variable)
+    flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
@@ -230,7 +110,7 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
     if not (latents.is_floating_point() and latents.isfinite().all()):
         raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
     check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, latents.shape, pipe._labels(class_labels, len(latents)), variable)
+    flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
     z = latents.to(pipe._execution_device)
     x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
     return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
@@ -243,7 +123,7 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
     if ends[0].shape != ends[1].shape:
         raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels = pipe._labels(class_labels, len(ends[0]))
+    labels = Guidance(pipe, len(ends[0]), class_labels).labels
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
     path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
@@ -276,19 +156,30 @@ def image_bits_per_dim(
     images,
     class_labels=None,
     generator=None,
-    dequantize=True,
+    dequantize=None,
     probes=1,
     probe_distribution="rademacher",
-    levels=256,
+    levels=None,
     eps=1e-5,
     rtol=1e-5,
     atol=1e-5,
     variable=None,
 ) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
-    if not isinstance(levels, int) or levels < 2:
+    pixels, given = pipe.pixel_format, levels
+    levels = pixels.levels if levels is None else levels
+    if levels is not None and (not isinstance(levels, int) or levels < 2):
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
-    unit = checked_images(pipe, "images", images, levels)
+    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
+    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+        raise ValueError(
+            f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
+            "`levels`."
+        )
+    unit = checked_images(pipe, "images", images, given)
+    dequantize = levels is not None if dequantize is None else dequantize
+    if dequantize and levels is None:
+        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
     if not isinstance(dequantize, int) or dequantize < 0:
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
     if isinstance(generator, list) and len(generator) != len(unit):
@@ -296,15 +187,16 @@ def image_bits_per_dim(
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
-    labels, exact = pipe._labels(class_labels, len(unit)), isinstance(probes, str)
+    guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
 
     if exact:  # no probe's noise hides the solver's error, which adds up over the steps
         rtol, atol = rtol / 10, atol / 10
 
     low, high = scheduler.parameterization.image_range
-    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels.
-    log_volume = math.log((high - low) / levels)
+    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels. Floating-point data have a density in
+    # their own units, in which they span pixels.high - pixels.low.
+    log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
     for _ in range(max(1, int(dequantize))):
         if dequantize:
@@ -313,7 +205,7 @@ def image_bits_per_dim(
         else:
             x = scheduler.parameterization.to_model_range(unit)
         v = drawn_probes(probes, probe_distribution, unit, generator)
-        flow = ProbabilityFlow(pipe, x.shape, labels, variable, probes=v, sum_probes=exact)
+        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, probes=v, sum_probes=exact)
         z, gain = flow.solve(x, start, end, rtol, atol)
         log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
         estimates.append(-(log_density + log_volume).T / math.log(2))
@@ -373,17 +265,29 @@ def check_shape(pipe, name: str, images) -> None:
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
 
 
-def checked_images(pipe, name: str, images, levels: int = 256) -> Tensor:
-    """Images as float64 in [0, 1] on the pipeline's device: integers k become k / (levels - 1)."""
+def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor:
+    """Images as float64 in [0, 1] on the pipeline's device.
+
+    Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
+    """
     check_shape(pipe, name, images)
-    low, high = images.min().item(), images.max().item()
+    pixels = pipe.pixel_format
     if images.is_floating_point():
+        low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):
             raise ValueError(f"`{name}` must lie in [0, 1] if floating point, but reaches from {low} to {high}.")
         return images.to(pipe._execution_device, torch.float64)
-    if low < 0 or high >= levels:
-        raise ValueError(f"`{name}` must lie in [0, {levels}) if integer, but reaches from {low} to {high}.")
-    return images.to(pipe._execution_device, torch.float64) / (levels - 1)
+    if pixels.levels is None and levels is None:
+        raise ValueError(f"`{name}` must be floating point in [0, 1], as the model's are, but is {images.dtype}.")
+    dtype = str(images.dtype).removeprefix("torch.")
+    if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
+        pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
+    bottom, top = (pixels.low, pixels.high) if levels in (None, pixels.levels) else (0, levels - 1)
+    values = images.to(torch.int64)
+    low, high = values.min().item(), values.max().item()
+    if low < bottom or high > top:
+        raise ValueError(f"`{name}` must lie in [{bottom}, {top + 1}) if integer, but reaches from {low} to {high}.")
+    return (images.to(pipe._execution_device, torch.float64) - bottom) / (top - bottom)
 
 
 def check_solver(rtol, atol, variable) -> None:

@@ -11,16 +11,20 @@ and the objectives differ in the weight and the density of t alone:
                 drawing t uniformly in half_log_snr leaves a constant weight: importance sampling without a table
     edm         weight (s^2 + sigma_data^2) / sigma_data^2 with s = sigma / alpha, log s normal (arXiv 2206.00364,
                 table 1; their lambda(s) multiplies |x_0 error|^2 = s^2 |noise error|^2)
+    velocity    weight (alpha s')^2 at uniform t: the squared error of the velocity (arXiv 2210.02747, eq. 23)
     discrete    weight 1, t uniform on the table of a network with time input "index": the SMLD (VE) and DDPM (VP)
                 objectives (eq. 1 and 3 of arXiv 2011.13456)
+
+An SDE that ends in pure noise (alpha = 0) has no uniform half_log_snr. There "likelihood" draws t uniformly in
+log(1 + alpha^2 / sigma^2) / 2, which is the same where images are to be seen, and weighs by 1 + s^2 more.
 """
 
 import torch
 from torch import Tensor
 
-from sde_diffusers.parameterization import Parameterization, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, Parameterization, require_choice
 
-OBJECTIVES = ("sigma2", "likelihood", "edm", "discrete")
+OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
 
 
 class DenoisingScoreMatching:
@@ -67,10 +71,11 @@ class DenoisingScoreMatching:
         self.reduce_mean = reduce_mean
         self.eps = max(eps, self.sde.smallest_time)
         self.sigma_data, self.log_sigma_mean, self.log_sigma_std = sigma_data, log_sigma_mean, log_sigma_std
+        self.ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
+        self.to_pure_noise = (-self.sde.half_log_snr(self.ends[1])).exp() > PURE_NOISE
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n times from the objective's density: (n,) float64 on the CPU."""
-        ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
         if self.objective == "discrete":
             table_length = self.parameterization.table_length
             entries = torch.randint(table_length, (n,), generator=generator)
@@ -80,18 +85,34 @@ class DenoisingScoreMatching:
             return self.sde.inverse_half_log_snr(-log_s).clamp(self.eps, 1)
         u = torch.rand(n, generator=generator, dtype=torch.float64)
         if self.objective == "likelihood":
-            return self.sde.inverse_half_log_snr(torch.lerp(*self.sde.half_log_snr(ends), u)).clamp(self.eps, 1)
-        return torch.lerp(*ends, u)
+            evenly = torch.lerp(*self._importance(self.ends), u)
+            half_log_snr = 0.5 * torch.expm1(2 * evenly).log() if self.to_pure_noise else evenly
+            return self.sde.inverse_half_log_snr(half_log_snr).clamp(self.eps, 1)
+        return torch.lerp(*self.ends, u)
 
-    def noise_weight(self, t: Tensor) -> Tensor:
-        """Factor of |noise error|^2 at times drawn by `draw_times`; float64, t's shape."""
-        if self.objective == "likelihood":
-            ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
-            cleanest, noisiest = self.sde.half_log_snr(ends)
-            return (2 * (cleanest - noisiest) / (1 - self.eps)).expand(t.shape)
+    def _importance(self, t: Tensor) -> Tensor:
+        """The function of time in which "likelihood" draws uniformly."""
+        half_log_snr = self.sde.half_log_snr(t)
+        return 0.5 * torch.nn.functional.softplus(2 * half_log_snr) if self.to_pure_noise else half_log_snr
+
+    def output_weight(self, t: Tensor) -> Tensor:
+        """Factor of the output's squared error at times drawn by `draw_times`; float64, t's shape.
+
+        As |x_0 error|^2 = s^2 |noise error|^2, terms of s^2 stand as those of x_0's error, which is finite also where
+        s is not.
+        """
+        p = self.parameterization
+        if self.objective == "velocity":
+            return (p.velocity_scale(t) / self.sde.sigma(t) * p.denoised_error_scale(t)) ** 2
+        of_noise = p.noise_error_scale(t) ** 2
         if self.objective == "edm":
-            return torch.exp(-2 * self.sde.half_log_snr(t)) / self.sigma_data**2 + 1
-        return torch.ones_like(t)
+            return of_noise + (p.denoised_error_scale(t) / self.sigma_data) ** 2
+        if self.objective == "likelihood":
+            cleanest, noisiest = self._importance(self.ends)
+            if self.to_pure_noise:
+                of_noise = of_noise + p.denoised_error_scale(t) ** 2
+            return 2 * (cleanest - noisiest) / (1 - self.eps) * of_noise
+        return of_noise
 
     def __call__(self, network, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """Loss of each image.
@@ -112,5 +133,4 @@ class DenoisingScoreMatching:
         # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
         error = (output.float() - self.parameterization.target(x_0, noise, t)).square().flatten(1)
         per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
-        weight = self.noise_weight(t) * self.parameterization.noise_error_scale(t) ** 2
-        return per_image * weight.to(per_image)
+        return per_image * self.output_weight(t).to(per_image)

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sde_diffusers.sdes import require_positive
+from sde_diffusers.sdes.gaussian import require_positive
 
 
 class LinearOperator:

@@ -1,67 +1,49 @@
 """How a score network is asked, and what it answers.
 
-Whatever a network was trained to output, with x_t = alpha x_0 + sigma noise its answer is one of four linear
+Whatever a network was trained to output, with x_t = alpha x_0 + sigma noise its answer is one of five linear
 functions of (x_0, noise), and each gives all the others:
 
     epsilon       noise
     sample        x_0
     score         -noise / sigma                            (= grad log p_t(x_t), eq. 7 of arXiv 2011.13456)
     v_prediction  alpha noise - sigma x_0                   (arXiv 2202.00512; alpha^2 + sigma^2 need not be 1)
+    velocity      alpha' x_0 + sigma' noise                 (d x_t / dt on the way from x_0 to the noise; 2210.02747)
 
-and it is conditioned on one of four functions of the SDE time t in [0, 1]:
+and it is conditioned on one of five functions of the SDE time t in [0, 1]:
 
     sigma         sigma(t)                                  (NCSN++ and EDM networks)
     999t          999 t                                     (DDPM++, continuous)
+    1000t         1000 t                                    (flow matching in diffusers)
     t             t                                         (the tutorial)
     index         the entry of a discrete table: (k + 1) / N -> k for VP tables, descending for VE ones
+
+Where alpha = 0, as at the end of a flow, x_t says nothing of x_0, and only "sample", "v_prediction" and "velocity"
+still tell what the network thinks of it.
 """
+
+import difflib
 
 import torch
 from torch import Tensor
 
-from sde_diffusers.sdes import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, GaussianSDE, SubVPSDE
+from sde_diffusers.sdes.gaussian import GaussianSDE
 
-PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction")
-TIME_INPUTS = ("sigma", "999t", "t", "index")
-SDE_NAMES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
-
-# What the networks of the paper, of its tutorial and of DDPM take and return: prediction type, time, image range.
-NETWORK_DEFAULTS = {
-    "ve": ("score", "sigma", (0.0, 1.0)),
-    "vp": ("epsilon", "999t", (-1.0, 1.0)),
-    "sub_vp": ("epsilon", "999t", (-1.0, 1.0)),
-    "ve_exponential": ("score", "t", (0.0, 1.0)),
-    "vp_discrete": ("epsilon", "index", (-1.0, 1.0)),
-}
+PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
+NOISE_PREDICTIONS = ("score", "epsilon")
+"""Those that do not tell x_0 where alpha = 0."""
+PURE_NOISE = 2.0**23
+"""Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
+TIME_INPUTS = ("sigma", "999t", "1000t", "t", "index")
+SDE_NAMES = tuple(GaussianSDE.registered)
+"""Names of this package's own SDEs; those of other code are in the registry alone."""
 
 
 def require_choice(name: str, value, choices) -> None:
-    """Raise a `ValueError` that names the argument unless `value` is one of `choices`."""
+    """Raise a `ValueError` that names the argument, and the nearest choice, unless `value` is one of `choices`."""
     if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but is {value!r}.")
-
-
-def build_sde(name: str, sigma_min, sigma_max, sigma, beta_min, beta_max, trained_betas) -> GaussianSDE:
-    """The SDE that a configuration names; None stands for the defaults of the SDE's class.
-
-    Raises:
-        ValueError: on an unknown name, parameters out of range, or a missing `trained_betas`.
-    """
-    require_choice("sde", name, SDE_NAMES)
-    if name == "vp_discrete":
-        return DiscreteVPSDE(linear_beta_table() if trained_betas is None else trained_betas)
-    cls, parameters = {
-        "ve": (VESDE, {"sigma_min": sigma_min, "sigma_max": sigma_max}),
-        "vp": (VPSDE, {"beta_min": beta_min, "beta_max": beta_max}),
-        "sub_vp": (SubVPSDE, {"beta_min": beta_min, "beta_max": beta_max}),
-        "ve_exponential": (ExponentialVESDE, {"sigma": sigma}),
-    }[name]
-    return cls(**{key: value for key, value in parameters.items() if value is not None})
-
-
-def linear_beta_table(n: int = 1000) -> Tensor:
-    """The beta table of DDPM (arXiv 2006.11239, section 4): linear from 1e-4 to 0.02."""
-    return torch.linspace(1e-4, 0.02, n, dtype=torch.float64)
+        near = difflib.get_close_matches(value, [*map(str, choices)], 1, 0.4) if isinstance(value, str) else []
+        advice = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but is {value!r}.{advice}")
 
 
 def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
@@ -107,6 +89,7 @@ class Parameterization:
         return {
             "sigma": lambda: self.sde.sigma(t),
             "999t": lambda: 999 * t,
+            "1000t": lambda: 1000 * t,
             "t": lambda: t,
             "index": lambda: self.sde.table_index(t, self.table_length),
         }[self.time_input]()
@@ -117,6 +100,7 @@ class Parameterization:
         return {
             "sigma": lambda: self._time_of_sigma(c),
             "999t": lambda: c / 999,
+            "1000t": lambda: c / 1000,
             "t": lambda: c,
             "index": lambda: self.sde.time_of_index(c, self.table_length),
         }[self.time_input]()
@@ -137,6 +121,24 @@ class Parameterization:
         t = torch.as_tensor(t, dtype=torch.float64)
         return expand_like(self.sde.alpha(t), x), expand_like(self.sde.sigma(t), x)
 
+    def _path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma and their derivatives at t; float64."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return self.sde.alpha(t), self.sde.sigma(t), *self.sde.derivatives(t)
+
+    def velocity_scale(self, t: Tensor) -> Tensor:
+        """alpha sigma' - sigma alpha', which turns (noise error) / alpha = -(x_0 error) / sigma into the velocity's
+        error at fixed x_t; above 0 also where alpha = 0; float64."""
+        alpha, sigma, d_alpha, d_sigma = self._path(t)
+        return alpha * d_sigma - sigma * d_alpha
+
+    def _solve_velocity(self, velocity: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """noise and x_0 of x_t = alpha x_0 + sigma noise and velocity = alpha' x_0 + sigma' noise."""
+        alpha, sigma, d_alpha, d_sigma = self._path(t)
+        scale = alpha * d_sigma - sigma * d_alpha
+        p, q, r, s = (expand_like(c / scale, x) for c in (alpha, d_alpha, d_sigma, sigma))
+        return p * velocity - q * x, r * x - s * velocity
+
     def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate E[noise | x_t = x]."""
         alpha, sigma = self.kernel(x, t)
@@ -146,6 +148,8 @@ class Parameterization:
             return -sigma * output
         if self.prediction_type == "sample":
             return (x - alpha * output) / sigma
+        if self.prediction_type == "velocity":
+            return self._solve_velocity(output, x, t)[0]
         return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
 
     def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -155,6 +159,8 @@ class Parameterization:
             return output
         if self.prediction_type == "v_prediction":
             return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
+        if self.prediction_type == "velocity":
+            return self._solve_velocity(output, x, t)[1]
         return (x - sigma * self.noise(output, x, t)) / alpha
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
@@ -171,7 +177,13 @@ class Parameterization:
             "sample": lambda: x_0,
             "score": lambda: -noise / sigma,
             "v_prediction": lambda: alpha * noise - sigma * x_0,
+            "velocity": lambda: self.velocity(x_0, noise, t),
         }[self.prediction_type]()
+
+    def velocity(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """d/dt of the path from x_0 to the noise, alpha' x_0 + sigma' noise."""
+        d_alpha, d_sigma = self.sde.derivatives(torch.as_tensor(t, dtype=torch.float64))
+        return expand_like(d_alpha, x_0) * x_0 + expand_like(d_sigma, noise) * noise
 
     def noise_error_scale(self, t: Tensor) -> Tensor:
         """|d noise / d output| at fixed x_t: how an error of the output becomes one of the noise; float64."""
@@ -182,6 +194,19 @@ class Parameterization:
             "sample": lambda: alpha / sigma,
             "score": lambda: sigma,
             "v_prediction": lambda: alpha / (alpha**2 + sigma**2),
+            "velocity": lambda: alpha / self.velocity_scale(t),
+        }[self.prediction_type]()
+
+    def denoised_error_scale(self, t: Tensor) -> Tensor:
+        """|d x_0 / d output| at fixed x_t, that is, sigma / alpha times the noise's; float64."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        return {
+            "epsilon": lambda: sigma / alpha,
+            "sample": lambda: torch.ones_like(sigma),
+            "score": lambda: sigma**2 / alpha,
+            "v_prediction": lambda: sigma / (alpha**2 + sigma**2),
+            "velocity": lambda: sigma / self.velocity_scale(t),
         }[self.prediction_type]()
 
     # The range of its images.

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators import LinearOperator
-from sde_diffusers.parameterization import expand_like
-from sde_diffusers.sdes import require_positive
+from sde_diffusers.parameterization import PURE_NOISE, expand_like
+from sde_diffusers.sdes.gaussian import require_positive
 
 
 @dataclass
@@ -236,21 +236,21 @@ def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) 
     return w
 
 
-def posterior_output(network, scheduler, method: PosteriorMethod, measurement: Measurement, x: Tensor) -> Tensor:
+def posterior_output(answer, scheduler, method: PosteriorMethod, measurement: Measurement, x: Tensor) -> Tensor:
     """The network's answer for the scheduler's coming `step`, changed so that it denoises to E[x_0 | x_t, y].
 
     Args:
-        network: function of (scaled state, network time) that gives the network's answer.
+        answer: function of the state that gives the network's answer for that step, guided or not; a `Guidance`.
         x: (N, C, H, W) the state x_t.
     """
-    k = scheduler.step_index
-    t, network_time = scheduler.times[k], scheduler.timesteps[k]
-    if not method.changes_denoiser:
-        return network(scheduler.scale_model_input(x, network_time), network_time)
+    t = scheduler.times[scheduler.step_index]
     alpha, sigma = scheduler.sde.alpha(t).item(), scheduler.sde.sigma(t).item()
+    # Pure noise tells nothing of how x_0 varies, that is, of V; what is missed is of the order of alpha.
+    if not method.changes_denoiser or sigma > alpha * PURE_NOISE:
+        return answer(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        output = network(scheduler.scale_model_input(x, network_time), network_time).to(x.dtype)
+        output = answer(x).to(x.dtype)
         _, denoised = scheduler.noise_and_denoised(output, x, t)
 
     def covariance(u: Tensor) -> Tensor:

@@ -11,34 +11,74 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from sde_diffusers.carried_source import CarriedSource
+from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PACKAGE = "sde_diffusers"
 REMOTE_PACKAGE = "diffusers_modules"
 
 
-def source_of(cls: type) -> str:
+def source_of(cls: type, others: Iterable[type] = ()) -> str:
     """One self-contained module that defines `cls`.
 
     For a class that came from a saved folder (a dynamic module) this is that folder's file, verbatim. A scheduler's
-    module defines all samplers that are compatible with it, so that they can be swapped without the package.
+    module defines all samplers that are compatible with it, so that they can be swapped without the package, and all
+    SDEs.
+
+    Args:
+        others: classes of other code that the module must hold as well: an SDE of one's own.
 
     Raises:
-        ValueError: if `cls` belongs neither to this package nor to a dynamic module.
+        ValueError: if `cls` belongs neither to this package nor to a dynamic module, or one of the others cannot be
+            carried.
     """
     root = cls.__module__.split(".")[0]
     if root == REMOTE_PACKAGE:
-        return Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+        file = Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+        return with_others(file, others, {}, {})
     if root != PACKAGE:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
     modules = {cls.__module__}
     if hasattr(cls, "_get_compatibles"):
-        modules |= {other.__module__ for other in cls._get_compatibles() if other.__module__.split(".")[0] == PACKAGE}
+        classes = [*cls._get_compatibles(), *GaussianSDE.registered.values()]
+        modules |= {other.__module__ for other in classes if other.__module__.split(".")[0] == PACKAGE}
     externals, bodies = {}, {}
     for module in sorted(modules):  # the same file, whichever sampler is in use
         collect(module, externals, bodies)
-    header = f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
-    return header + "\n".join(sorted(externals)) + "\n" + "".join(bodies.values())
+    return with_others("", others, externals, bodies)
+
+
+def with_others(text: str, others: Iterable[type], externals: dict[str, None], bodies: dict[str, str]) -> str:
+    """A module's text: what there is of it, imports and bodies, and last the sources of classes of other code."""
+    carried = CarriedSource(defined_names(text + "".join(bodies.values())), (PACKAGE, REMOTE_PACKAGE))
+    for other in others:
+        carried.add(other)
+    for module in carried.package_modules:
+        if module.split(".")[0] == PACKAGE:
+            collect(module, externals, bodies)
+    externals |= carried.imports
+    if bodies:
+        text += f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
+    text += "".join(f"{line}\n" for line in sorted(externals)) + "".join(bodies.values())
+    return text + "".join(f"\n\n{definition}\n" for definition in carried.definitions.values())
+
+
+def defined_names(text: str) -> set[str]:
+    """The functions, classes and constants at the top level of a module."""
+    nodes = ast.parse(text).body
+    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
+    defined = [node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return {*defined, *(target.id for target in targets if isinstance(target, ast.Name))}
+
+
+def sdes_of_others(component) -> list[type]:
+    """The classes of a scheduler's SDEs that neither this package nor the scheduler's own file defines."""
+    classes = dict.fromkeys(type(getattr(component, name, None)) for name in ("training_sde", "sde"))
+    there = (type(component).__module__, type(None).__module__)
+    return [cls for cls in classes if cls.__module__.split(".")[0] != PACKAGE and cls.__module__ not in there]
 
 
 def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> None:
@@ -74,21 +114,36 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.split(".")[0] in (PACKAGE, REMOTE_PACKAGE)
 
 
+def carry_code(index: dict, classes: dict[str, type], others: dict[str, list[type]]) -> dict[str, str]:
+    """Modules that define classes, {path in a pipeline's folder: source}; the folder's index is made to name them.
+
+    Args:
+        index: what model_index.json holds.
+        classes: by component; "_class_name" is the pipeline's own.
+        others: by component, classes of other code that go with them; see `source_of`.
+    """
+    modules = {}
+    for key, cls in classes.items():
+        index[key] = [module_name(cls), cls.__name__]
+        modules[f"{'' if key == '_class_name' else key + '/'}{module_name(cls)}.py"] = source_of(
+            cls, others.get(key, ())
+        )
+    return modules
+
+
 def save_modules(pipeline, folder) -> None:
     """Complete a folder written by `DiffusionPipeline.save_pretrained`: modules, and their names in the index."""
     folder = Path(folder)
-    index_path = folder / "model_index.json"
-    index = json.loads(index_path.read_text(encoding="utf-8"))
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     index.pop("_name_or_path", None)  # a path of this machine
-    if is_ours(type(pipeline)):  # a user's subclass is saved as diffusers saves it
-        write(folder / f"{module_name(type(pipeline))}.py", source_of(type(pipeline)))
-        index["_class_name"] = [module_name(type(pipeline)), type(pipeline).__name__]
+    classes, others = {"_class_name": type(pipeline)}, {}
     for name, component in pipeline.components.items():
-        cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
-        if is_ours(cls):
-            write(folder / name / f"{module_name(cls)}.py", source_of(cls))
-            index[name] = [module_name(cls), cls.__name__]
-    write(index_path, json.dumps(index, indent=2) + "\n")
+        classes[name] = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+        others[name] = sdes_of_others(component)
+    # A user's subclass of the pipeline is saved as diffusers saves it.
+    for path, source in carry_code(index, {key: cls for key, cls in classes.items() if is_ours(cls)}, others).items():
+        write(folder / path, source)
+    write(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 def write(path: Path, text: str) -> None:

@@ -6,17 +6,10 @@ from huggingface_hub import CommitInfo, HfApi, RepoCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sde_diffusers.hub import (
-    LARGEST_PUSH,
-    check_size,
-    clear_transport_errors,
-    commit_contents,
-    content_sizes,
-    folder_contents,
-    require_hub,
-    require_write_access,
-)
+from sde_diffusers.hub_connection import clear_transport_errors, require_hub, require_write_access
+from sde_diffusers.hub_push import LARGEST_PUSH, commit_contents
 from sde_diffusers.model_card import read_card
+from sde_diffusers.repository import check_size, content_sizes, folder_contents
 
 MODEL_VARIABLE = "MODEL_ID"  # the Space's environment variable that names the model
 

@@ -26,6 +26,12 @@ class Gaussian:
         mean, covariance = self.moments(sde, t)
         return as_images(-torch.linalg.solve(covariance, (x[:, :, 0, 0].double() - mean).T).T)
 
+    def denoised(self, sde, x, t):
+        """E[x_0 | x_t = x], also where alpha = 0."""
+        mean, covariance = self.moments(sde, t)
+        gain = sde.alpha(t) * torch.linalg.solve(covariance, self.covariance)
+        return as_images(self.mean + (x[:, :, 0, 0].double() - mean) @ gain)
+
 
 class Mixture:
     """Data from isotropic modes N(mean_i, std^2 I) with the given weights."""
@@ -46,16 +52,29 @@ class Mixture:
         nearest = self.responsibilities(points, alpha, variance) @ (alpha * self.means)
         return as_images((nearest - points) / variance)
 
+    def denoised(self, sde, x, t):
+        """E[x_0 | x_t = x], also where alpha = 0."""
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        points, variance = x[:, :, 0, 0].double(), alpha**2 * self.std**2 + sigma**2
+        nearest = self.responsibilities(points, alpha, variance) @ self.means
+        return as_images(nearest + alpha * self.std**2 / variance * (points - alpha * nearest))
+
 
 def exact_output(scheduler, data, x):
     """What a perfect network would answer at the scheduler's coming evaluation."""
     p, sde = scheduler.parameterization, scheduler.training_sde
     t = scheduler.training_time(scheduler.times[scheduler.step_index])
-    score = data.score(sde, x.double(), t)
+    score, x_0 = data.score(sde, x.double(), t), data.denoised(sde, x.double(), t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     noise = -sigma * score
-    x_0 = (x + sigma**2 * score) / alpha
-    output = {"score": score, "epsilon": noise, "sample": x_0, "v_prediction": alpha * noise - sigma * x_0}
+    d_alpha, d_sigma = sde.derivatives(t)
+    output = {
+        "score": score,
+        "epsilon": noise,
+        "sample": x_0,
+        "v_prediction": alpha * noise - sigma * x_0,
+        "velocity": d_alpha * x_0 + d_sigma * noise,
+    }
     return output[p.prediction_type].to(x.dtype)
 
 

@@ -11,6 +11,7 @@ from sde_diffusers.cli import main
 
 FOLDER = Path(__file__).parent.parent / "pretrained" / "fashion-mnist-ve"
 ID = "tester/garments"
+CODE = {"pipeline_score_sde.py", "scheduler/scheduling_score_sde.py", "unet/unet_ncsnpp.py"}
 
 
 @pytest.fixture
@@ -31,9 +32,18 @@ def test_push(hub, capsys):
     files = repository.files("trial")
     weights = "unet/diffusion_pytorch_model.safetensors"
     assert files[weights] == (FOLDER / weights).read_bytes() and "samples.png" in files
+    assert {path for path in files if path.endswith(".py")} == CODE  # which the folder itself does without
     data = ModelCard(files["README.md"].decode()).data
     assert data.license == "mit" and data.datasets == ["a/b"] and data.tags[-2:] == ["x", "y"]
     assert data.eval_results[0].metric_value == 3.5
+
+
+def test_export(capsys, tmp_path):
+    assert main(["export", str(FOLDER), str(tmp_path / "new" / "copy")]) == 0
+    names = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file()}
+    copy = tmp_path / "new" / "copy"
+    assert {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()} == names | CODE
+    assert f"Wrote {copy}: {len(names | CODE)} files" in capsys.readouterr().out
 
 
 def test_dry_run_lists_files_with_sizes(hub, capsys):
@@ -52,18 +62,31 @@ def test_dry_run_lists_files_with_sizes(hub, capsys):
         (["push", str(FOLDER), ID, "--max-gigabytes", "0.001"], "`max_bytes`"),
         (["push", str(FOLDER), ID, "--metric", "FID=3.5"], "`datasets`"),
         (["push-space", str(FOLDER), "tester/space", "--model", ID], "app.py"),
+        (["export", "nowhere", "out"], "nowhere"),
+        (["export", "owner/model", "out"], "`folder` must be a folder, but owner/model"),
+        (["export", str(FOLDER / "unet"), "out"], "model_index.json"),
+        (["export", str(FOLDER), str(FOLDER)], "`output` must be a new or empty folder"),
+        (["export", str(FOLDER), str(FOLDER / "README.md")], "README.md exists"),
     ],
 )
-def test_mistakes_are_explained(hub, capsys, arguments, message):
+def test_mistakes_are_explained(hub, capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert error.startswith("sde-diffusers: error: ") and message in error
-    assert hub.requests == []
+    assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
+    assert hub.requests == [] and not Path("out").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["push"], ["push", "a", "b", "--metric", "FID"], ["push", "a", "b", "--unknown"], ["push-space", "a", "b"]],
+    [
+        [],
+        ["push"],
+        ["push", "a", "b", "--metric", "FID"],
+        ["push", "a", "b", "--unknown"],
+        ["push-space", "a", "b"],
+        ["export", "a"],
+    ],
 )
 def test_arguments_are_checked(arguments):
     with pytest.raises(SystemExit) as stop:

@@ -16,7 +16,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 
-SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
+SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
 PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral")
 DATA = Gaussian([0.4, -0.3], [[0.09, 0.03], [0.03, 0.05]])
 MIXTURE = Mixture([0.3, 0.7], [[-0.5], [0.5]], 0.1)

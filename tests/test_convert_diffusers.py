@@ -4,14 +4,23 @@ the configurations of google/ddpm-cifar10-32 and google/ncsnpp-celebahq-256 at s
 import pytest
 import torch
 from diffusers import (
+    CogVideoXDDIMScheduler,
+    DanceDiffusionPipeline,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    IPNDMScheduler,
     RePaintScheduler,
     ScoreSdeVeScheduler,
+    UNet1DModel,
     UNet2DModel,
+    UniPCMultistepScheduler,
 )
 
 from sde_diffusers import (
@@ -136,3 +145,92 @@ def test_what_cannot_be_converted_is_refused():
         from_diffusers(DDPMPipeline(unet=ddpm_unet(out_channels=6), scheduler=DDPMScheduler()))
     with pytest.raises(ValueError, match="EDMEulerScheduler"):
         from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=EDMEulerScheduler()))
+
+
+# Flow matching.
+
+
+@pytest.mark.parametrize("cls", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_draws_the_same_images(cls, shift, tmp_path):
+    """Euler's and Heun's steps through the sampling SDE's even times are diffusers', shift and labels included."""
+    scheduler = cls(shift=shift)
+    DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler).save_pretrained(tmp_path)
+    converted = from_diffusers(tmp_path)
+    sampler = converted.scheduler
+    assert (sampler.config.sde, sampler.parameterization.prediction_type) == ("flow", "velocity")
+    method = "euler" if cls is FlowMatchEulerDiscreteScheduler else "heun"
+    converted.scheduler = type(sampler).from_config(sampler.config, method=method)
+    converted.set_progress_bar_config(disable=True)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = converted(2, num_inference_steps=8, latents=x, output_type="latent")
+    scheduler.set_timesteps(8)
+    theirs = x
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            theirs = scheduler.step(converted.unet(theirs, t).sample, t, theirs).prev_sample
+    torch.testing.assert_close(converted.scheduler.timesteps, scheduler.timesteps, rtol=1e-5, atol=1e-3)
+    # Heun's first step from pure noise is taken in another variable, the same for shift 1 alone
+    tolerance = 2e-3 if method == "euler" else 0.05
+    torch.testing.assert_close(ours.images, theirs, rtol=0, atol=tolerance)
+
+
+def test_a_flow_has_scores_and_likelihoods():
+    """What diffusers adds as noise, and takes for the velocity, is what is taken here."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    converted = from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler))
+    x_0, noise = torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    t = scheduler.timesteps[[300]]
+    noisy = scheduler.scale_noise(x_0, t, noise)
+    torch.testing.assert_close(converted.scheduler.add_noise(x_0, noise, t), noisy, rtol=1e-5, atol=1e-5)
+    time = converted.scheduler.sde.inverse_half_log_snr(converted.scheduler.training_sde.half_log_snr(t / 1000)).item()
+    with torch.no_grad():
+        velocity = converted.unet(noisy, t).sample
+        denoised = noisy - t / 1000 * velocity
+        torch.testing.assert_close(converted.denoise(noisy, time), denoised, rtol=1e-4, atol=1e-4)
+    bits = converted.bits_per_dim(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), rtol=1e-2, atol=1e-2).bits_per_dim
+    assert bits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "scheduler, message",
+    [
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "`use_dynamic_shifting`=True"),
+        (FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), "`use_karras_sigmas`=True"),
+        (FlowMatchEulerDiscreteScheduler(invert_sigmas=True), "`invert_sigmas`=True"),
+        (FlowMatchEulerDiscreteScheduler(shift_terminal=0.1), "`shift_terminal`=0.1"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "`stochastic_sampling`=True"),
+        (FlowMatchEulerDiscreteScheduler(num_train_timesteps=500), "`num_train_timesteps`=500.*must be 1000"),
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "`prediction_type`"),
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True), "`use_flow_sigmas`=True"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True), "`use_flow_sigmas`=True"),
+        (DPMSolverMultistepScheduler(use_beta_sigmas=True), "`use_beta_sigmas`=True"),
+        (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "`timestep_type`"),
+        (DDPMScheduler(variance_type="learned_range"), "`variance_type`='learned_range'"),
+        (CogVideoXDDIMScheduler(rescale_betas_zero_snr=False), "`snr_shift_scale`=3.0"),
+        (IPNDMScheduler(), "IPNDMScheduler"),
+    ],
+)
+def test_options_that_a_conversion_would_lose_are_named(scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler))
+
+
+@pytest.mark.parametrize("option, grid", [("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "log_snr")])
+def test_options_of_the_grid_become_ours(option, grid):
+    scheduler = DPMSolverMultistepScheduler(**{option: True})
+    assert from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler)).scheduler.time_grid == grid
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"time_embedding_type": "learned", "num_train_timesteps": 1000}, "`time_embedding_type`='learned'"),
+        ({"class_embed_type": "timestep"}, "`class_embed_type`='timestep'"),
+    ],
+)
+def test_networks_that_cannot_be_asked_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        from_diffusers(DDPMPipeline(unet=ddpm_unet(**options), scheduler=DDPMScheduler()))
+    with pytest.raises(ValueError, match="UNet1DModel"):
+        from_diffusers(DanceDiffusionPipeline(UNet1DModel(sample_size=64), DDPMScheduler()))

@@ -15,7 +15,8 @@ from sde_diffusers.convert import (
     unet_config_from_score_sde,
     unet_from_score_sde,
 )
-from sde_diffusers.models.unet_ncsnpp import NCSNPP_PRESETS, NCSNppUNet2DModel
+from sde_diffusers.models.presets import NCSNPP_PRESETS
+from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 
 CONFIG = {
     "training": {"sde": "vesde", "continuous": True},

@@ -18,7 +18,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from PIL import Image
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
-from sde_diffusers.hub import push_model
+from sde_diffusers.hub_push import push_model
 from sde_diffusers.model_card import GENERATED
 from sde_diffusers.space import push_space
 
@@ -523,7 +523,7 @@ def test_an_earlier_download_serves_without_the_hub(hub, saved, expected, waits,
 
 
 def test_a_hub_that_does_not_answer(hub, pipe, monkeypatch):
-    monkeypatch.setattr("sde_diffusers.hub.PATIENCE", 0.2)
+    monkeypatch.setattr("sde_diffusers.hub_connection.PATIENCE", 0.2)
     hub.fail("GET /api/models", times=10, wait=2.0, cut=True)
     with pytest.raises(ConnectionError, match="cannot be reached"):
         pipe.push_to_hub(ID)

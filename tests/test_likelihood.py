@@ -38,8 +38,8 @@ class ExactNetwork(torch.nn.Module):
 class ExactPipeline(ScoreSdePipeline):
     """A pipeline whose network is no `UNet2DModel`."""
 
-    def register_modules(self, unet, scheduler, classifier=None):
-        self.unet, self.scheduler, self.classifier = unet, scheduler, classifier
+    def register_modules(self, unet, scheduler, **optional):
+        self.unet, self.scheduler = unet, scheduler
         self.set_progress_bar_config(disable=True)
 
     @property

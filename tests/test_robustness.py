@@ -14,7 +14,7 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.schedulers.scheduling_score_sde import TIME_GRIDS
+from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
 
 class Pixels:

@@ -1,10 +1,12 @@
 """What every scheduler promises: counting, configuration, conversion, and the interface of diffusers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
-from exact_scores import Gaussian, Mixture, as_images, sample
+from exact_scores import Gaussian, Mixture, as_images, exact_output, sample
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -13,8 +15,8 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 
-SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete")
-PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction")
+SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
+PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
 SCHEDULERS = (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
@@ -42,9 +44,9 @@ def test_constructors_work_with_the_sde_alone(cls, sde):
 @pytest.mark.parametrize("cls", SCHEDULERS)
 @pytest.mark.parametrize("sde", SDES)
 def test_the_prediction_type_does_not_matter(cls, sde):
-    """The same perfect network, in four languages, draws the same samples."""
+    """The same perfect network, in five languages, draws the same samples."""
     samples = []
-    for prediction_type in PREDICTION_TYPES:
+    for prediction_type in PREDICTION_TYPES if sde != "flow" else PREDICTION_TYPES[2:]:
         scheduler = cls(sde=sde, prediction_type=prediction_type)
         generator = torch.Generator().manual_seed(1)
         samples.append(sample(scheduler, DATA, start(scheduler, 4), 40, generator))
@@ -98,7 +100,37 @@ def test_time_grids(sde, grid):
         "karras": (scheduler.sde.sigma(times) / scheduler.sde.alpha(times)) ** (1 / 7),
         "noise_share": (1 + 2 * scheduler.sde.alpha(times) / scheduler.sde.sigma(times)) ** (-1 / 4),
     }[grid]
+    if sde == "flow" and grid in ("log_snr", "karras"):  # as if from a noise level of 80
+        even[0] = {"log_snr": -math.log(80), "karras": 80 ** (1 / 7)}[grid]
     torch.testing.assert_close(even.diff(), even.diff().mean().expand(16), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction_type", ["score", "epsilon"])
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_noise_predictions_start_where_they_tell_the_image(cls, prediction_type):
+    """At pure noise they say nothing of x_0: a flow of theirs begins where half of float32's digits do."""
+    scheduler = cls(sde="flow", prediction_type=prediction_type)
+    level = (scheduler.sde.sigma(scheduler.start_time) / scheduler.sde.alpha(scheduler.start_time)).item()
+    assert 0.999 < scheduler.start_time < 1 and level == pytest.approx(2**11.5)
+    exact = cls(sde="flow", prediction_type="sample")
+    x, y = (sample(s, DATA, start(s, 50), 200, torch.Generator().manual_seed(1)) for s in (scheduler, exact))
+    torch.testing.assert_close(x, y, rtol=0, atol=0.01)
+    assert cls(sde="flow", prediction_type=prediction_type, sampling_sde="vp").start_time == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_networks_of_few_bits_from_pure_noise(cls, dtype):
+    """Nothing is divided by an alpha of 0: the samples' variance is the data's."""
+    data = Gaussian([0.0] * 16, 0.09 * torch.eye(16))
+    scheduler = cls(sde="flow")
+    scheduler.set_timesteps(100)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 16, 1, 1, generator=generator)
+    for t in scheduler.timesteps:
+        output = exact_output(scheduler, data, scheduler.scale_model_input(x, t)).to(dtype)
+        x = scheduler.step(output, t, x, generator=generator).prev_sample
+    assert x.dtype == torch.float32 and x.var().item() / 0.09 == pytest.approx(1, abs=0.12)
 
 
 def test_what_the_network_is_conditioned_on():

@@ -3,11 +3,12 @@
 import math
 from decimal import Decimal, getcontext
 
+import mpmath
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from sde_diffusers import VESDE, VPSDE, DiscreteVPSDE, ExponentialVESDE, SubVPSDE
+from sde_diffusers import VESDE, VPSDE, CosineVPSDE, DiscreteVPSDE, ExponentialVESDE, FlowSDE, SubVPSDE
 
 getcontext().prec = 50
 N = 20  # entries of the beta table below
@@ -20,6 +21,9 @@ SDES = {
     "sub_vp": SubVPSDE(),
     "ve_exponential": ExponentialVESDE(),
     "vp_discrete": DiscreteVPSDE(BETAS),
+    "cosine_vp": CosineVPSDE(),
+    "flow": FlowSDE(),
+    "flow_shifted": FlowSDE(3.0),
 }
 
 
@@ -33,8 +37,13 @@ def double(*values):
 
 
 def exact_kernel(name, t):
-    """alpha(t) and sigma(t) to 50 digits, as the paper writes them (eq. 29, 31, 32; the tutorial; DDPM's product)."""
+    """alpha(t) and sigma(t) to 50 digits, as the papers write them (eq. 29, 31, 32; the tutorial; DDPM's product)."""
+    if name == "cosine_vp":
+        return exact_cosine_kernel(t)
     t, one = Decimal(t), Decimal(1)
+    if name.startswith("flow"):
+        sigma = t if name == "flow" else 3 * t / (1 + 2 * t)
+        return one - sigma, sigma
     if name.startswith("ve"):
         if name == "ve_exponential":
             return one, ((Decimal(25) ** (2 * t) - 1) / (2 * Decimal(25).ln())).sqrt()
@@ -49,6 +58,17 @@ def exact_kernel(name, t):
         low, high = [Decimal(v) for v in ((5.0, 5.0) if name == "vp_constant_beta" else (0.1, 20.0))]
         product = (-(t**2) * (high - low) / 2 - t * low).exp()
     return product.sqrt(), (1 - product if name == "sub_vp" else (1 - product).sqrt())
+
+
+def exact_cosine_kernel(t):
+    """cos((pi / 2) (t + s) / (1 + s)) over its value at 0, until beta = -2 d log(alpha) / dt is 999, and from there on
+    exponential."""
+    with mpmath.workdps(50):
+        t, s, pi = mpmath.mpf(t), mpmath.mpf(0.008), mpmath.pi
+        angle = lambda t: pi / 2 * (t + s) / (1 + s)  # noqa: E731
+        bend = mpmath.atan(999 * (1 + s) / pi) * 2 * (1 + s) / pi - s
+        alpha = mpmath.cos(angle(min(t, bend))) / mpmath.cos(angle(0)) * mpmath.exp(-999 * max(t - bend, 0) / 2)
+        return Decimal(str(alpha)), Decimal(str(mpmath.sqrt(1 - alpha**2)))
 
 
 @pytest.mark.parametrize("t", [1e-9, 1e-5, 1e-3, 0.1, 0.5, 0.97, 1.0])
@@ -101,6 +121,41 @@ def test_diffusion_by_the_papers_formulas():
     table = DiscreteVPSDE(BETAS)  # f = log(1 - beta_k) N / 2 between k / N and (k + 1) / N
     assert table.drift(3.5 / N).item() == pytest.approx(math.log(1 - BETAS[3].item()) * N / 2)
     assert table.diffusion(3.5 / N).item() == pytest.approx(math.sqrt(-math.log(1 - BETAS[3].item()) * N))
+
+
+def test_a_flow_is_finite_but_for_drift_and_diffusion():
+    """Of the straight path x_t = (1 - t) x_0 + t noise: f = -1 / (1 - t), g^2 = 2 t / (1 - t)."""
+    sde, t = FlowSDE(), double(0.0, 0.25, 0.5, 0.999)
+    torch.testing.assert_close(sde.drift(t), -1 / (1 - t), rtol=1e-12, atol=0)
+    torch.testing.assert_close(sde.diffusion(t), (2 * t / (1 - t)).sqrt(), rtol=1e-12, atol=0)
+    assert sde.drift(1) == -math.inf and sde.diffusion(1) == math.inf and sde.half_log_snr(1) == -math.inf
+    assert sde.alpha(1) == 0 and sde.sigma(1) == 1 and sde.inverse_half_log_snr(-math.inf) == 1
+    assert [slope.item() for slope in sde.derivatives(1)] == [-1, 1]
+    a, b = sde.transition(0.3, 1.0)
+    assert a == 0 and b == 1
+    chain = sde.chain(double(1.0, 0.6, 0.2))  # from pure noise on, what follows is alpha_s x_0 + sigma_s z
+    torch.testing.assert_close(chain.a, double(0.0, 0.4 / 0.8, 0.8))
+    torch.testing.assert_close(chain.posterior_noise[0], double(0.6)[0])
+
+
+def test_the_cosine_sdes_last_betas_are_bounded():
+    """As those of the table, which it passes through (arXiv 2102.09672, eq. 17), in all but the last of 1000 steps."""
+    sde = CosineVPSDE()
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    beta = -2 * sde.drift(t)
+    assert (beta.diff() >= 0).all() and beta[-1].item() == pytest.approx(999)
+    assert 1e-4 < sde.alpha(1).item() < 2e-3 and sde.diffusion(1).item() == pytest.approx(math.sqrt(999))
+    table = DDPMScheduler(beta_schedule="squaredcos_cap_v2").betas.double()
+    torch.testing.assert_close((sde.alpha(t[1:]) ** 2)[:-3], (1 - table).cumprod(0)[:-3], rtol=2e-3, atol=1e-7)
+    assert CosineVPSDE(largest_beta=50.0).drift(1).item() == pytest.approx(-25)
+    far = CosineVPSDE(largest_beta=20.0)  # a bend in the middle is inverted on both of its sides
+    times = torch.linspace(0.01, 1.2, 100, dtype=torch.float64)
+    torch.testing.assert_close(far.inverse_half_log_snr(far.half_log_snr(times)), times, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kind", [VESDE, VPSDE, SubVPSDE, ExponentialVESDE, DiscreteVPSDE, CosineVPSDE])
+def test_there_is_no_time_of_pure_noise_but_a_flows(kind):
+    assert kind().inverse_half_log_snr(-math.inf) == math.inf
 
 
 def test_half_log_snr_decreases_and_is_inverted(name):
@@ -214,6 +269,10 @@ def test_functions_of_time_take_numbers_and_tensors(name, method):
         (lambda: DiscreteVPSDE([0.1, 1.0]), "betas"),
         (lambda: DiscreteVPSDE([0.1, 0.0]), "betas"),
         (lambda: DiscreteVPSDE([0.1, math.nan]), "betas"),
+        (lambda: CosineVPSDE(s=0.0), "s"),
+        (lambda: CosineVPSDE(largest_beta=0.01), "largest_beta"),
+        (lambda: FlowSDE(shift=0.0), "shift"),
+        (lambda: FlowSDE(shift=math.inf), "shift"),
     ],
 )
 def test_bad_parameters_are_named(make, argument):

@@ -1,34 +1,61 @@
-"""Pipelines of diffusers: their network stays, their noise table becomes the SDE."""
+"""Pipelines of diffusers: their network stays, their noise table or path becomes the SDE."""
 
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded, network_answer
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 
+TABLE_PREDICTIONS = ("epsilon", "sample", "v_prediction")
+# Options of diffusers' schedulers that a conversion would lose, with the only values that it can take: what the
+# network is conditioned on or answers, the path of the noise, or steps that no sampler of this package takes.
+TABLE_OPTIONS = {
+    "prediction_type": TABLE_PREDICTIONS,
+    "use_flow_sigmas": (None, False),
+    "use_beta_sigmas": (None, False),
+    "timestep_type": (None, "discrete"),
+    "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+}
+FLOW_OPTIONS = {
+    "num_train_timesteps": (1000,),
+    "prediction_type": (None, "flow_prediction"),
+    **dict.fromkeys(("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas"), (None, False)),
+    **dict.fromkeys(("use_beta_sigmas", "invert_sigmas", "stochastic_sampling"), (None, False)),
+    "shift_terminal": (None,),
+}
+NETWORK_OPTIONS = {"time_embedding_type": (None, "positional", "fourier"), "class_embed_type": (None,)}
+# The options that only say where steps lie, and our grid that lies alike.
+GRID_OPTIONS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr", "use_lu_lambdas": "log_snr"}
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
 
 def from_diffusers(pipe_or_path, recorded=None):
-    """A pipeline of diffusers with a DDPM-like scheduler or its `ScoreSdeVeScheduler` as a `ScoreSdePipeline`.
+    """A pipeline of diffusers with a DDPM-like or flow-matching scheduler, or its `ScoreSdeVeScheduler`, as a
+    `ScoreSdePipeline`.
 
-    The network stays as it is; its beta or sigma table becomes the SDE, so that every sampler, the likelihood and
-    latent codes work with it.
+    The network stays as it is; its beta or sigma table, or the flow's path, becomes the SDE, so that every sampler,
+    the likelihood and latent codes work with it.
 
     Args:
-        pipe_or_path: a pipeline with the components `unet` and `scheduler`, or a path or Hub id to load it from.
+        pipe_or_path: a pipeline with the components `unet` (a `UNet2DModel`) and `scheduler`, or a path or Hub id to
+            load it from.
         recorded: what the network answered elsewhere, to compare with: the tensors `x`, `labels` (what it was
             conditioned on), `y` and, if it has classes, `class_labels`, or a safetensors file of them.
 
     Returns:
         `ScoreSdePipeline`, with a `ScoreSdeProbabilityFlowScheduler` for DDPM-like schedulers (DDPM, DDIM and all
-        others that hold `betas`) and a `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
+        others that hold `betas`) and for flow-matching ones, whose `shift` becomes that of the SDE it is sampled with
+        (its Euler steps are theirs), and a `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
 
     Raises:
         ValueError: if the pipeline has other components, its terminal signal-to-noise ratio is zero (no finite noise
-            level then stands for t = 1), its network also predicts variances, its scheduler is of another kind, or
-            the answers differ from the recorded ones.
+            level then stands for t = 1), its network also predicts variances, its scheduler is of another kind, an
+            option of network or scheduler cannot be taken over, which is named, or the answers differ from the
+            recorded ones.
     """
     pipe = pipe_or_path
     if isinstance(pipe, (str, Path)):
@@ -37,6 +64,9 @@ def from_diffusers(pipe_or_path, recorded=None):
     if components != {"unet", "scheduler"}:
         raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")
     unet, scheduler = pipe.unet, pipe.scheduler
+    if not isinstance(unet, UNet2DModel):
+        raise ValueError(f"The network must be a UNet2DModel, but is a {type(unet).__name__}.")
+    _require_options("network", unet.config, NETWORK_OPTIONS)
     if unet.config.out_channels != unet.config.in_channels:
         raise ValueError(
             f"The network turns {unet.config.in_channels} channels into {unet.config.out_channels}: learned variances "
@@ -48,28 +78,67 @@ def from_diffusers(pipe_or_path, recorded=None):
     return converted
 
 
+def _require_options(owner, config, options):
+    """Raise a ValueError that names the first option with a value that is not among those allowed."""
+    for name, allowed in options.items():
+        if config.get(name) not in allowed and name in config:
+            raise ValueError(
+                f"The {owner} has `{name}`={config[name]!r}, which can't be converted; it must be "
+                f"{' or '.join(repr(value) for value in allowed if value is not None) or None}."
+            )
+
+
 def _sampler_for(scheduler):
-    """The sampler of this package whose SDE is the noise table of diffusers' scheduler."""
-    config = scheduler.config
-    if type(scheduler).__name__ == "ScoreSdeVeScheduler":
+    """The sampler of this package whose SDE is the noise table, or the path, of diffusers' scheduler."""
+    kind = type(scheduler).__name__
+    if kind == "ScoreSdeVeScheduler":
+        config = scheduler.config
         keys = ("sigma_min", "sigma_max", "snr", "sampling_eps", "num_train_timesteps")
         return ScoreSdePredictorCorrectorScheduler(
             sde="ve", corrector_steps=config.correct_steps, **{key: config[key] for key in keys}
         )
-    betas = getattr(scheduler, "betas", None)
-    if betas is None:
+    if kind in FLOW_SCHEDULERS:
+        return _flow_sampler(scheduler)
+    if getattr(scheduler, "betas", None) is None or "beta_schedule" not in scheduler.config:
         raise ValueError(
-            f"The scheduler must be ScoreSdeVeScheduler or hold `betas` as DDPMScheduler does, but is "
-            f"{type(scheduler).__name__}."
+            f"The scheduler must be ScoreSdeVeScheduler, one of {', '.join(FLOW_SCHEDULERS)}, or hold `betas` as "
+            f"DDPMScheduler does, but is {kind}."
         )
+    return _table_sampler(scheduler)
+
+
+def _flow_sampler(scheduler):
+    """Of a scheduler whose networks take 1000 sigma and predict noise - x_0 on the straight path between them."""
+    config = scheduler.config
+    _require_options("scheduler", config, FLOW_OPTIONS)
+    return ScoreSdeProbabilityFlowScheduler(
+        sde="flow",
+        prediction_type="velocity",
+        time_input="1000t",
+        sampling_sde=None if config.shift == 1 else "flow",
+        sampling_sde_parameters=None if config.shift == 1 else {"shift": float(config.shift)},
+        sampling_eps=scheduler.sigma_min,
+    )
+
+
+def _table_sampler(scheduler):
+    """Of a scheduler with a table of betas."""
+    config, betas = scheduler.config, scheduler.betas
     if config.get("rescale_betas_zero_snr") or not (betas < 1).all():
         raise ValueError(
             "The scheduler's terminal signal-to-noise ratio is zero (`rescale_betas_zero_snr`, or a beta of 1): "
             "x_1 would hold no trace of x_0, and no finite log(alpha / sigma) stands for it."
         )
+    _require_options("scheduler", config, TABLE_OPTIONS)
+    products = (1 - betas.double()).cumprod(0)
+    if not torch.allclose(getattr(scheduler, "alphas_cumprod", products).double(), products, rtol=1e-3, atol=1e-6):
+        shift = f" (`snr_shift_scale`={config.snr_shift_scale!r})" if "snr_shift_scale" in config else ""
+        raise ValueError(f"The scheduler's noise is not that of its betas{shift}, and can't be converted.")
+    grids = [grid for option, grid in GRID_OPTIONS.items() if config.get(option)]
     return ScoreSdeProbabilityFlowScheduler(
         sde="vp_discrete",
         trained_betas=betas.double().tolist(),
         prediction_type=config.get("prediction_type", "epsilon"),  # RePaintScheduler knows no other
         num_train_timesteps=len(betas),
+        time_grid=grids[0] if grids else None,
     )

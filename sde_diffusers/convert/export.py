@@ -76,7 +76,8 @@ def _ddpm_scheduler(scheduler):
     config, parameterization = scheduler.config, scheduler.parameterization
     _require(config.sde in ("vp", "vp_discrete"), "sde", config.sde, "'vp' or 'vp_discrete'")
     prediction, labels = parameterization.prediction_type, parameterization.time_input
-    _require(prediction != "score", "prediction_type", prediction, "'epsilon', 'sample' or 'v_prediction'")
+    predictions = ("epsilon", "sample", "v_prediction")
+    _require(prediction in predictions, "prediction_type", prediction, "'epsilon', 'sample' or 'v_prediction'")
     _require(parameterization.image_range == (-1, 1), "image_range", parameterization.image_range, "(-1, 1)")
     if config.sde == "vp":
         _require(labels == "999t", "time_input", labels, "'999t' with 'vp'")

@@ -22,7 +22,7 @@ from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
-from sde_diffusers.sdes import VPSDE
+from sde_diffusers.sdes.vp import VPSDE
 
 
 def from_score_sde(state_dict, config, recorded=None):

@@ -1,7 +1,7 @@
 """The U-Net of score-based SDEs: NCSN++, DDPM++ and DDPM are configurations of one network.
 
 Architecture: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021
-(arXiv 2011.13456), section 4.1 and appendix H; `NCSNPP_PRESETS` holds the published configurations. In short:
+(arXiv 2011.13456), section 4.1 and appendix H; `presets.py` holds the published configurations. In short:
 
     image -> [-1, 1] -> conv -> levels of residual blocks, each level at half the size of the one before
           -> residual, attention, residual -> the same levels upwards, fed with the skips of the way down
@@ -20,6 +20,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from sde_diffusers.class_names import check_class_names
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
@@ -35,70 +37,8 @@ from sde_diffusers.models.layers import (
     conv2d,
     linear,
 )
-
-# Sources: configs/{ve,vp}/*.py of the paper's own code (github.com/yang-song/score_sde_pytorch). Its sigma_max and the
-# like belong to the SDE (scheduler), not to the network.
-_CIFAR10 = {
-    "sample_size": 32,
-    "block_out_channels": (128, 256, 256, 256),
-    "layers_per_block": 4,
-    "attention_resolutions": (16,),
-    "dropout": 0.1,
-}
-_CIFAR10_NCSNPP = {**_CIFAR10, "progressive_input": "residual"}
-_CIFAR10_DDPMPP = {
-    **_CIFAR10,
-    "time_embedding_type": "positional",
-    "fir": False,
-    "scale_by_sigma": False,
-    "image_range": (-1.0, 1.0),
-}
-# Training on two CPU cores: no FIR filters, EDM preconditioning, and a gentle Fourier embedding of ln(sigma)/4, which
-# spans about one unit. These are ours, not a paper's.
-_SMALL = {
-    "layers_per_block": 2,
-    "fourier_scale": 1.0,
-    "fir": False,
-    "scale_by_sigma": False,
-    "image_range": (-1.0, 1.0),
-    "preconditioning": "edm",
-}
-NCSNPP_PRESETS = {
-    # configs/ve/cifar10_ncsnpp_continuous.py
-    "cifar10-ncsnpp-continuous": _CIFAR10_NCSNPP,
-    # configs/ve/cifar10_ncsnpp_deep_continuous.py
-    "cifar10-ncsnpp-deep-continuous": {**_CIFAR10_NCSNPP, "layers_per_block": 8},
-    # configs/{vp,subvp}/cifar10_ddpmpp_continuous.py
-    "cifar10-ddpmpp-continuous": _CIFAR10_DDPMPP,
-    # configs/{vp,subvp}/cifar10_ddpmpp_deep_continuous.py
-    "cifar10-ddpmpp-deep-continuous": {**_CIFAR10_DDPMPP, "layers_per_block": 8},
-    # configs/ve/{celebahq,ffhq}_256_ncsnpp_continuous.py, bedroom and church alike
-    "ncsnpp-256-continuous": {
-        "sample_size": 256,
-        "block_out_channels": (128, 128, 256, 256, 256, 256, 256),
-        "layers_per_block": 2,
-        "attention_resolutions": (16,),
-        "progressive": "output_skip",
-        "progressive_input": "input_skip",
-    },
-    "small-28": {
-        **_SMALL,
-        "sample_size": 28,
-        "in_channels": 1,
-        "block_out_channels": (48, 96),
-        "attention_resolutions": (7,),
-        "patch_size": 2,
-        "sigma_data": 0.7,
-    },
-    "small-32": {**_SMALL, "sample_size": 32, "block_out_channels": (48, 96, 96), "attention_resolutions": (8,)},
-    "small-64": {
-        **_SMALL,
-        "sample_size": 64,
-        "block_out_channels": (48, 96, 96),
-        "attention_resolutions": (8,),
-        "patch_size": 2,
-    },
-}
+from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
+from sde_diffusers.models.presets import NCSNPP_PRESETS
 
 
 class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
@@ -143,6 +83,14 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         preconditioning (*optional*): `"edm"`: takes sigma, returns x_0 (Table 1 of Karras et al., 2022, arXiv
             2206.00364): D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4).
         sigma_data (`float`): Standard deviation of the images, for `preconditioning`.
+        augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
+            training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
+            untransformed ones.
+        value_dtype, value_range: Of the data that it was trained on, and of nothing that it computes: their type,
+            and the values (low, high) that are 0 and 1 in the range [0, 1]; see `PixelFormat`.
+        class_names (`list[str]`, *optional*): Names of its classes.
+        label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
+            never learnt what "no class" means. `None` means that it is not known.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -186,9 +134,16 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         patch_size=1,
         preconditioning=None,
         sigma_data=0.5,
+        augment_dim=None,
+        value_dtype="uint8",
+        value_range=None,
+        class_names=None,
+        label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
-        self._check_config()
+        check_ncsnpp_config(self.config)
+        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
         kernel = tuple(fir_kernel) if fir else None
@@ -221,6 +176,10 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         self.class_embedding = None
         if num_class_embeds:
             self.class_embedding = nn.Embedding(num_class_embeds, features if class_joins == "features" else 4 * width)
+
+        self.augment_embedding = None
+        if augment_dim:
+            self.augment_embedding = linear(augment_dim, features, bias=False)
 
         # Way down. `skips` holds the channels of what the way up will be fed with.
         self.conv_in = conv2d(image_in, width, 3)
@@ -297,20 +256,6 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a network; the arguments are those of diffusers' `ModelMixin`.
-
-        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
-        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for parameter in model.parameters():
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return loaded
-
     def set_attention_backend(self, backend, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")
@@ -320,56 +265,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         if valid:
             raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
 
-    def _check_config(self):
-        """Raise a ValueError that names the first argument with a value that is not allowed."""
-        config = self.config
-
-        def check(condition, name, allowed):
-            if not condition:
-                raise ValueError(f"`{name}` must be {allowed}, got {config[name]!r}.")
-
-        def is_count(value):
-            return isinstance(value, int) and value >= 1
-
-        for name, choices in {
-            "time_embedding_type": ("fourier", "positional"),
-            "class_joins": ("embedding", "features"),
-            "resblock_type": ("biggan", "ddpm"),
-            "progressive": ("none", "output_skip", "residual"),
-            "progressive_input": ("none", "input_skip", "residual"),
-            "progressive_combine": ("sum", "cat"),
-            "preconditioning": (None, "edm"),
-        }.items():
-            check(config[name] in choices, name, f"one of {choices}")
-        for name in ("in_channels", "layers_per_block", "patch_size"):
-            check(is_count(config[name]), name, "a positive integer")
-        for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
-            check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
-        sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
-        check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
-        widths = config.block_out_channels
-        check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
-        groups = config.norm_num_groups or 1
-        check(all(n % groups == 0 for n in widths), "block_out_channels", f"multiples of norm_num_groups={groups}")
-        base = "block_out_channels" if config.base_channels is None else "base_channels"
-        width = config.base_channels or widths[0]
-        check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
-        check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
-        check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
-        check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
-        low, high = config.image_range
-        check(low < high, "image_range", "(low, high) with low < high")
-        check(config.sigma_data > 0, "sigma_data", "positive")
-        if config.preconditioning is not None:
-            check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
-            check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
-        elif config.scale_by_sigma and config.time_embedding_type == "positional":
-            reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
-            check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
-            check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
-            check(config.sigma_max and config.sigma_max > config.sigma_min, "sigma_max", f"above sigma_min {reason}")
-
-    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+    def forward(self, sample, timestep, class_labels=None, return_dict=True, augment_labels=None):
         """Evaluate the network.
 
         Args:
@@ -379,6 +275,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             class_labels (`torch.Tensor` of shape (N,) or (), *optional*): Integers in [0, num_class_embeds), or -1
                 for "no class", which is also what None means.
             return_dict (`bool`): Whether to return a `UNet2DOutput` or a tuple.
+            augment_labels (`torch.Tensor` of shape (N, augment_dim), *optional*): How each image was transformed.
 
         Returns:
             `UNet2DOutput` or `tuple`: `sample` of shape (N, out_channels, H, W), in the dtype of the given one.
@@ -399,14 +296,14 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
 
         if config.preconditioning == "edm":
             variance = scale**2 + config.sigma_data**2
-            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels).to(dtype)
+            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels, augment_labels).to(dtype)
             output = x * (config.sigma_data**2 / variance) + output * (scale * config.sigma_data / variance.sqrt())
         else:
             low, high = config.image_range
             if (low, high) != (-1, 1):
                 x = (2 * x - (low + high)) / (high - low)
             fourier = config.time_embedding_type == "fourier"
-            output = self._network(x, t.log() if fourier else t, class_labels).to(dtype)
+            output = self._network(x, t.log() if fourier else t, class_labels, augment_labels).to(dtype)
             if config.scale_by_sigma:
                 if not fourier:
                     log_ratio = math.log(config.sigma_min / config.sigma_max)
@@ -415,9 +312,10 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         output = output.to(sample.dtype)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def _embed(self, condition, class_labels):
-        """Embedding (N, 4 width) of noise level (N,) and class (None, () or (N,)) in the network's dtype."""
+    def _embed(self, condition, class_labels, augment_labels):
+        """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
         features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        features = features + self._embed_augmentation(augment_labels, features)
         class_emb = self._embed_class(class_labels, len(features))
         if self.config.class_joins == "features":
             return F.silu(self.time_embedding(features + class_emb))
@@ -439,11 +337,23 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         class_emb = self.class_embedding(labels.clamp(min=0))
         return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
 
-    def _network(self, x, condition, class_labels):
+    def _embed_augmentation(self, augment_labels, features):
+        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; 0 for none."""
+        dim = self.config.augment_dim
+        if augment_labels is None and not dim:
+            return 0
+        shape = (len(features), dim)
+        if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
+            augment_labels = features.new_zeros(shape)
+        if not dim or tuple(augment_labels.shape) != shape:
+            raise ValueError(f"`augment_labels` must have shape {shape}, got {tuple(augment_labels.shape)}.")
+        return self.augment_embedding(augment_labels.to(features))
+
+    def _network(self, x, condition, class_labels, augment_labels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
         height, width = x.shape[-2:]
         patch = self.config.patch_size
-        emb = self._embed(condition, class_labels)
+        emb = self._embed(condition, class_labels, augment_labels)
         x = x.to(self.conv_in.weight.dtype)
         if patch > 1:
             x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)

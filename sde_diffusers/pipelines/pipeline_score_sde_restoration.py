@@ -15,12 +15,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from sde_diffusers.guidance import network_evaluations
+from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import read_images, read_mask
-from sde_diffusers.likelihood import frozen
 from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Grayscale, LinearOperator, Mask
 from sde_diffusers.parameterization import require_choice
-from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
 from sde_diffusers.posteriors import POSTERIOR_METHODS, Measurement, PosteriorMethod, posterior_output
 
 ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
@@ -36,8 +35,8 @@ class ScoreSdeRestorationOutput(BaseOutput):
         mean: the samples' mean for each measurement, N of the same kind: the estimate of least squared error.
         std: the samples' pixel-wise standard deviation, N of the same kind, or None if K = 1. In pictures (PIL), black
             is 0 and white 0.5 or more.
-        nfe: number of evaluations of the network that each sample took (guidance evaluates it twice).
-        products: number of vector-Jacobian products of the network that each sample took, at most.
+        nfe: number of evaluations of networks that each sample took, as in `ScoreSdePipelineOutput`.
+        products: number of vector-Jacobian products of the guided denoiser that each sample took, at most.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -54,6 +53,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
     `ScoreSdeRestorationPipeline.from_pipe(pipe)` shares the components of one that is loaded.
     """
 
+    @torch.inference_mode(False)  # through whose tensors the products' gradients could not pass
     @torch.no_grad()
     def __call__(
         self,
@@ -68,6 +68,11 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
+        callback_on_step_end=None,
+        callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
+        guidance_interval: tuple[float, float] | None = None,
+        classifier_scale: float = 0.0,
+        guide_scale: float = 1.0,
     ) -> ScoreSdeRestorationOutput | tuple:
         """Draw images from the posterior given a measurement.
 
@@ -82,10 +87,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             num_samples: number K of samples for each measurement.
             num_inference_steps: number of time steps; the default is the scheduler's.
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
-            guidance_scale: see `ScoreSdePipeline`.
             generator: source of all noise, or a list of N K of them.
             output_type: "pil", "np" or "pt".
             return_dict: whether to return a `ScoreSdeRestorationOutput` and not its values as a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: see `ScoreSdePipeline`.
+            guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`. The guided
+                network is the prior: its covariance is that of x_0 given x_t.
 
         Raises:
             ValueError: on arguments that do not fit one another or the network, before anything is drawn.
@@ -101,9 +108,19 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         method.check(operator, noise_std)
         if output_type == "latent":
             raise ValueError("`output_type` must be one of ('pil', 'np', 'pt'), but is 'latent'.")
-        shape = self._check(len(measurement) * num_samples, guidance_scale, generator, None, output_type)
-        labels = self._guided_labels(class_labels, len(measurement), guidance_scale)
-        labels = None if labels is None else labels.repeat_interleave(num_samples)
+        shape = self._check(
+            len(measurement) * num_samples, generator, None, output_type, callback_on_step_end_tensor_inputs
+        )
+        guidance = Guidance(
+            self,
+            len(measurement),
+            class_labels,
+            guidance_scale,
+            guidance_interval,
+            classifier_scale,
+            guide_scale,
+            copies=num_samples,
+        )
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         device = self._execution_device
         self.scheduler.set_timesteps(steps, device=device)
@@ -112,15 +129,16 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         # Values at missing pixels, for example, say nothing of the image.
         measurement = operator.attainable(measurement.to(device, torch.float32).repeat_interleave(num_samples, 0))
         problem = self._in_model_range(measurement, operator, noise_std, shape)
-        network = partial(self._network, labels=labels, guidance_scale=guidance_scale)
+        answer = partial(posterior_output, guidance, self.scheduler, method, problem)
         draw = partial(randn_tensor, shape, generator=generator, device=device, dtype=torch.float32)
+
+        def project(x):
+            return method.project(problem, x, *self._kernel_reached(), draw)
+
         x = draw() * self.scheduler.init_noise_sigma
-        with frozen(self.unet):
-            for t in self.progress_bar(self.scheduler.timesteps):
-                output = posterior_output(network, self.scheduler, method, problem, x)
-                x = self.scheduler.step(output, t, x, generator=generator).prev_sample
-                if self.scheduler.at_grid_point:
-                    x = method.project(problem, x, *self._kernel_reached(), draw)
+        x = self._walk(
+            x, guidance, answer, generator, callback_on_step_end, callback_on_step_end_tensor_inputs, project
+        )
         images = self.scheduler.parameterization.to_unit_range(x)
         if noise_std == 0:
             images = operator.consistent(images, measurement)
@@ -129,14 +147,13 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         std = None if num_samples == 1 else samples.std(1)
         if std is not None and output_type == "pil":
             std = (2 * std).clamp(max=1)
-        evaluations = len(self.scheduler.timesteps)
         self.maybe_free_model_hooks()
         output = ScoreSdeRestorationOutput(
             images=self._of_type(images, output_type),
             mean=self._of_type(samples.mean(1), output_type),
             std=None if std is None else self._of_type(std, output_type),
-            nfe=evaluations * network_evaluations(guidance_scale),
-            products=evaluations * method.products,
+            nfe=guidance.nfe,
+            products=self.scheduler.step_index * method.products,
         )
         return output if return_dict else (output.images, output.mean, output.std, output.nfe, output.products)
 
@@ -152,7 +169,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 one for each image, or several for one image.
             kwargs: of `__call__`.
         """
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
         image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
         operator.measurement_shape(tuple(image.shape))
@@ -168,7 +185,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 PIL or a camera made grey are (0.299, 0.587, 0.114).
             kwargs: of `__call__`.
         """
-        return self._restore("gray", read_images("gray", gray, 1), Grayscale(weights), kwargs)
+        return self._restore("gray", read_images("gray", gray, 1, self.pixel_format), Grayscale(weights), kwargs)
 
     def super_resolve(self, image, factor: int, **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Enlarge images whose pixels are means of factor x factor pixels.
@@ -178,7 +195,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             factor: integer above 1 that divides H and W.
             kwargs: of `__call__`.
         """
-        return self._restore("image", read_images("image", image, self._image_shape[0]), Downsampling(factor), kwargs)
+        return self._restore(
+            "image", read_images("image", image, self._image_shape[0], self.pixel_format), Downsampling(factor), kwargs
+        )
 
     def deblur(self, image, kernel, noise_std: float = ROUNDING_STD, **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Sharpen blurred images.
@@ -191,7 +210,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         operator = GaussianBlur(kernel) if isinstance(kernel, (int, float)) else Convolution(kernel)
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         return self._restore("image", image, operator, {"noise_std": noise_std, **kwargs})
 
     def _restore(self, name, measurement, operator, kwargs):

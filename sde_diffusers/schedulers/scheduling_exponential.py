@@ -14,6 +14,9 @@ What the network estimates, x_0 or the noise, is replaced under the integral by 
 estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here
 it is the share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of
 the lambda axis, where u saturates, and so a long step in lambda does not extrapolate far.
+
+From pure noise (alpha = 0, as at the end of a flow) h is infinite: there the data form leaves
+x_s = alpha_s x_0 + sigma_s (x_t / sigma_t or, with eta above 0, z), and the noise form does not exist.
 """
 
 import math
@@ -21,8 +24,9 @@ import math
 import numpy as np
 from diffusers.configuration_utils import register_to_config
 
-from sde_diffusers.parameterization import require_choice
-from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler, time_grid
+from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
+from sde_diffusers.schedulers.time_grids import time_grid
 
 EXPONENTIAL_FORMS = ("data", "noise")
 GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(64)
@@ -69,11 +73,13 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         beta_min: float | None = None,
         beta_max: float | None = None,
         trained_betas: list[float] | None = None,
+        sde_parameters: dict | None = None,
         prediction_type: str | None = None,
         time_input: str | None = None,
         image_range: tuple[float, float] | None = None,
         num_train_timesteps: int = 1000,
         sampling_sde: str | None = None,
+        sampling_sde_parameters: dict | None = None,
         sampling_eps: float | None = None,
         time_grid: str | None = None,
         final_denoise: bool | None = None,
@@ -90,19 +96,23 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     def _plan(self, n):
         points = n if self.final_denoise else n + 1
         times = time_grid(self.time_grid, points, self.sde, self.start_time, self.sampling_eps)
-        self._levels = [*zip(self.sde.alpha(times).tolist(), self.sde.sigma(times).tolist(), strict=True)]
+        kernel = (self.sde.alpha(times), self.sde.sigma(times), self.sde.half_log_snr(times))
+        self._levels = [*zip(*(values.tolist() for values in kernel), strict=True)]
         if self.final_denoise:  # the data themselves
-            self._levels.append((1.0, 0.0))
+            self._levels.append((1.0, 0.0, math.inf))
         self._estimates = []
         return times[:n], [True] * n
 
-    def _update(self, k, x, noise, draw):
-        (alpha, sigma), (following_alpha, following_sigma) = self._levels[k : k + 2]
-        denoised = (x - sigma * noise) / alpha
+    def _update(self, k, x, noise, denoised, draw):
+        (alpha, sigma, _), (_, following_sigma, _) = self._levels[k : k + 2]
+        pure_noise = sigma > alpha * PURE_NOISE
+        if not pure_noise:  # from the noise, so that every prediction and older versions round alike
+            denoised = (x - sigma * noise) / alpha
         self._estimates = [*self._estimates, {"data": denoised, "noise": noise}][-self.config.solver_order :]
         if following_sigma == 0 and self.config.eta > 0:  # a rough path: its noise cannot be extrapolated
             return denoised, denoised
         form = "noise" if following_sigma == 0 else self.config.algorithm
+        form = "data" if pure_noise else form
         scale, weights, deviation = self._coefficients(k, form)
         mean = scale * x
         for weight, estimate in zip(weights, self._estimates, strict=True):
@@ -112,17 +122,25 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     def _coefficients(self, k, form):
         """Of the state, the last estimates and new noise in step k: the module's two equations."""
         eta, kappa = self.config.eta, 1 + self.config.eta**2
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = self._levels[k : k + 2]
-        nodes = [sigma / (alpha + sigma) for alpha, sigma in self._levels[k + 1 - len(self._estimates) : k + 1]]
+        (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = self._levels[k : k + 2]
+        nodes = [sigma / (alpha + sigma) for alpha, sigma, _ in self._levels[k + 1 - len(self._estimates) : k + 1]]
         if form == "noise":
             start, end = sigma_t / alpha_t, sigma_s / alpha_s
             integrals = lagrange_integrals(nodes, start, end, lambda s: kappa, lambda s: s / (1 + s))
             scale, deviation = alpha_s / alpha_t, alpha_s * eta * math.sqrt(start**2 - end**2)
         else:
-            start, end = math.log(alpha_t / sigma_t), math.log(alpha_s / sigma_s)
-            integrals = lagrange_integrals(
-                nodes, start, end, lambda v: kappa * np.exp(kappa * (v - end)), lambda v: 1 / (1 + np.exp(v))
-            )
-            scale = sigma_s / sigma_t * math.exp(eta**2 * (start - end))
-            deviation = sigma_s * math.sqrt(-math.expm1(2 * eta**2 * (start - end)))
+            h = lambda_s - lambda_t
+            if len(nodes) == 1:
+                integrals = [-math.expm1(-kappa * h)]
+            else:
+                integrals = lagrange_integrals(
+                    nodes,
+                    lambda_t,
+                    lambda_s,
+                    lambda v: kappa * np.exp(kappa * (v - lambda_s)),
+                    lambda v: 1 / (1 + np.exp(v)),
+                )
+            forgotten = eta**2 * h if eta > 0 else 0.0  # h may be infinite
+            scale = sigma_s / sigma_t * math.exp(-forgotten)
+            deviation = sigma_s * math.sqrt(-math.expm1(-2 * forgotten))
         return scale, [alpha_s * integral for integral in integrals], deviation

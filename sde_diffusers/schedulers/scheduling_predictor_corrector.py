@@ -11,13 +11,17 @@ With x_t = a x_s + b z a step of the forward chain from s up to t, the predictor
     ancestral           x_s = (x_t + b^2 score) / a + posterior_noise z          (eq. 4, eq. 47 and arXiv 2006.11239)
     euler_maruyama      x_s = x_t - [f x_t - g^2 score] dt + g sqrt(dt) z
     none                x_s = x_t
+
+The first three are for small steps. From pure noise (a = 0, as at the end of a flow) every predictor takes
+x_s = alpha_s E[x_0 | x_t] + posterior_noise z, which is what "ancestral" means there.
 """
 
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from sde_diffusers.parameterization import require_choice
-from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler, time_grid
+from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
+from sde_diffusers.schedulers.time_grids import time_grid
 
 PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral", "none")
 CORRECTORS = ("langevin", "ald", "none")
@@ -26,8 +30,9 @@ CORRECTORS = ("langevin", "ald", "none")
 class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
     """Predictor-corrector sampler; the shared arguments are those of `ScoreSdeScheduler`.
 
-    On the default grid ("uniform") the chains and step sizes are those of the paper's code; on other grids the exact
-    transitions of the SDE take their place. The last predictor step returns its mean (unless `final_denoise=False`).
+    On the paper's grid ("uniform", the default, from 1 to at most the SDE's own `sampling_eps`) the chains and step
+    sizes are those of its code; on other grids the exact transitions of the SDE take their place. The last predictor
+    step returns its mean (unless `final_denoise=False`).
 
     Args:
         predictor: "reverse_diffusion", "euler_maruyama", "ancestral" or "none" (then only the corrector acts). On the
@@ -58,11 +63,13 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         beta_min: float | None = None,
         beta_max: float | None = None,
         trained_betas: list[float] | None = None,
+        sde_parameters: dict | None = None,
         prediction_type: str | None = None,
         time_input: str | None = None,
         image_range: tuple[float, float] | None = None,
         num_train_timesteps: int = 1000,
         sampling_sde: str | None = None,
+        sampling_sde_parameters: dict | None = None,
         sampling_eps: float | None = None,
         time_grid: str | None = None,
         final_denoise: bool | None = None,
@@ -86,27 +93,27 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
 
     def _plan(self, n):
         times = time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps)
-        chain = self.sde.chain(times)
-        self._langevin_scale = chain.langevin_scale
-        if self.time_grid == "uniform" and self.start_time == 1:
-            paper_chain = self.sde.paper_chain(times)
-            self._langevin_scale = paper_chain.langevin_scale
-            if not (self.config.predictor == "ancestral" and paper_chain.posterior_noise is None):
-                chain = paper_chain
-            self._dt = torch.full_like(times, 1 / n)
-        else:
-            self._dt = times - torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
+        uniform = self.time_grid == "uniform"
+        # The paper's where the times are its own, and the exact transitions anywhere else.
+        chain = paper_chain = self.sde.paper_chain(times) if uniform else self.sde.chain(times)
+        if self.config.predictor == "ancestral" and chain.posterior_noise is None:
+            chain = self.sde.chain(times)
+        self._langevin_scale = paper_chain.langevin_scale
+        following = torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
+        paper_steps = uniform and self.sde.is_paper_grid(times)
+        self._dt = torch.full_like(times, 1 / n) if paper_steps else times - following
+        self._following_alpha = self.sde.alpha(following[:-1]).tolist() + [1.0]
         self._grid, self._chain = times, chain
         calls = self.corrections + self.predictions
         ends_step = ([False] * (calls - 1) + [True]) * n
         return times.repeat_interleave(calls), ends_step
 
-    def _update(self, k, x, noise, draw):
+    def _update(self, k, x, noise, denoised, draw):
         i, call = divmod(k, self.corrections + self.predictions)
         score = -noise / self.sde.sigma(self._grid[i]).item()
         if call < self.corrections:
             return self._correct(i, x, score, draw)
-        mean, deviation = self._predict(i, x, score)
+        mean, deviation = self._predict(i, x, score, denoised)
         if i == self.num_inference_steps - 1 and self.final_denoise:
             return mean, mean
         return mean, mean + deviation * draw()
@@ -125,9 +132,11 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         step_size = scale * (self.config.snr * ratio) ** 2
         return (mean := x + step_size * score), mean + (2 * step_size).sqrt() * z
 
-    def _predict(self, i, x, score):
+    def _predict(self, i, x, score, denoised):
         """Mean and deviation of the state one grid point below."""
         a, b, posterior_noise = self._chain.a[i].item(), self._chain.b[i].item(), self._chain.posterior_noise
+        if a * PURE_NOISE < 1:
+            return self._following_alpha[i] * denoised, posterior_noise[i].item()
         if self.config.predictor == "reverse_diffusion":
             return (2 - a) * x + b**2 * score, b
         if self.config.predictor == "ancestral":

@@ -7,6 +7,11 @@ In y = x / alpha and the noise level sigma_hat = sigma / alpha the ODE of every 
 so the solvers step in sigma_hat: Euler's method is then DDIM (arXiv 2010.02502, eq. 14), and Heun's is algorithm 1 of
 arXiv 2206.00364.
 
+A step from pure noise (alpha = 0, as at the end of a flow) has no y and an infinite noise level. It is the same method
+in z = x / (alpha + sigma) and the share of the noise u = sigma / (alpha + sigma), where the ODE is
+
+    dz / du = E[noise | x] - E[x_0 | x].
+
 Stochastic sampling (algorithm 2 there) raises the noise level before a step by fresh noise, from sigma_hat to
 (1 + gamma) sigma_hat, and then solves the ODE from there; the network is conditioned on the raised time.
 """
@@ -16,8 +21,9 @@ import math
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from sde_diffusers.parameterization import require_choice
-from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler, time_grid
+from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
+from sde_diffusers.schedulers.time_grids import time_grid
 
 ODE_METHODS = ("euler", "heun")
 
@@ -42,8 +48,12 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         ValueError: on an unknown name or numbers out of range.
     """
 
-    default_time_grid = "karras"
     default_num_inference_steps = 18  # as EDM on CIFAR-10: 35 evaluations with Heun's method
+
+    @property
+    def default_time_grid(self) -> str:
+        """EDM's, unless the SDE has one that suits it better."""
+        return self.sde.time_grid or "karras"
 
     @register_to_config
     def __init__(
@@ -55,11 +65,13 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         beta_min: float | None = None,
         beta_max: float | None = None,
         trained_betas: list[float] | None = None,
+        sde_parameters: dict | None = None,
         prediction_type: str | None = None,
         time_input: str | None = None,
         image_range: tuple[float, float] | None = None,
         num_train_timesteps: int = 1000,
         sampling_sde: str | None = None,
+        sampling_sde_parameters: dict | None = None,
         sampling_eps: float | None = None,
         time_grid: str | None = None,
         final_denoise: bool | None = None,
@@ -81,15 +93,15 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
     def _plan(self, n):
         points = n if self.final_denoise else n + 1
         grid = time_grid(self.time_grid, points, self.sde, self.start_time, self.sampling_eps)
-        alpha, noise_level = self.sde.alpha(grid), (-self.sde.half_log_snr(grid)).exp()
+        kernel = [self.sde.alpha(grid), self.sde.sigma(grid), (-self.sde.half_log_snr(grid)).exp()]
         if self.final_denoise:  # the data themselves: alpha = 1, no noise
-            alpha = torch.cat([alpha, torch.ones(1, dtype=torch.float64)])
-            noise_level = torch.cat([noise_level, torch.zeros(1, dtype=torch.float64)])
-        self._alpha, self._noise_level = alpha.tolist(), noise_level.tolist()
+            ends = (torch.full((1,), value, dtype=torch.float64) for value in (1.0, 0.0, 0.0))
+            kernel = [torch.cat(values) for values in zip(kernel, ends, strict=True)]
+        self._alpha, self._sigma, self._noise_level = (values.tolist() for values in kernel)
         raised = self._raised(grid, n)
         self._raised_alpha = self.sde.alpha(raised).tolist()
         self._raised_level = (-self.sde.half_log_snr(raised)).exp().tolist()
-        self._start_of_step = None
+        self._first_stage = None
         # Each evaluation: (step, stage). The network is never asked at noise level 0.
         self._evaluations = [
             (i, stage) for i in range(n) for stage in range(self.order if self._noise_level[i + 1] > 0 else 1)
@@ -102,22 +114,31 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         """The times at which the n steps begin: those of the grid, or later ones where noise is added."""
         s_max = math.inf if self.config.s_max is None else self.config.s_max
         level = torch.tensor(self._noise_level[:n], dtype=torch.float64)
-        within = (level >= self.config.s_min) & (level <= s_max)
+        within = (level >= self.config.s_min) & (level <= s_max) & (level < PURE_NOISE)
         within[0] = False
         gamma = min(self.config.s_churn / n, math.sqrt(2) - 1)
         raised_level = torch.minimum(level * (1 + gamma), level[0])
         return torch.where(within & (gamma > 0), self.sde.inverse_half_log_snr(-raised_level.log()), grid[:n])
 
-    def _update(self, k, x, noise, draw):
+    def _update(self, k, x, noise, denoised, draw):
         i, stage = self._evaluations[k]
+        from_pure_noise = self._raised_level[i] > PURE_NOISE
+        following_alpha, following_sigma = self._alpha[i + 1], self._sigma[i + 1]
+        if from_pure_noise:
+            size, scale = self._alpha[i] + self._sigma[i], following_alpha + following_sigma
+            scale, step = scale / size, following_sigma - scale * self._sigma[i] / size
+        else:
+            scale = following_alpha / self._raised_alpha[i]
+            step = following_alpha * (self._noise_level[i + 1] - self._raised_level[i])
+        slope = noise - denoised if from_pure_noise else noise
         if stage == 0:
-            self._start_of_step = (x, noise)
+            mean = scale * x + step * slope
+            self._first_stage = (x, slope, mean)
         else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
-            x, first_noise = self._start_of_step
-            noise = (first_noise + noise) / 2
-        alpha, following_alpha = self._raised_alpha[i], self._alpha[i + 1]
-        step = self._noise_level[i + 1] - self._raised_level[i]
-        mean = (following_alpha / alpha) * x + (following_alpha * step) * noise
+            start, first_slope, left = self._first_stage
+            mean = scale * start + step * ((first_slope + slope) / 2)
+            if not (x is left or torch.equal(x, left)):
+                mean = x  # a state that was replaced meanwhile has come another way: the sampler goes on from there
         if not self._ends_step[k] or i + 1 == self.num_inference_steps:
             return mean, mean
         return mean, self._raise(i + 1, mean, draw)

@@ -15,51 +15,13 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from sde_diffusers.parameterization import (
-    NETWORK_DEFAULTS,
-    SDE_NAMES,
-    Parameterization,
-    build_sde,
-    expand_like,
-    linear_beta_table,
-    require_choice,
-)
-from sde_diffusers.sdes import GaussianSDE
+from sde_diffusers.parameterization import NOISE_PREDICTIONS, PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, plain, sde_class
+from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
-TIME_GRIDS = ("uniform", "quadratic", "log_snr", "karras", "noise_share")
-
-
-def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float) -> Tensor:
-    """n times from `start` down to `end`, both included; (n,) float64.
-
-    "uniform" is linear in t and "quadratic" in sqrt(t); "log_snr" is linear in log(alpha/sigma), and "karras" in
-    (sigma/alpha)^(1/7) (eq. 5 of arXiv 2206.00364, with rho = 7). "noise_share" is linear in u^(1/4) with
-    u = sigma / (2 alpha + sigma): few steps at high noise, where the estimates hardly change, and many at the levels
-    of the data (constants by measurement: benchmarks/few_step_samplers.py).
-
-    Raises:
-        ValueError: on an unknown name.
-    """
-    require_choice("time_grid", name, TIME_GRIDS)
-    ends = torch.tensor([start, end], dtype=torch.float64)
-
-    def between(values: Tensor) -> Tensor:
-        return torch.linspace(values[0].item(), values[1].item(), n, dtype=torch.float64)
-
-    if name == "uniform":
-        return between(ends)
-    if name == "quadratic":
-        grid = between(ends.sqrt()) ** 2
-    elif name == "log_snr":
-        grid = sde.inverse_half_log_snr(between(sde.half_log_snr(ends)))
-    elif name == "noise_share":
-        share = between(torch.sigmoid(-sde.half_log_snr(ends) - math.log(2)) ** (1 / 4)) ** 4
-        grid = sde.inverse_half_log_snr(-torch.logit(share) - math.log(2))
-    else:
-        grid = sde.inverse_half_log_snr(-7 * between((-sde.half_log_snr(ends) / 7).exp()).log())
-    grid[-1] = end
-    grid[0] = start  # a grid of one time is the start
-    return grid
+# Where a network that predicts noise begins, if its SDE ends in pure noise: half of float32's digits are then left for
+# x_0, and no more than the other half of x_0 is missing from the prior.
+NOISE_PREDICTION_START = math.sqrt(PURE_NOISE)
 
 
 @dataclass
@@ -81,21 +43,30 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     """Base of the samplers. The configuration keys below are shared by all of them; None stands for a default.
 
     Args:
-        sde: what the network was trained with: "ve", "vp", "sub_vp", "ve_exponential" or "vp_discrete".
+        sde: what the network was trained with, by the name of an SDE (a subclass of `GaussianSDE`): "ve", "vp",
+            "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow" or one of your own.
+        sde_parameters: arguments of the SDE's constructor by their names, such as {"s": 0.01} for "cosine_vp". Those
+            of the first SDEs can be given as keys of their own instead:
         sigma_min, sigma_max: of "ve" (0.01 and 50).
         sigma: of "ve_exponential" (25).
         beta_min, beta_max: of "vp" and "sub_vp" (0.1 and 20).
         trained_betas: the beta table of "vp_discrete" (DDPM's linear one).
-        prediction_type: what the network returns: "score" (default of the VE SDEs), "epsilon" (of the VP ones),
-            "sample" or "v_prediction".
-        time_input: what the network is conditioned on: "sigma" (default of "ve"), "999t" ("vp", "sub_vp"), "t"
-            ("ve_exponential") or "index" ("vp_discrete").
-        image_range: range of the network's images: (0, 1) (default of the VE SDEs) or (-1, 1) (of the VP ones).
+        prediction_type: what the network returns: "score", "epsilon", "sample", "v_prediction" or "velocity"; the
+            SDE's own by default.
+        time_input: what the network is conditioned on: "sigma", "999t", "1000t", "t" or "index"; the SDE's own by
+            default.
+        image_range: range of the network's images; the SDE's own by default, (0, 1) for the VE SDEs, (-1, 1) else.
         num_train_timesteps: length of the noise table of a network with time input "index" (1000).
-        sampling_sde: another SDE to sample with, by name; it takes its parameters from the keys above.
+        sampling_sde: another SDE to sample with, by name; it takes what it can of the keys above.
+        sampling_sde_parameters: arguments of its constructor.
         sampling_eps: time at which sampling ends (1e-5 for "ve", 1e-3 for the others, at least 1/N for tables).
         time_grid: "uniform", "quadratic", "log_snr", "karras" or "noise_share"; the default is the sampler's.
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
+
+    Raises:
+        ValueError: on unknown names or values out of range; on parameters that neither SDE takes (where a saved
+            configuration holds some, they stay in it without effect); if no noise level is left to sample between
+            those that the network knows and `sampling_eps`.
 
     Attributes (after `set_timesteps`):
         timesteps: (M,) what the network is conditioned on at each of its M evaluations; values repeat.
@@ -109,23 +80,35 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     def _setup(self) -> None:
         """Resolve the configuration; each constructor calls it."""
         config = self.config
-        if config.trained_betas is not None:
-            self.register_to_config(trained_betas=[float(beta) for beta in config.trained_betas])
-        keys = ("sigma_min", "sigma_max", "sigma", "beta_min", "beta_max", "trained_betas")
-        parameters = {key: config[key] for key in keys}
-        require_choice("sde", config.sde, SDE_NAMES)
-        defaults = NETWORK_DEFAULTS[config.sde]
-        self.training_sde = build_sde(config.sde, **parameters)
-        if config.sampling_sde is not None:
-            require_choice("sampling_sde", config.sampling_sde, SDE_NAMES)
-        # The same object where the names are the same: times then stay exact, and the paper's chains apply.
-        same = config.sampling_sde in (None, config.sde)
-        self.sde = self.training_sde if same else build_sde(config.sampling_sde, **parameters)
+        self.register_to_config(
+            sde_parameters=plain(config.sde_parameters),
+            sampling_sde_parameters=plain(config.sampling_sde_parameters),
+            **{key: plain(config[key]) for key in SDE_KEYS},
+        )
+        config = self.config
+        keys = {key: config[key] for key in SDE_KEYS if config[key] is not None}
+        taken = self._taken_keys(config.sde, config.sampling_sde)
+        for key in keys:
+            if key not in taken:
+                raise ValueError(
+                    f"`{key}`={keys[key]!r} has no effect: `sde`={config.sde!r} and `sampling_sde`="
+                    f"{config.sampling_sde!r} take {', '.join(taken) or 'no such parameters'}."
+                )
+        self.training_sde = build_sde("sde", config.sde, config.sde_parameters, **keys)
+        if config.sampling_sde is None and config.sampling_sde_parameters:
+            raise ValueError(
+                f"`sampling_sde_parameters`={config.sampling_sde_parameters!r} need a `sampling_sde`, which is None."
+            )
+        # The same object where both are the same: times then stay exact, and the paper's chains apply.
+        self.sde = self.training_sde
+        if config.sampling_sde not in (None, config.sde) or config.sampling_sde_parameters:
+            self.sde = build_sde("sampling_sde", config.sampling_sde, config.sampling_sde_parameters, **keys)
+        own = self.training_sde
         self.parameterization = Parameterization(
-            self.training_sde,
-            prediction_type=defaults[0] if config.prediction_type is None else config.prediction_type,
-            time_input=defaults[1] if config.time_input is None else config.time_input,
-            image_range=defaults[2] if config.image_range is None else config.image_range,
+            own,
+            prediction_type=own.prediction_type if config.prediction_type is None else config.prediction_type,
+            time_input=own.time_input if config.time_input is None else config.time_input,
+            image_range=own.image_range if config.image_range is None else config.image_range,
             num_train_timesteps=config.num_train_timesteps,
         )
         self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
@@ -136,18 +119,53 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self.times = torch.empty(0)
         self._calls, self._state = 0, None
 
+    @staticmethod
+    def _taken_keys(sde: str, sampling_sde: str | None) -> list[str]:
+        """The keys of a configuration that are parameters of its SDEs."""
+        classes = [sde_class("sde", sde)]
+        if sampling_sde is not None:
+            classes.append(sde_class("sampling_sde", sampling_sde))
+        return sorted({key for cls in classes for key in keys_of(cls)})
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """As in diffusers, for configurations that were saved.
+
+        Parameters of an SDE that is no longer in use (the `sampling_sde` of before, say) stay in the configuration and
+        are not given to the constructor, and files of older versions are taken for complete.
+        """
+        arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
+        for key in ("sde_parameters", "sampling_sde_parameters"):
+            arguments.setdefault(key, None)
+        taken = cls._taken_keys(arguments.get("sde", "vp"), arguments.get("sampling_sde"))
+        for key in SDE_KEYS:
+            if arguments.get(key) is not None and key not in taken and key not in kwargs:
+                kept[key], arguments[key] = arguments[key], None
+        return arguments, unused, kept
+
     def _interval(self) -> tuple[float, float]:
         """The times between which sampling runs: no noisier or cleaner than what the network has seen."""
         eps = self.sde.sampling_eps if self.config.sampling_eps is None else self.config.sampling_eps
         smallest = self.sde.smallest_time
-        if not smallest <= eps < 1 or eps <= 0:
+        if isinstance(eps, (str, bool)) or not smallest <= eps < 1 or eps <= 0:
             allowed = f"in [{smallest}, 1)" if smallest else "between 0 and 1"
-            raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps}.")
-        if self.sde is self.training_sde:
-            return 1.0, eps
+            raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
         ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
-        noisiest, cleanest = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(ends)).tolist()
-        return min(1.0, noisiest), max(eps, cleanest)
+        levels = self.training_sde.half_log_snr(ends)
+        if (-levels[0]).exp() > PURE_NOISE and self.parameterization.prediction_type in NOISE_PREDICTIONS:
+            levels[0] = -math.log(NOISE_PREDICTION_START)
+        elif self.sde is self.training_sde:
+            return 1.0, eps
+        noisiest, cleanest = self.sde.inverse_half_log_snr(levels).tolist()
+        start, end = min(1.0, noisiest), max(eps, cleanest)
+        if not end < start:
+            low, high = (-levels.flip(0)).exp().tolist()
+            raise ValueError(
+                f"`sampling_eps`={eps}: sampling would begin at t = {start:.4g} of {self.sde!r} and end at {end:.4g}. "
+                f"The network knows the noise levels sigma / alpha from {low:.4g} to {high:.4g}; `sampling_eps` must "
+                "lie at less than the highest of them, and the SDEs must have some in common."
+            )
+        return start, end
 
     @classmethod
     def _get_compatibles(cls):
@@ -165,10 +183,9 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     @property
     def betas(self) -> Tensor:
         """(N,) float64, the beta table of "vp_discrete", as in diffusers' schedulers; other SDEs have none."""
-        if self.config.sde != "vp_discrete":
+        if not hasattr(self.training_sde, "betas"):
             raise AttributeError(f"{type(self).__name__} with `sde`={self.config.sde!r} has no `betas`.")
-        betas = self.config.trained_betas
-        return linear_beta_table() if betas is None else torch.tensor(betas, dtype=torch.float64)
+        return self.training_sde.betas
 
     @property
     def at_grid_point(self) -> bool:
@@ -189,10 +206,15 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         return self.training_sde.inverse_half_log_snr(self.sde.half_log_snr(t))
 
     def input_scale(self, t: Tensor) -> Tensor:
-        """Factor that turns x_t of the sampling SDE into the training SDE's (x / alpha is common to both)."""
+        """Factor that turns x_t of the sampling SDE into the training SDE's.
+
+        x / alpha is common to both, and so is x / sqrt(alpha^2 + sigma^2), also where alpha = 0.
+        """
         if self.sde is self.training_sde:
             return torch.ones_like(t)
-        return self.training_sde.alpha(self.training_time(t)) / self.sde.alpha(t)
+        s = self.training_time(t)
+        size = torch.hypot(self.training_sde.alpha(s), self.training_sde.sigma(s))
+        return size / torch.hypot(self.sde.alpha(t), self.sde.sigma(t))
 
     def network_time(self, t: Tensor) -> Tensor:
         """What the network is conditioned on at time t of the sampling SDE; float64, t's shape."""
@@ -279,7 +301,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
                 return variance_noise.to(device=state.device, dtype=dtype)
             return randn_tensor(state.shape, generator=generator, device=state.device, dtype=dtype)
 
-        mean, following = self._update(k, state, noise, draw)
+        mean, following = self._update(k, state, noise, denoised, draw)
         self._calls += 1
         self._state = None if following.dtype == sample.dtype else following
         output = [value.to(sample.dtype) for value in (following, mean, denoised)]
@@ -318,6 +340,12 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         """The times of all network evaluations for n steps, and for each whether its update ends at a grid point."""
         raise NotImplementedError
 
-    def _update(self, k: int, x: Tensor, noise: Tensor, draw) -> tuple[Tensor, Tensor]:
-        """The next state's mean and the next state after evaluation k, from the state and E[noise | x]."""
+    def _update(self, k: int, x: Tensor, noise: Tensor, denoised: Tensor, draw) -> tuple[Tensor, Tensor]:
+        """The next state's mean and the next state after evaluation k.
+
+        Args:
+            x: the state.
+            noise, denoised: E[noise | x] and E[x_0 | x]; where alpha = 0, only the latter says anything of x_0.
+            draw: gives standard normal noise of x's shape.
+        """
         raise NotImplementedError

@@ -65,6 +65,7 @@ def test_every_configuration_is_valid(path):
         ("mixed_precision=fp8", r"mixed_precision must be one of auto, no, bf16, fp16, but is 'fp8'"),
         ("label_dropout=1", r"label_dropout must be in \[0, 1\)"),
         ("model.num_class_embeds=null", r"label_dropout .* need a number of classes"),
+        ("model.label_dropout=0.2", r"model\.label_dropout is what label_dropout of the training says"),
         ("model.preset=huge", r"model\.preset must be null or one of cifar10"),
         ("model.dropout=2", r"model: `dropout` must be in \[0, 1\)"),
         ("model.image_range=[0,1]", r"`image_range` must be \(-1, 1\) with preconditioning"),
@@ -181,6 +182,7 @@ def test_learns_from_real_images_and_leaves_a_pipeline(whole_run):
     assert list(metrics(whole_run)) == list(range(1, 61))
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
     pipe = ScoreSdePipeline.from_pretrained(whole_run / "pipeline")
+    assert pipe.unet.config.label_dropout == 0.1  # "no class" was learnt
     pipe.set_progress_bar_config(disable=True)
     images = pipe(batch_size=2, num_inference_steps=3, class_labels=[0, 9], output_type="pt").images
     assert images.shape == (2, 1, 28, 28) and images.isfinite().all()

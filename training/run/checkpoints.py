@@ -1,6 +1,7 @@
 """The checkpoints of a run.
 
-A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
+A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, likewise what else a run
+keeps beside its network (its companions), and the rest (step, best
 validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
 the step.
 """
@@ -39,12 +40,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_tensors(
-    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool
+    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool, companions: dict
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What the files of a checkpoint hold, by name of the file and of the tensor; to be called by all processes.
 
     Args:
         keep: whether this process will write it; the others, from which sharded tensors are gathered, get no tensors.
+        companions: by the names of their files; each has `state_dict`.
     """
     moments = {
         f"{name}/{key}": value
@@ -52,6 +54,7 @@ def checkpoint_tensors(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     files = {"network": network.state_dict(), "ema": ema_network.state_dict(), "optimizer": moments}
+    files |= {name: companion.state_dict() for name, companion in companions.items()}
     gathered = {file: {} for file in files}
     for file, tensors in files.items():
         for name, tensor in tensors.items():
@@ -103,6 +106,25 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
             )
             optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(shard_of(value, like))
     return state
+
+
+def load_companions(path: Path, companions: dict) -> None:
+    """Read what belongs to a run beside its network from a checkpoint.
+
+    Args:
+        companions: by the names of their files; each has `load_state_dict`.
+
+    Raises:
+        ValueError: the checkpoint is without one of them, or a file is damaged or does not fit.
+    """
+    for name, companion in companions.items():
+        file = path / f"{name}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"{name} cannot begin in the middle of a run, but checkpoint {path} has none")
+        try:
+            companion.load_state_dict(_read(file))
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -17,9 +17,15 @@ from run.yaml_config import ConfigError
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
 CHECKPOINTS, METRICS, FIGURES, BEST, ABANDONED = "checkpoints", "metrics.jsonl", "figures", "best", "abandoned"
-CONTENTS = (CHECKPOINTS, "config.yaml", METRICS, FIGURES, "tensorboard", BEST, "pushed", ABANDONED, *RESULTS)
+AVERAGES = "averages"  # see power_averages.py
+CONTENTS = (
+    *(CHECKPOINTS, "config.yaml", "images.json", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED),
+    *RESULTS,
+)
 VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
-FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
+FIXED_KEYS = (  # a resumed run cannot change them
+    *("model.", "scheduler.", "data.channels", "data.image_size", "data.value_range", "data.white_level"),
+)
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
 
@@ -27,6 +33,7 @@ def mend_folder(folder: Path) -> list[str]:
     """Put right what a run left there that was killed; what was done, in words."""
     ours = re.compile("|".join(map(re.escape, CONTENTS)))
     done = mend(folder, ours) + mend(folder / CHECKPOINTS, re.compile(CHECKPOINT_NAME))
+    done += mend(folder / AVERAGES, re.compile(CHECKPOINT_NAME))
     return done + mend(folder / FIGURES, re.compile(r".+\.png"))
 
 
@@ -109,7 +116,7 @@ def changes(saved: dict, present: dict) -> list[str]:
     texts = []
     for key in sorted((saved.keys() | present.keys()) - set(FREE_KEYS)):
         if saved.get(key) != present.get(key):
-            if key.startswith(FIXED_KEYS):
+            if key.startswith(FIXED_KEYS) and saved.get(key) != "auto":  # of a run that did not keep what it measured
                 raise ConfigError(
                     f"{key} was {saved.get(key)!r} when the checkpoint was written and is {present.get(key)!r} now: "
                     "it cannot change"
@@ -148,6 +155,10 @@ def _set_aside(folder: Path, step: int) -> list[str]:
     for path in (folder / FIGURES).glob("*.png"):
         if (match := re.search(r"-(\d{8,})$", path.stem)) and int(match[1]) > step:
             path.rename(target / FIGURES / path.name)
+    for path in (folder / AVERAGES).glob("step-*"):
+        if (step_of(path) or 0) > step:
+            (target / AVERAGES).mkdir(exist_ok=True)
+            path.rename(target / AVERAGES / path.name)
     for path in later:  # newest first: whenever the process dies, what is left is one history
         path.rename(target / CHECKPOINTS / path.name)
     names = ", ".join(path.name for path in reversed(later))

@@ -1,0 +1,135 @@
+"""Pushing a model to the Hub. A push is one commit: it is there as a whole or not at all."""
+
+import io
+from pathlib import Path
+
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    hf_hub_download,
+)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from PIL import Image
+
+from sde_diffusers.hub_connection import clear_transport_errors, require_hub, require_write_access
+from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
+from sde_diffusers.repository import Contents, check_size, content_sizes, repository_contents
+
+LARGEST_PUSH = 20 * 10**9  # bytes
+
+
+def push_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    revision: str | None = None,
+    max_bytes: int = LARGEST_PUSH,
+    dry_run: bool = False,
+    samples: str | Path | Image.Image | None = None,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+) -> CommitInfo | dict[str, int]:
+    """Send a saved pipeline's folder to the Hub, with a card, in one commit.
+
+    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights that the new
+    ones replace under other names are deleted from the repository. The folder itself is left alone.
+
+    Args:
+        folder: of the pipeline, as `save_pretrained` writes it.
+        repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
+        commit_message: of the commit.
+        private: whether a repository that is created is private; None = as your account has it.
+        token: of an account that may write; None = that of `hf auth login` or HF_TOKEN.
+        create_pr: whether to open a pull request instead of committing.
+        revision: the branch to commit to, created if there is none; None = main.
+        max_bytes: refuse to send more.
+        dry_run: say what would be sent, and send nothing; the Hub is not asked.
+        samples: a grid of samples, or its file, to be shown on the card; None = the folder's samples.png, if any.
+        license, datasets, tags, metrics, description: see `model_card`.
+
+    Returns:
+        The commit, a string that is its address; with `dry_run` {path: bytes}.
+
+    Raises:
+        ValueError: on arguments out of range or an incomplete folder, before anything is sent.
+        ConnectionError: if the Hub cannot be reached.
+        OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
+        RuntimeError: if a file cannot be uploaded.
+    """
+    contents = repository_contents(folder)
+    if samples is not None:
+        contents[SAMPLES_FILE] = picture_bytes(samples)
+    check_size(contents, max_bytes)
+    own_card = read_card(contents["README.md"]) if "README.md" in contents else None
+
+    def card(name, earlier):
+        samples = SAMPLES_FILE in contents
+        return str(model_card(folder, name, license, datasets, tags, metrics, description, samples, earlier)).encode()
+
+    contents["README.md"] = card(repo_id, own_card)
+    if dry_run:
+        return content_sizes(contents)
+    require_write_access(token)
+    require_hub(repo_id, "model", token)
+    with clear_transport_errors(f"Pushing to {repo_id}"):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        contents["README.md"] = card(repo_id, preferred_card(own_card, card_on_hub(repo_id, revision, token)))
+        stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
+        return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
+
+
+def commit_contents(api, repo_id, repo_type, contents, stale, message, revision, create_pr) -> CommitInfo:
+    """One commit that writes `contents` and deletes the paths `stale`."""
+    operations = [CommitOperationAdd(name, source) for name, source in contents.items()]
+    operations += [CommitOperationDelete(name) for name in stale]
+    message = message or f"Upload {len(contents)} files"
+    return api.create_commit(
+        repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, create_pr=create_pr
+    )
+
+
+def replaced_files(remote: list[str], contents: Contents) -> list[str]:
+    """Weights of a repository that would be loaded instead of new ones: the same variant in other shards."""
+
+    def weights(path):
+        folder, _, name = path.rpartition("/")
+        match = WEIGHTS.fullmatch(name) or WEIGHTS_INDEX.fullmatch(name)
+        return match and (folder, match["variant"])
+
+    new = {weights(path) for path in contents} - {None}
+    return [path for path in remote if path not in contents and weights(path) in new]
+
+
+def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:
+    """The card that a repository has; never an older one of the cache, which would undo what was written since."""
+    try:
+        path = hf_hub_download(repo_id, "README.md", revision=revision, token=token, force_download=True)
+    except LocalEntryNotFoundError:  # the Hub does not answer
+        raise
+    except EntryNotFoundError:
+        return None
+    except ValueError as error:  # so the client says that a forced download failed
+        raise OSError(f"The card of {repo_id} cannot be read: {error.__cause__ or error}") from error
+    return read_card(path)
+
+
+def picture_bytes(picture: str | Path | Image.Image) -> bytes:
+    """A picture as a PNG file."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.open(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,51 @@
+"""What an `NCSNppUNet2DModel` can be built of."""
+
+
+def check_ncsnpp_config(config):
+    """Raise a ValueError that names the first argument with a value that is not allowed."""
+
+    def check(condition, name, allowed):
+        if not condition:
+            raise ValueError(f"`{name}` must be {allowed}, got {config[name]!r}.")
+
+    def is_count(value):
+        return isinstance(value, int) and value >= 1
+
+    for name, choices in {
+        "time_embedding_type": ("fourier", "positional"),
+        "class_joins": ("embedding", "features"),
+        "resblock_type": ("biggan", "ddpm"),
+        "progressive": ("none", "output_skip", "residual"),
+        "progressive_input": ("none", "input_skip", "residual"),
+        "progressive_combine": ("sum", "cat"),
+        "preconditioning": (None, "edm"),
+    }.items():
+        check(config[name] in choices, name, f"one of {choices}")
+    for name in ("in_channels", "layers_per_block", "patch_size"):
+        check(is_count(config[name]), name, "a positive integer")
+    for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
+        check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
+    sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
+    check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
+    widths = config.block_out_channels
+    check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
+    groups = config.norm_num_groups or 1
+    check(all(n % groups == 0 for n in widths), "block_out_channels", f"multiples of norm_num_groups={groups}")
+    base = "block_out_channels" if config.base_channels is None else "base_channels"
+    width = config.base_channels or widths[0]
+    check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
+    check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
+    check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
+    check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
+    check(config.label_dropout is None or 0 <= config.label_dropout < 1, "label_dropout", "None or in [0, 1)")
+    low, high = config.image_range
+    check(low < high, "image_range", "(low, high) with low < high")
+    check(config.sigma_data > 0, "sigma_data", "positive")
+    if config.preconditioning is not None:
+        check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
+        check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
+    elif config.scale_by_sigma and config.time_embedding_type == "positional":
+        reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
+        check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
+        check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
+        check(config.sigma_max and config.sigma_max > config.sigma_min, "sigma_max", f"above sigma_min {reason}")

@@ -1,0 +1,143 @@
+"""What the probability flow ODE gives a pipeline: latent codes of images, ways between them, and likelihoods.
+
+The mathematics is in `likelihood.py`; these are the methods by which people ask for it.
+"""
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.likelihood import (
+    LikelihoodOutput,
+    ProbabilityFlowOutput,
+    decode_latents,
+    encode_images,
+    image_bits_per_dim,
+    interpolate_images,
+)
+
+
+class CodesAndLikelihoodsMixin:
+    """Latent codes and likelihoods, for pipelines with `unet` and `scheduler`.
+
+    They work inside `torch.inference_mode`, too, which they leave meanwhile: no gradient passes its tensors.
+    """
+
+    @torch.inference_mode(False)
+    def encode(
+        self, images: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
+    ) -> Tensor | ProbabilityFlowOutput:
+        """Latent codes of images: the probability flow ODE from `scheduler.sampling_eps` to t = 1.
+
+        Args:
+            images: (N, C, H, W) uint8, or floating point in [0, 1].
+            class_labels: as in `__call__`.
+            rtol, atol: tolerances of the adaptive solver, relative to and in the units of its state: the network's
+                images, or, in "noise_level", these divided by the deviation of images at that time.
+            variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level", a function of
+                sigma / alpha in which fewer evaluations are as accurate. None takes the latter for denoisers
+                (prediction type "sample") and tables (time input "index"), and else, for the paper's networks, "t".
+            return_dict: whether to return a `ProbabilityFlowOutput`, which also reports evaluations and tolerances.
+
+        Returns:
+            (N, C, H, W) float32 codes. For likely images they resemble draws from the prior, whose standard deviation
+            is `scheduler.init_noise_sigma`; divided by it they can be given to `__call__` as `latents`.
+
+        Raises:
+            ValueError: on arguments of a wrong shape or out of range.
+            RuntimeError: if the network's answers are not finite.
+        """
+        output = encode_images(self, images, class_labels, rtol, atol, variable)
+        return output if return_dict else output.sample
+
+    @torch.inference_mode(False)
+    def decode(
+        self, latents: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
+    ) -> Tensor | ProbabilityFlowOutput:
+        """Inverse of `encode`: (N, C, H, W) latent codes to float32 images in the range [0, 1], but not clipped.
+
+        There is no final denoising. Other arguments and errors are those of `encode`.
+        """
+        output = decode_latents(self, latents, class_labels, rtol, atol, variable)
+        return output if return_dict else output.sample
+
+    @torch.inference_mode(False)
+    def interpolate(
+        self,
+        a: Tensor,
+        b: Tensor,
+        steps: int,
+        class_labels=None,
+        rtol=1e-5,
+        atol=1e-5,
+        variable=None,
+        return_dict=False,
+    ) -> Tensor | ProbabilityFlowOutput:
+        """Ways from images a[i] to b[i], spherical in the space of latent codes.
+
+        Args:
+            a, b: (N, C, H, W) as in `encode`.
+            steps: number of images K >= 2 on each way, both ends included.
+
+        Returns:
+            (K, N, C, H, W) float32 images in the range [0, 1], not clipped. Other arguments and errors are those of
+            `encode`; the labels hold for both ends and the way between them.
+        """
+        output = interpolate_images(self, a, b, steps, class_labels, rtol, atol, variable)
+        return output if return_dict else output.sample
+
+    @torch.inference_mode(False)
+    def bits_per_dim(
+        self,
+        images: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        dequantize: bool | int | None = None,
+        probes: int | str | Tensor = 1,
+        eps: float = 1e-5,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        class_labels=None,
+        probe_distribution: str = "rademacher",
+        levels: int | None = None,
+        variable: str | None = None,
+    ) -> LikelihoodOutput:
+        """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
+
+        Args:
+            images: (N, C, H, W) integers of the data's own range, [0, levels) (uint8 by default), or floating point in
+                [0, 1].
+            generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
+            dequantize: number of passes (True, and None where there are levels: one) with uniform noise u in
+                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the
+                density at the given values, which must then have been dequantized for the result to be comparable.
+            probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
+                "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
+            eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
+                know where they start later (DDPM tables, another SDE than the training's).
+            rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well; with
+                `probes="exact"` a tenth of them is used.
+            class_labels: as in `__call__`; the likelihood is then that given the class.
+            probe_distribution: "rademacher" (of less variance) or "gaussian".
+            levels: number of values of a pixel, 2^(bit depth); None = as the data of the network has it (256 for 8
+                bits). Floating-point data have none: the result is then that of their density in their own units.
+
+        Returns:
+            `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).
+
+        Raises:
+            ValueError: on arguments of a wrong shape or out of range.
+            RuntimeError: if the network's answers are not finite.
+        """
+        return image_bits_per_dim(
+            self,
+            images,
+            class_labels=class_labels,
+            generator=generator,
+            dequantize=dequantize,
+            probes=probes,
+            probe_distribution=probe_distribution,
+            levels=levels,
+            eps=eps,
+            rtol=rtol,
+            atol=atol,
+            variable=variable,
+        )

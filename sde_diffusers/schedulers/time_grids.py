@@ -1,0 +1,53 @@
+"""Where a sampler's steps lie between the noise and the data."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.sdes.gaussian import GaussianSDE
+
+TIME_GRIDS = ("uniform", "quadratic", "log_snr", "karras", "noise_share")
+# Noise level sigma / alpha that stands for pure noise where a grid is even in it: EDM's largest (arXiv 2206.00364).
+NOISY = 80.0
+
+
+def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float) -> Tensor:
+    """n times from `start` down to `end`, both included; (n,) float64.
+
+    "uniform" is linear in t and "quadratic" in sqrt(t); "log_snr" is linear in log(alpha/sigma), and "karras" in
+    (sigma/alpha)^(1/7) (eq. 5 of arXiv 2206.00364, with rho = 7). "noise_share" is linear in u^(1/4) with
+    u = sigma / (2 alpha + sigma): few steps at high noise, where the estimates hardly change, and many at the levels
+    of the data (constants by measurement: benchmarks/few_step_samplers.py).
+
+    From pure noise (alpha = 0 at `start`, or nearly) "log_snr" and "karras" go on as if they had begun at
+    sigma / alpha = 80 (or ten times the level at `end`, if that is more).
+
+    Raises:
+        ValueError: on an unknown name.
+    """
+    require_choice("time_grid", name, TIME_GRIDS)
+    ends = torch.tensor([start, end], dtype=torch.float64)
+
+    def between(values: Tensor) -> Tensor:
+        return torch.linspace(values[0].item(), values[1].item(), n, dtype=torch.float64)
+
+    if name == "uniform":
+        return between(ends)
+    half_log_snr = sde.half_log_snr(ends)
+    if name == "quadratic":
+        grid = between(ends.sqrt()) ** 2
+    elif name == "noise_share":
+        share = between(torch.sigmoid(-half_log_snr - math.log(2)) ** (1 / 4)) ** 4
+        grid = sde.inverse_half_log_snr(-torch.logit(share) - math.log(2))
+    else:
+        if (-half_log_snr[0]).exp() > PURE_NOISE:
+            half_log_snr[0] = min(-math.log(NOISY), half_log_snr[1].item() - math.log(10))
+        if name == "log_snr":
+            grid = sde.inverse_half_log_snr(between(half_log_snr))
+        else:
+            grid = sde.inverse_half_log_snr(-7 * between((-half_log_snr / 7).exp()).log())
+    grid[-1] = end
+    grid[0] = start  # a grid of one time is the start
+    return grid

@@ -1,0 +1,50 @@
+"""The SDE of the paper's tutorial (yang-song.net/blog/2021/score)."""
+
+import math
+
+import torch
+
+from sde_diffusers.sdes.gaussian import GaussianSDE, require_positive
+
+
+class ExponentialVESDE(GaussianSDE):
+    """The tutorial's SDE dx = sigma^t dw: alpha = 1, sigma(t)^2 = (sigma^(2t) - 1) / (2 log sigma).
+
+    Raises:
+        ValueError: unless sigma > 1.
+    """
+
+    name = "ve_exponential"
+    prediction_type = "score"
+    time_input = "t"
+    image_range = (0.0, 1.0)
+    of_the_paper = True
+
+    def __init__(self, sigma: float = 25.0):
+        require_positive(sigma=sigma)
+        if sigma <= 1:
+            raise ValueError(f"`sigma` must be above 1, but is {sigma}.")
+        self._base = sigma
+        self._log_base = math.log(sigma)
+
+    @property
+    def prior_sigma(self) -> float:
+        return math.sqrt(math.expm1(2 * self._log_base) / (2 * self._log_base))
+
+    def log_alpha(self, t):
+        return torch.zeros_like(t)
+
+    def sigma(self, t):
+        return (torch.expm1(2 * self._log_base * t) / (2 * self._log_base)).sqrt()
+
+    def drift(self, t):
+        return torch.zeros_like(t)
+
+    def diffusion(self, t):
+        return (self._log_base * t).exp()
+
+    def inverse_half_log_snr(self, half_log_snr):
+        return torch.log1p(2 * self._log_base * torch.exp(-2 * half_log_snr)) / (2 * self._log_base)
+
+    def __repr__(self) -> str:
+        return f"ExponentialVESDE(sigma={self._base})"
