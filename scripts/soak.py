@@ -149,11 +149,13 @@ def soak(config: Path, folder: Path, minutes: float, moments: random.Random) -> 
                 time.sleep(0.01)
             longest = 2 * (time.monotonic() - began)
         end = time.monotonic() + longest * moments.random()
-        while time.monotonic() < end and process.poll() is None and reader.error is None:
-            if time.monotonic() > next_second and holder(folder) == process.pid:
+        while (due := time.monotonic() > next_second) or time.monotonic() < end:
+            if process.poll() is not None or reader.error is not None:
+                break
+            if due and holder(folder) == process.pid:
+                next_second = time.monotonic() + SECOND_START_EVERY
                 refused_beside(process, config, folder)
                 counts["second starts"] += 1
-                next_second += SECOND_START_EVERY
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()
         if reader.error:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler
+from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.convert import from_diffusers
 
 TINY = {"sample_size": 8, "in_channels": 1, "block_out_channels": (8, 8), "layers_per_block": 1, "fir": False}
@@ -64,8 +64,12 @@ def test_what_fits_answers(options, scheduler):
 
 @pytest.mark.parametrize(("options", "scheduler", "message"), MISFITS)
 def test_what_does_not_fit_is_refused(options, scheduler, message):
+    net, scheduler = network(**options), ScoreSdeProbabilityFlowScheduler(**scheduler)
     with pytest.raises(ValueError, match=message):
-        ScoreSdePipeline(network(**options), ScoreSdeProbabilityFlowScheduler(**scheduler))
+        ScoreSdePipeline(net, scheduler)
+    objective, x = DenoisingScoreMatching(scheduler.parameterization), torch.zeros(2, 1, 8, 8)
+    with pytest.raises(ValueError, match=message):
+        objective(net, x, x, objective.draw_times(2))
 
 
 def test_an_indexed_network_divides_by_the_schedulers_own_noise_levels():
