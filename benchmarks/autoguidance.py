@@ -70,6 +70,8 @@ def plot(results):
     for kind in SCALES:
         start = (AUTO if kind == FREE else kind, 1.0)  # the network itself
         rows = [r for r in results["rows"] if r["kind"] == kind and r["scale"] > 1 or (r["kind"], r["scale"]) == start]
+        if len(rows) < 2:  # not drawn, or not yet
+            continue
         rows.sort(key=lambda r: r["scale"])
         distances = [r["frechet"] for r in rows]
         bounds = [[r["frechet"] - r["low"] for r in rows], [r["high"] - r["frechet"] for r in rows]]
