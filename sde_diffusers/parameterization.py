@@ -29,8 +29,6 @@ from torch import Tensor
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
-NOISE_PREDICTIONS = ("score", "epsilon")
-"""Those that do not tell x_0 where alpha = 0."""
 PURE_NOISE = 2.0**23
 """Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
 TIME_INPUTS = ("sigma", "999t", "1000t", "t", "index")

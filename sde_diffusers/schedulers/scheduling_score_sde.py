@@ -15,13 +15,13 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from sde_diffusers.parameterization import NOISE_PREDICTIONS, PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, plain, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
-# Where a network that predicts noise begins, if its SDE ends in pure noise: half of float32's digits are then left for
-# x_0, and no more than the other half of x_0 is missing from the prior.
-NOISE_PREDICTION_START = math.sqrt(PURE_NOISE)
+# Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
+# noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
+FIRST_TELLING_LEVEL = math.sqrt(PURE_NOISE)
 
 
 @dataclass
@@ -152,8 +152,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
         ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
         levels = self.training_sde.half_log_snr(ends)
-        if (-levels[0]).exp() > PURE_NOISE and self.parameterization.prediction_type in NOISE_PREDICTIONS:
-            levels[0] = -math.log(NOISE_PREDICTION_START)
+        if not self.parameterization.denoised_error_scale(1.0) < PURE_NOISE:
+            levels[0] = -math.log(FIRST_TELLING_LEVEL)
         elif self.sde is self.training_sde:
             return 1.0, eps
         noisiest, cleanest = self.sde.inverse_half_log_snr(levels).tolist()
