@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo space test test-faults test-docs docs style
+.PHONY: demo space test test-faults test-docs docs style findings
 
 demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
@@ -29,6 +29,12 @@ docs: .venv/installed
 style: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# What surprised us in libraries (findings/README.md): downloads their releases into temporary folders; not in CI.
+findings:
+	@status=0; for script in findings/*.sh; do \
+		echo "$$script"; PYTHON="$(PYTHON)" bash "$$script" || status=1; \
+	done; exit $$status
 
 .venv/installed: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

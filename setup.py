@@ -8,14 +8,19 @@ TRAIN = [
     "omegaconf>=2.3",
     "psutil>=7.0",
     "tensorboard>=2.18",
+    "tifffile>=2024.8.10",
     "torchvision>=0.24",
     "tqdm>=4.67",
 ]
 
 EVAL = [
+    "torch-fidelity>=0.4",
+    "transformers>=5.0",
+]
+
+CLEAN_FID = [
     "clean-fid>=0.1.35",
     "scipy>=1.14,<1.18",  # clean-fid uses what scipy 1.18 removed
-    "transformers>=5.0",
 ]
 
 DOCS = [
@@ -60,8 +65,9 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "clean-fid": CLEAN_FID,
         "space": SPACE,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *DOCS, *SPACE, *TEST],
+        "dev": [*TRAIN, *EVAL, *CLEAN_FID, *DOCS, *SPACE, *TEST],
     },
 )

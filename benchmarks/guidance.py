@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "training"))
 from evaluation.feature_networks import load_classifier  # noqa: E402
 from evaluation.shards import compute_in_shards  # noqa: E402
-from images.loading import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
+from images.loading import load_images  # noqa: E402
+from images.sources import EMBEDDED_FASHION_MNIST  # noqa: E402
 
 CLASSES, BATCH = 10, 100
 FREE, INTERVAL, CLASSIFIER = "classifier-free", "classifier-free, interval", "classifier"
@@ -74,7 +75,7 @@ def drawn(pipe, setting, steps, samples, folder, description, accelerator):
         began = time.process_time()
         with torch.autocast("cpu", torch.bfloat16):
             output = pipe(
-                len(part), steps, class_labels=labels, latents=latents, output_type="pt", **setting.arguments
+                len(part), steps, latents=latents, output_type="pt", **{"class_labels": labels, **setting.arguments}
             )
         seconds = torch.full((len(part),), (time.process_time() - began) / len(part))
         images = (output.images * 255).round().byte()

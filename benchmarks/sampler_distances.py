@@ -42,7 +42,8 @@ from sde_diffusers.weights_digest import weights_digest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from evaluation.distances import FeatureStatistics, bootstrap_frechet, frechet_distance  # noqa: E402
 from evaluation.feature_networks import load_feature_network, shipped_statistics_path  # noqa: E402
-from images.loading import EMBEDDED_FASHION_MNIST, load_images  # noqa: E402
+from images.loading import load_images  # noqa: E402
+from images.sources import EMBEDDED_FASHION_MNIST  # noqa: E402
 
 FEW_STEPS, MANY_STEPS = (10, 20, 50), (200, 1000, 2000)
 CLASSES = 10

@@ -3,13 +3,17 @@
     pip install playwright; apt-get install chromium
     python scripts/check_space_in_browser.py OUTPUT_FOLDER [--url URL] [--chromium /usr/bin/chromium]
 
-Every tab is used by clicks, on a wide screen and on a phone; bad inputs must be answered by messages, and the console
-must stay free of errors. Without --url the app is started, and the time until it answers is reported. The exit status
-says whether all of this held; what a page looks like is for you to judge, from the screenshots.
+Every tab is used by clicks, on a wide screen and on a phone, light and dark; bad inputs must be answered by messages,
+Stop, pressed at random moments in every tab, must keep what was seen and show no error, text must have a contrast of
+4.5 to 1, and the console must stay free of errors. Without --url the app is started, and the time until it answers is
+reported. The exit status says whether all of this held; what a page looks like is for you to judge, from the
+screenshots.
 """
 
 import argparse
+import itertools
 import os
+import random
 import re
 import socket
 import subprocess
@@ -34,8 +38,34 @@ SCREENS = {
         "has_touch": True,
     },
 }
+SCHEMES = ("light", "dark")
+STOPS = 4  # in each tab
 PATIENCE = 120_000  # milliseconds
+ENDED = re.compile("Stopped|evaluations of the network")
 DONE = re.compile("evaluations of the network")
+LOW_CONTRAST = """() => {
+    const rgba = text => { const c = text.match(/[\\d.]+/g).map(Number); return c.length < 4 ? [...c, 1] : c; };
+    const over = (c, ground) => c.slice(0, 3).map((v, k) => v * c[3] + ground[k] * (1 - c[3]));
+    const linear = v => v <= 10.3 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+    const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]) + 0.05;
+    const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const parent = texts.currentNode.parentElement, text = texts.currentNode.textContent.trim();
+        if (!text || !parent.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+        if (!parent.getBoundingClientRect().width || ["SCRIPT", "STYLE"].includes(parent.tagName)) continue;
+        let opacity = 1, ground = [255, 255, 255], above = [];
+        for (let e = parent; e; e = e.parentElement) {
+            opacity *= Number(getComputedStyle(e).opacity);
+            above.push(rgba(getComputedStyle(e).backgroundColor));
+        }
+        for (const layer of above.reverse()) ground = over(layer, ground);
+        const style = getComputedStyle(parent), color = rgba(parent.closest("svg") ? style.fill : style.color);
+        const pair = [light(over([...color.slice(0, 3), color[3] * opacity], ground)), light(ground)];
+        const contrast = Math.max(...pair) / Math.min(...pair);
+        if (contrast < 4.5) found.push(`${text.slice(0, 40)}: ${contrast.toFixed(2)}`);
+    }
+    return found;
+}"""
 
 
 @contextmanager
@@ -68,6 +98,7 @@ class Visit:
 
     def __init__(self, page: Page, folder: Path, screen: str):
         self.page, self.folder, self.screen = page, folder, screen
+        self.wide = page.viewport_size["width"] > 800
         self.errors: list[str] = []
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
@@ -75,8 +106,9 @@ class Visit:
 
     def shot(self, name: str) -> None:
         self.page.wait_for_timeout(700)  # transitions
-        self.page.wait_for_function("[...document.images].every(image => image.complete)")
+        self.page.wait_for_function("[...document.images].every(image => image.complete || !image.checkVisibility())")
         self.page.screenshot(path=self.folder / f"{self.screen}-{name}.png", full_page=True)
+        self.errors += [f"low contrast in {name}: {text}" for text in self.page.evaluate(LOW_CONTRAST)]
 
     def open_tab(self, name: str):
         """Go to a tab; its panel."""
@@ -104,10 +136,25 @@ class Visit:
         expect(toast).to_be_hidden(timeout=PATIENCE)
 
     def example(self, panel, examples: str, gallery: str, count: int) -> None:
-        """Click on the first example twice: the second time its result comes from the cache."""
-        for _ in range(2):
-            self.page.locator(f"{examples} button").first.click()
-            expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=PATIENCE)
+        """Click on the first example."""
+        self.page.locator(f"{examples} button").first.click()
+        expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=PATIENCE)
+        self.result(panel)
+
+    def stop(self, panel, start) -> None:
+        """Begin and press Stop at random moments; the last time, what was seen must still be there."""
+        for _ in range(STOPS):
+            start.click()
+            self.page.wait_for_timeout(random.uniform(300, 2500))
+            seen = panel.locator(".pictures img, .strip img").count()
+            self.press(panel, "Stop")
+            expect(panel.locator(".status", has_text=ENDED).last).to_be_visible(timeout=PATIENCE)
+            self.page.wait_for_timeout(700)
+            if panel.locator(".error").locator("visible=true").count():
+                self.errors.append("an error is shown after Stop")
+            if panel.locator(".pictures img, .strip img").count() < seen:
+                self.errors.append("pictures went away after Stop")
+        self.shot("stopped")
 
     # The tabs.
 
@@ -126,11 +173,23 @@ class Visit:
         self.result(panel)
         self.shot("generate")
         caption = panel.locator("#generated .caption-label").nth(2).inner_text()
-        panel.locator("#generated button.thumbnail-item").nth(2).click()
         panel.get_by_text("Steps, guidance, seed").click()
         seed = panel.get_by_label("Seed of the first image")
+        panel.locator("#generated button.thumbnail-item").nth(2).click()
+        expect(seed).to_have_value("0")  # to look at an image changes no setting
+        width = panel.locator("#generated .preview img").first.bounding_box()["width"]
+        if width < (400 if self.wide else 250):
+            self.errors.append(f"an enlarged picture is {width:.0f} pixels wide")
+        self.press(panel, "Keep this seed")
         expect(seed).to_have_value(caption.removeprefix("seed ").strip(), timeout=PATIENCE)
         self.shot("generate-seed-kept")
+        steps = panel.get_by_label("Steps").locator("visible=true").first
+        steps.fill("1000")
+        self.press(panel, "Generate")
+        self.refusal("Steps: 1000 is greater than maximum value 200")
+        expect(panel.locator("#generated .caption-label").first).to_be_visible()
+        steps.fill("150")
+        self.stop(panel, panel.get_by_role("button", name="Generate", exact=True).locator("visible=true"))
         seed.fill("-1")
         self.press(panel, "Generate")
         self.refusal("The seed must be a whole number")
@@ -158,12 +217,14 @@ class Visit:
         expect(panel.locator("#completions .caption-label")).to_have_count(6)
         self.shot("inpaint")
         self.example(panel, "#inpaint-examples", "#completions", 6)
+        self.stop(panel, self.page.locator("#inpaint-examples button").first)
 
     def likelihood(self, big: Path, text: Path, noise: Path) -> None:
         panel = self.open_tab("Likelihood")
         self.press(panel, "Measure")
         self.result(panel)
         self.shot("likelihood")
+        self.stop(panel, panel.get_by_role("button", name="Measure", exact=True).locator("visible=true"))
         for file, message in ((big, "too large"), (text, "not an image that can be read")):
             panel.locator("#likelihood-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
             panel.locator("#likelihood-image input[type=file]").set_input_files(file)
@@ -182,6 +243,7 @@ class Visit:
         panel.locator("#interpolate-seeds").click()
         self.result(panel)
         self.shot("interpolate-seeds")
+        self.stop(panel, panel.locator("#interpolate-seeds"))
         self.page.get_by_role("tab", name="Two images").click()
         panel.locator("#interpolate-images").click()
         expect(panel.locator("#strip .caption-label").first).to_have_text("A", timeout=PATIENCE)
@@ -194,6 +256,7 @@ class Visit:
         self.result(panel)
         expect(panel.locator(".strip img")).to_have_count(3)
         self.shot("watch")
+        self.stop(panel, panel.get_by_role("button", name="Watch", exact=True).locator("visible=true"))
 
 
 def bad_files(folder: Path) -> tuple[Path, Path, Path]:
@@ -223,8 +286,9 @@ def drive(url: str, arguments) -> int:
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
         files = bad_files(Path(temporary))
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
-        for screen, options in SCREENS.items():
-            context = browser.new_context(**options)
+        for (size, options), scheme in itertools.product(SCREENS.items(), SCHEMES):
+            screen = f"{size}-{scheme}"
+            context = browser.new_context(**options, color_scheme=scheme)
             visit = Visit(context.new_page(), arguments.folder, screen)
             visit.page.goto(url)
             visit.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").wait_for()
@@ -237,7 +301,7 @@ def drive(url: str, arguments) -> int:
             if width > options["viewport"]["width"]:
                 errors.append(f"{screen}: the page is {width} pixels wide")
             errors += [f"{screen}: {error}" for error in visit.errors]
-            print(f"{screen}: every tab was used; {len(visit.errors)} errors in the console")
+            print(f"{screen}: every tab was used; {len(visit.errors)} errors", *visit.errors, sep="\n  ", flush=True)
             context.close()
         browser.close()
     print(*errors, sep="\n")

@@ -24,6 +24,7 @@ of two networks that are asked alike is mixing their denoisers. Likewise every s
 In x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, whatever the SDE.
 """
 
+import logging
 import math
 from contextlib import contextmanager
 from numbers import Real
@@ -31,7 +32,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from sde_diffusers.class_names import names_of, numbered_classes
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
+
+guidance_log = logging.getLogger(__name__)
 
 # What a network's configuration says of how it is asked and what it answers, and what it means if it lacks the key;
 # ... is anything.
@@ -102,7 +106,7 @@ class Guidance:
         if scale != 1 and self.labels is None:
             raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they are None.")
         if scale != 1:
-            self._require_no_class(f"`guidance_scale`={scale}")
+            self._require_no_class(f"`guidance_scale`={scale}", learnt=True)
         self._guidance_scale = scale
 
     # The answer.
@@ -178,6 +182,7 @@ class Guidance:
             return None
         if not classes:
             raise ValueError(f"`class_labels` is {class_labels!r}, but the network is not conditional on classes.")
+        class_labels = numbered_classes(class_labels, names_of(self.network))
         labels = checked_labels(class_labels, batch_size, classes)
         if (labels == -1).any():
             self._require_no_class("`class_labels` holds -1, which")
@@ -190,24 +195,39 @@ class Guidance:
         needs = f"`classifier_scale`={self.classifier_scale} needs"
         if class_labels is None:
             raise ValueError(f"{needs} `class_labels`, but they are None.")
-        labels = checked_labels(class_labels, batch_size, self.classifier.config.num_classes)
+        names = names_of(self.classifier) or names_of(self.network)
+        labels = checked_labels(numbered_classes(class_labels, names), batch_size, self.classifier.config.num_classes)
         if (labels == -1).any():
             raise ValueError(f"{needs} a class for each image, but `class_labels` hold -1 (none).")
         return labels
 
-    def _require_no_class(self, what: str) -> None:
-        """Raise a `ValueError` if a network that knows classes cannot be asked without one."""
+    def _require_no_class(self, what: str, learnt: bool = False) -> None:
+        """Raise a `ValueError` if a network that knows classes cannot be asked without one.
+
+        Where it can, but has not learnt to, another one if it must have (`learnt`), or else a warning is logged.
+        """
         for role, network in {"network": self.network, "guide": self.guide}.items():
+            if network is None or not classes_of(network):
+                continue
             # diffusers' own networks would look up the embedding of entry -1.
-            if network is not None and classes_of(network) and class_of(network).__module__.startswith("diffusers."):
+            if class_of(network).__module__.startswith("diffusers."):
                 raise ValueError(
                     f"{what} takes a {role} that can be asked without a class, but {class_of(network).__name__} can't."
                 )
+            if getattr(network.config, "label_dropout", None) == 0:
+                message = f"{what} asks the {role} without a class, but it was trained with a class for every image "
+                message += "(`label_dropout`=0): its answer means nothing."
+                if learnt:
+                    raise ValueError(message)
+                guidance_log.warning(message)
 
 
 @contextmanager
 def frozen(*networks: torch.nn.Module):
     """Hold networks still meanwhile: no dropout, and no gradients for parameters, which would only be stored."""
+    if not torch.is_inference_mode_enabled():
+        for network in networks:
+            make_weights_ordinary(network)
     modules = [module for network in networks for module in network.modules() if module.training]
     parameters = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
     for module in modules:
@@ -221,6 +241,17 @@ def frozen(*networks: torch.nn.Module):
             module.training = True
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def make_weights_ordinary(network: torch.nn.Module) -> None:
+    """Replace weights that were loaded inside `torch.inference_mode`, through which no gradient passes, by copies."""
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    copy = tensor.detach().clone()
+                    is_weight = tensors is module._parameters
+                    tensors[name] = torch.nn.Parameter(copy, tensor.requires_grad) if is_weight else copy
 
 
 def class_gradient(classifier, images: Tensor, noise_level: float, labels: Tensor) -> Tensor:

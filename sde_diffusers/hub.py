@@ -12,6 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo
 
+from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.hub_pull import pull_model
 from sde_diffusers.hub_push import push_model
 from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of, write
@@ -134,7 +135,7 @@ class HubPipelineMixin:
 def warn_of_missing_keys(folder: str | Path, name: str, component) -> None:
     """Say which keys a loaded component's configuration lacks: files of an older version, or damaged ones."""
     config = getattr(component, "config", {})
-    missing = sorted(config.get("_use_default_values", []))
+    missing = sorted(set(config.get("_use_default_values", [])) - set(DATA_KEYS))
     if missing:
         defaults = ", ".join(f"{key}={config[key]!r}" for key in missing)
         hub_log.warning("The configuration of %s in %s lacks keys; defaults are used: %s.", name, folder, defaults)

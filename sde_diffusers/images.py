@@ -1,35 +1,233 @@
-"""Images and masks as people have them (PIL, numpy, tensors), read into tensors."""
+"""Images and masks as people have them (PIL, numpy, tensors), read into tensors: the one reader of all parts.
+
+A picture is upright (EXIF), on white where it is transparent, and keeps its depth: 8 bits, 16 bits or floating point.
+What its numbers mean is its `PixelFormat`: the value v of a pixel is (v - low) / (high - low) in the range [0, 1] of
+which everything else speaks.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
+VALUE_TYPES = (*INTEGER_RANGES, "float32")
+# torch computes next to nothing with uint16: tensors hold such values as int32.
+TENSOR_TYPES = {"uint8": torch.uint8, "uint16": torch.int32, "int16": torch.int16, "float32": torch.float32}
 
-def read_images(name: str, value, channels: int | None = None) -> Tensor:
+
+# ---- what numbers mean ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """The type of a data set's pixels, and which of its values are 0 and 1 in the range [0, 1].
+
+    Args:
+        dtype: "uint8", "uint16", "int16" or "float32".
+        low, high: these values; integers have high - low + 1 levels.
+    """
+
+    dtype: str = "uint8"
+    low: float = 0
+    high: float = 255
+
+    @classmethod
+    def of(cls, dtype: str, value_range=None) -> "PixelFormat":
+        """The format with the given range (low, high); None is that of the type, which floating point lacks.
+
+        Raises:
+            ValueError: on another type, a range that is none, or fractions and values that an integer type lacks.
+        """
+        if dtype not in VALUE_TYPES:
+            raise ValueError(f"`value_dtype` must be one of {', '.join(VALUE_TYPES)}, but is {dtype!r}.")
+        if value_range is None:
+            if dtype == "float32":
+                raise ValueError("`value_range` must be given for float32 images: they have no range of their own.")
+            return cls(dtype, *INTEGER_RANGES[dtype])
+        low, high = value_range
+        if not (np.isfinite(low) and np.isfinite(high) and low < high):
+            raise ValueError(
+                f"`value_range` must be finite numbers (low, high) with low < high, but is {value_range}."
+            )
+        if dtype == "float32":
+            return cls(dtype, float(low), float(high))
+        least, most = INTEGER_RANGES[dtype]
+        if low != int(low) or high != int(high) or low < least or high > most:
+            raise ValueError(
+                f"`value_range` must hold integers in [{least}, {most}] for {dtype}, but is {value_range}."
+            )
+        return cls(dtype, int(low), int(high))
+
+    @property
+    def levels(self) -> int | None:
+        """Number of values of a pixel; None for floating point."""
+        return None if self.dtype == "float32" else int(self.high - self.low) + 1
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of tensors that hold such values."""
+        return TENSOR_TYPES[self.dtype]
+
+    def to_unit(self, values: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Values -> [0, 1]."""
+        return (values.to(dtype) - self.low) / (self.high - self.low)
+
+    def dequantized(self, values: Tensor, uniform: Tensor) -> Tensor:
+        """Values, plus uniform noise of one level -> [0, 1]."""
+        return (values.float() - self.low + uniform) / self.levels
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        """[0, 1] -> values, a tensor of `torch_dtype`; integers are rounded, and clipped to (low, high)."""
+        values = self.low + (self.high - self.low) * unit.float()
+        if self.dtype == "float32":
+            return values
+        return values.round().clamp(self.low, self.high).to(self.torch_dtype)
+
+
+def pixel_format(network) -> PixelFormat:
+    """The format of the images that a network was trained on, as its configuration says; 8 bits by default."""
+    config = network.config
+    return PixelFormat.of(getattr(config, "value_dtype", "uint8"), getattr(config, "value_range", None))
+
+
+def known_values(values: np.ndarray) -> np.ndarray:
+    """Numbers of any type as one of `VALUE_TYPES`, exactly but for float64, which becomes float32.
+
+    Raises:
+        ValueError: integers beyond 16 bits, values that are not finite or not real numbers.
+    """
+    kind = values.dtype.kind
+    if kind == "b":
+        return values.astype(np.uint8) * 255
+    if kind == "f":
+        if not np.isfinite(values).all():
+            raise ValueError("holds values that are not finite (NaN or infinite)")
+        return values.astype(np.float32, copy=False)
+    if kind not in "iu":
+        raise ValueError(f"holds {values.dtype}, and no numbers that can be pixels")
+    if values.dtype.name in INTEGER_RANGES:
+        return values.astype(values.dtype.name, copy=False)  # in the machine's byte order
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    for dtype in ("uint16", "int16"):
+        if INTEGER_RANGES[dtype][0] <= low and high <= INTEGER_RANGES[dtype][1]:
+            return values.astype(dtype)
+    raise ValueError(f"holds integers from {low} to {high}, more than 16 bits: save them as float32")
+
+
+# ---- pictures ------------------------------------------------------------------------------------------------------
+
+
+def standard_picture(image: Image.Image, channels: int | None = None) -> Image.Image:
+    """A picture upright and opaque, in one of the modes L, RGB, I (16 bits) and F.
+
+    Transparency is on white, and colours that are all grey (as palettes may be) are one channel. With 2 or 4
+    `channels`, the bands of LA and RGBA stay as they are: they are then no transparency.
+    """
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return image
+    if channels in (2, 4) and image.mode == {2: "LA", 4: "RGBA"}[channels]:
+        return image
+    grey = image.mode in ("1", "L", "LA", "La")
+    palette = image.mode in ("P", "PA")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    if palette:
+        colours = image.convert("RGB")
+        red, green, blue = (np.asarray(band) for band in colours.split())
+        grey, image = np.array_equal(red, green) and np.array_equal(green, blue), colours
+    if channels in (1, 3):
+        return image.convert("L" if channels == 1 else "RGB")
+    return image.convert("L" if grey else "RGB")
+
+
+def picture_values(image: Image.Image, channels: int | None = None) -> np.ndarray:
+    """(C, H, W): the numbers of a picture at their own depth, one of `VALUE_TYPES`; see `standard_picture`.
+
+    Raises:
+        ValueError: values that are not finite, or integers beyond 16 bits.
+    """
+    values = known_values(np.array(standard_picture(image, channels)))
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+
+
+def with_channels(values: np.ndarray, channels: int | None) -> np.ndarray:
+    """(C, H, W) with as many channels: grey becomes RGB, and RGB grey by ITU-R 601, as in PIL.
+
+    Raises:
+        ValueError: for other numbers of channels.
+    """
+    if channels in (None, len(values)):
+        return values
+    if len(values) == 1 and channels == 3:
+        return np.repeat(values, 3, axis=0)
+    if len(values) == 3 and channels == 1:
+        grey = np.tensordot(np.array([0.299, 0.587, 0.114]), values.astype(np.float64), 1)[None]
+        return (grey if values.dtype.kind == "f" else grey.round()).astype(values.dtype)
+    raise ValueError(f"has {len(values)} channels, where {channels} are asked for")
+
+
+def require_pil_mode(pixels: PixelFormat, channels: int) -> None:
+    """Raise a ValueError unless PIL has a mode for such images."""
+    if channels not in ((1, 2, 3, 4) if pixels.dtype == "uint8" else (1,)):
+        raise ValueError(
+            f"`output_type` 'pil' cannot hold {pixels.dtype} images of {channels} channels: ask for 'np' or 'pt'."
+        )
+
+
+def to_pil(unit: Tensor, pixels: PixelFormat = PixelFormat()) -> list[Image.Image]:  # noqa: B008 (frozen)
+    """Images (N, C, H, W) in [0, 1] as PIL images of the data's own depth and units: modes L, LA, RGB, RGBA for 8
+    bits, I;16 for uint16, I for int16, F for floating point."""
+    require_pil_mode(pixels, unit.shape[1])
+    values = to_array(unit, pixels)
+    values = values[..., 0] if values.shape[3] == 1 else values
+    return [Image.fromarray(image.astype(np.int32) if pixels.dtype == "int16" else image) for image in values]
+
+
+def to_array(unit: Tensor, pixels: PixelFormat) -> np.ndarray:
+    """Images (N, C, H, W) in [0, 1] as an array (N, H, W, C) of the data's own type and units."""
+    return pixels.from_unit(unit.cpu()).permute(0, 2, 3, 1).numpy().astype(pixels.dtype, copy=False)
+
+
+def visible(unit: Tensor) -> Tensor:
+    """Images of any number of channels as grey or RGB to look at: the first three bands, or the first of two."""
+    return unit[..., : (1 if unit.shape[-3] < 3 else 3), :, :]
+
+
+# ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def read_images(name: str, value, channels: int | None = None, pixels: PixelFormat | None = None) -> Tensor:
     """Images as a float32 tensor (N, C, H, W) in [0, 1].
 
     Args:
         name: of the argument, for messages.
         value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
-            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W); numbers are uint8, or floating point in
-            [0, 1].
+            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W). Numbers are of the type of `pixels` and
+            mean what it says; or uint8 or uint16, whose largest value is white; or floating point in [0, 1]. A
+            floating point PIL image is in the units of `pixels` where those are float32, as files are.
         channels: the number of channels C that the result must have.
+        pixels: the format of the model's images; None is uint8.
 
     Raises:
         ValueError: on another type, shape or range.
     """
+    pixels = pixels or PixelFormat()
     if isinstance(value, Image.Image):
         value = [value]
-    if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
-        if channels in (1, 3):
-            value = [image.convert("L" if channels == 1 else "RGB") for image in value]
-        if len({(image.size, image.mode) for image in value}) > 1:
+    pictures = isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value)
+    if pictures:
+        arrays = [with_channels_named(name, picture_values(image, channels), channels) for image in value]
+        if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
-        value = np.stack([np.asarray(image) for image in value])
-        value = value[..., None] if value.ndim == 3 else value
+        value = torch.from_numpy(np.stack(arrays))
     if isinstance(value, np.ndarray):
         value = value[..., None] if value.ndim == 2 else value
+        value = value.astype(np.uint8) * 255 if value.dtype == bool else value
         value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
     if not isinstance(value, Tensor):
         raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
@@ -37,14 +235,43 @@ def read_images(name: str, value, channels: int | None = None) -> Tensor:
     if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
         expected = f"{'C' if channels is None else channels} channels"
         raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    low, high = images.min().item(), images.max().item()
-    if not images.is_floating_point() or not (low >= 0 and high <= 1):
+    return unit_values(name, images, pixels, in_units=bool(pictures) and pixels.dtype == "float32")
+
+
+def with_channels_named(name: str, values: np.ndarray, channels: int | None) -> np.ndarray:
+    """`with_channels`, whose error names the argument."""
+    try:
+        return with_channels(values, channels)
+    except ValueError as error:
+        raise ValueError(f"`{name}` {error}.") from None
+
+
+def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool = False) -> Tensor:
+    """A tensor of numbers in [0, 1], float32, as `read_images` describes them; `in_units`: floats are the data's."""
+    if images.is_floating_point():
+        unit = pixels.to_unit(images) if in_units else images.float()
+        low, high = unit.min().item(), unit.max().item()
+        if not (low >= 0 and high <= 1):
+            what = f"in the model's {pixels.low} to {pixels.high}" if in_units else "in [0, 1]"
+            low, high = images.min().item(), images.max().item()
+            raise ValueError(
+                f"`{name}` must be integers, or floating point {what}, but is {images.dtype} from {low} to {high}."
+            )
+        return unit
+    dtype = str(images.dtype).removeprefix("torch.")
+    own = dtype == pixels.dtype or images.dtype == pixels.torch_dtype
+    if not own and dtype not in ("uint8", "uint16"):
         raise ValueError(
-            f"`{name}` must be uint8, or floating point in [0, 1], but is {images.dtype} from {low} to {high}."
+            f"`{name}` must be {pixels.dtype}, uint8, uint16, or floating point in [0, 1], but is {images.dtype}."
         )
-    return images.float()
+    own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int32)
+    low, high = wide.min().item(), wide.max().item()
+    if low < own_format.low or high > own_format.high:
+        raise ValueError(
+            f"`{name}` must lie in [{own_format.low}, {own_format.high}], as the model's images do, but reaches "
+            f"from {low} to {high}."
+        )
+    return own_format.to_unit(images)
 
 
 def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
@@ -53,9 +280,9 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
     Args:
         name: of the argument, for messages.
         value: a PIL image painted by hand (or a list): 1-bit, grey or colour, white where pixels are to be painted; or
-            a drawing layer whose opacity (RGBA, LA) is the mask. Soft edges count from one half. Or an array (H, W),
-            (H, W, 1) or (N, H, W, 1), or a tensor (H, W), (C, H, W) or (N, C, H, W), which must be binary: booleans,
-            0 and 1, or uint8 0 and 255.
+            a drawing layer whose opacity (RGBA, LA) is the mask. Soft edges count from one half of the depth's white.
+            Or an array (H, W), (H, W, 1) or (N, H, W, 1), or a tensor (H, W), (C, H, W) or (N, C, H, W), which must
+            be binary: booleans, 0 and 1, or 0 and white in uint8 (255) or uint16 (65535).
         size: (H, W) of the images.
 
     Raises:
@@ -64,24 +291,28 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
     if isinstance(value, Image.Image):
         value = [value]
     if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
-        sizes = {image.size for image in value}
+        painted = [painted_pixels(image) for image in value]
+        sizes = {(mask.shape[1], mask.shape[0]) for mask in painted}
         if sizes != {(size[1], size[0])}:
             raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {sizes}.")
-        mask = torch.from_numpy(np.stack([painted_pixels(image) for image in value]))[:, None]
+        mask = torch.from_numpy(np.stack(painted))[:, None]
     else:
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.ascontiguousarray(value if value.ndim == 2 else np.moveaxis(value, -1, -3)))
         if not isinstance(value, Tensor):
             raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
-        if value.dtype == torch.uint8 and value.max() > 1:
-            binary, mask = ((value == 0) | (value == 255)).all(), value > 0
+        if value.dtype == torch.uint16:
+            value = value.to(torch.int32)
+            white = 65535
         else:
-            binary, mask = ((value == 0) | (value == 1)).all(), value == 1
-        if not binary:
+            white = 255 if value.dtype == torch.uint8 else 1
+        white = white if value.max() > 1 else 1
+        if not ((value == 0) | (value == white)).all():
             raise ValueError(
                 f"`{name}` must be binary (0 and 1, booleans, or uint8 0 and 255), but has values in between, "
                 f"from {value.min().item()} to {value.max().item()}."
             )
+        mask = value == white
     while mask.ndim < 4:
         mask = mask[None]
     if mask.ndim != 4 or mask.shape[2:] != size:
@@ -92,10 +323,17 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
 
 
 def painted_pixels(image: Image.Image) -> np.ndarray:
-    """(H, W) booleans: opaque pixels of a layer that is transparent somewhere, else white ones."""
-    if image.mode in ("RGBA", "LA"):
+    """(H, W) booleans: opaque pixels of a layer that is transparent somewhere, else those from half white on."""
+    if image.mode in ("RGBA", "LA", "PA") or image.has_transparency_data:
+        image = ImageOps.exif_transpose(image.convert("RGBA"))
         opacity = np.asarray(image.getchannel("A"))
         if (opacity < 128).any():
             return opacity >= 128
         image = image.convert("RGB")
-    return np.asarray(image.convert("L")) >= 128
+    values = picture_values(image, 1)[0]
+    white = 1.0 if values.dtype.kind == "f" else INTEGER_RANGES[values.dtype.name][1]
+    if values.dtype.kind == "f" and not (0 <= values.min() and values.max() <= 1):
+        raise ValueError(
+            f"a floating point mask must lie in [0, 1], but reaches from {values.min()} to {values.max()}."
+        )
+    return values >= white / 2

@@ -12,6 +12,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from sde_diffusers.guidance import Guidance
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 
@@ -155,19 +156,30 @@ def image_bits_per_dim(
     images,
     class_labels=None,
     generator=None,
-    dequantize=True,
+    dequantize=None,
     probes=1,
     probe_distribution="rademacher",
-    levels=256,
+    levels=None,
     eps=1e-5,
     rtol=1e-5,
     atol=1e-5,
     variable=None,
 ) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
-    if not isinstance(levels, int) or levels < 2:
+    pixels, given = pipe.pixel_format, levels
+    levels = pixels.levels if levels is None else levels
+    if levels is not None and (not isinstance(levels, int) or levels < 2):
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
-    unit = checked_images(pipe, "images", images, levels)
+    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
+    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+        raise ValueError(
+            f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
+            "`levels`."
+        )
+    unit = checked_images(pipe, "images", images, given)
+    dequantize = levels is not None if dequantize is None else dequantize
+    if dequantize and levels is None:
+        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
     if not isinstance(dequantize, int) or dequantize < 0:
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
     if isinstance(generator, list) and len(generator) != len(unit):
@@ -182,8 +194,9 @@ def image_bits_per_dim(
         rtol, atol = rtol / 10, atol / 10
 
     low, high = scheduler.parameterization.image_range
-    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels.
-    log_volume = math.log((high - low) / levels)
+    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels. Floating-point data have a density in
+    # their own units, in which they span pixels.high - pixels.low.
+    log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
     for _ in range(max(1, int(dequantize))):
         if dequantize:
@@ -252,17 +265,29 @@ def check_shape(pipe, name: str, images) -> None:
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
 
 
-def checked_images(pipe, name: str, images, levels: int = 256) -> Tensor:
-    """Images as float64 in [0, 1] on the pipeline's device: integers k become k / (levels - 1)."""
+def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor:
+    """Images as float64 in [0, 1] on the pipeline's device.
+
+    Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
+    """
     check_shape(pipe, name, images)
-    low, high = images.min().item(), images.max().item()
+    pixels = pipe.pixel_format
     if images.is_floating_point():
+        low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):
             raise ValueError(f"`{name}` must lie in [0, 1] if floating point, but reaches from {low} to {high}.")
         return images.to(pipe._execution_device, torch.float64)
-    if low < 0 or high >= levels:
-        raise ValueError(f"`{name}` must lie in [0, {levels}) if integer, but reaches from {low} to {high}.")
-    return images.to(pipe._execution_device, torch.float64) / (levels - 1)
+    if pixels.levels is None and levels is None:
+        raise ValueError(f"`{name}` must be floating point in [0, 1], as the model's are, but is {images.dtype}.")
+    dtype = str(images.dtype).removeprefix("torch.")
+    if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
+        pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
+    bottom, top = (pixels.low, pixels.high) if levels in (None, pixels.levels) else (0, levels - 1)
+    values = images.to(torch.int64)
+    low, high = values.min().item(), values.max().item()
+    if low < bottom or high > top:
+        raise ValueError(f"`{name}` must lie in [{bottom}, {top + 1}) if integer, but reaches from {low} to {high}.")
+    return (images.to(pipe._execution_device, torch.float64) - bottom) / (top - bottom)
 
 
 def check_solver(rtol, atol, variable) -> None:

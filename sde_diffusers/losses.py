@@ -22,6 +22,7 @@ log(1 + alpha^2 / sigma^2) / 2, which is the same where images are to be seen, a
 import torch
 from torch import Tensor
 
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, require_choice
 
 OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
@@ -126,7 +127,11 @@ class DenoisingScoreMatching:
 
         Returns:
             (N,) losses, in float32 (float64 if the images are).
+
+        Raises:
+            ValueError: the network cannot be asked as `parameterization` asks (see `require_network_fits`).
         """
+        require_network_fits(getattr(network, "config", None), self.parameterization)
         alpha, sigma = self.parameterization.kernel(x_0, t)
         network_time = self.parameterization.network_time(t).to(x_0.device, torch.float32)
         output = network(alpha * x_0 + sigma * noise, network_time, class_labels).sample

@@ -143,7 +143,9 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
     use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]
     if pipeline == "ScoreSdePipeline":
+        names = network.get("class_names")
         call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
+        call = f'class_labels="{names[0]}")  # or 0; the classes are named above' if classes and names else call
         use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
     without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
     paragraphs = [
@@ -153,6 +155,8 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
         f"([arXiv 2011.13456](https://arxiv.org/abs/2011.13456)) of {images}: `{network.get('_class_name')}` with "
         f"{parameters:,} parameters, trained with the {sde}, saved with the sampler `{scheduler.get('_class_name')}`.",
         description and description.strip(),
+        values_in_words(network),
+        classes_in_words(network.get("class_names")),
         samples and f"![Samples]({SAMPLES_FILE})",
         "## Use",
         "With the package `sde-diffusers` installed, no code of this repository is run:",
@@ -161,6 +165,22 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
         f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def values_in_words(network: dict) -> str | None:
+    """What a network's images were, unless they had 8 bits."""
+    dtype, value_range = network.get("value_dtype", "uint8"), network.get("value_range")
+    if dtype == "uint8" and value_range in (None, [0, 255]):
+        return None
+    span = f" from {value_range[0]:g} to {value_range[1]:g}" if value_range else ""
+    return f"The data's values are {dtype}{span}: `data_units=True` gives arrays and tensors in these."
+
+
+def classes_in_words(names: list[str] | None) -> str | None:
+    """The classes with their numbers."""
+    if not names:
+        return None
+    return "Classes: " + ", ".join(f"{k} `{name}`" for k, name in enumerate(names)) + "."
 
 
 def weights_in(folder: Path) -> tuple[str | None, int]:

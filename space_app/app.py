@@ -4,20 +4,15 @@ The environment variable MODEL_ID chooses the model, an id of the Hub or a folde
 with the repository is shown.
 """
 
-import atexit
 import os
 import random
-import shutil
-import signal
-import sys
-import tempfile
 from pathlib import Path
 
-# Gradio keeps uploads, pictures and cached examples where these say; all of it goes when the app ends.
-TEMPORARY = Path(tempfile.mkdtemp(prefix="sde-diffusers-space-"))
-os.environ["GRADIO_TEMP_DIR"] = str(TEMPORARY / "files")
-os.environ["GRADIO_EXAMPLES_CACHE"] = str(TEMPORARY / "examples")
-atexit.register(shutil.rmtree, TEMPORARY, ignore_errors=True)
+from temporary_folder import attended_folder, temporary_folder
+
+TEMPORARY = attended_folder() if __name__ == "__main__" else temporary_folder()
+os.environ["GRADIO_TEMP_DIR"] = str(TEMPORARY / "files")  # of uploads and pictures
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # that it remembers, and looks through after each one
 
 import gradio as gr  # noqa: E402
 import tab_generate  # noqa: E402
@@ -26,22 +21,37 @@ import tab_interpolate  # noqa: E402
 import tab_likelihood  # noqa: E402
 import tab_watch  # noqa: E402
 import torch  # noqa: E402
-from bounded_work import Work  # noqa: E402
+from bounded_work import AT_ONCE, Work  # noqa: E402
+from door import LIMITS, guarded  # noqa: E402
 from pictures import MAX_FILE_SIZE, to_picture  # noqa: E402
 from PIL import Image  # noqa: E402
 from served_model import NoModel, ServedModel, load_model  # noqa: E402
 
 TITLE = "Images out of noise"
-AT_ONCE = 2  # requests that compute; the others wait
-WAITING = 32  # requests; more are refused
 CACHE_LIFE = 3600  # seconds that files of a visitor are kept
+# Colours of text of which the theme's own have too little contrast, 4.5 to 1 at least, on light and on dark ground.
+CONTRAST = {
+    "block_label_text_color": "*primary_700",
+    "block_label_text_color_dark": "*primary_50",
+    "block_title_text_color": "*primary_700",
+    "block_title_text_color_dark": "*primary_50",
+    "block_info_text_color": "*neutral_600",
+    "block_info_text_color_dark": "*neutral_300",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "link_text_color_dark": "*primary_300",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_dark": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "button_primary_background_fill_hover_dark": "*primary_700",
+}
 LOOK = {
     "theme": gr.themes.Soft(
         primary_hue="indigo",
         neutral_hue="slate",
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
-    ),
+    ).set(**CONTRAST),
     "css_paths": Path(__file__).with_name("look.css"),
 }
 
@@ -52,14 +62,12 @@ class Pictures:
     def __init__(self, model: ServedModel):
         self.model = model
 
-    def random(self) -> Image.Image:
-        """A random one."""
-        if self.model.test_images is not None:
-            return to_picture(random.choice(self.model.test_images))
-        work = Work(lambda work: self.model.pipeline(work)(1, 20, output_type="pt").images[0])
-        for _ in work:
-            pass
-        return to_picture(work.result)
+    def random(self, work: Work) -> Image.Image:
+        """A random one, as what `work` computes."""
+        images = self.model.test_images
+        if images is None:
+            images = self.model.pipeline(work)(1, 20, output_type="pt").images
+        return to_picture(random.choice(images))
 
     def examples(self, count: int) -> list[Image.Image]:
         """The first test images of the last classes."""
@@ -71,40 +79,44 @@ def build_app(model_id: str | None) -> gr.Blocks:
     """The whole page; if there is no model, one that says so."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_LIFE, CACHE_LIFE)) as app:
         try:
-            model = load_model(model_id)
+            build_tabs(load_model(model_id))
         except NoModel as error:
             print(error)
             gr.Markdown(f"# {TITLE}\n\nThere is nothing to show yet.\n\n{error}")
-            return app
-        gr.Markdown(
-            f"# {TITLE}\nA score-based model turns noise into images by a stochastic differential equation "
-            f"([paper](https://arxiv.org/abs/2011.13456)). This one is **{model.name}**.",
-            elem_id="title",
-        )
-        pictures = Pictures(model)
-        examples = pictures.examples(3)
-        files = []
-        for k, picture in enumerate(examples):
-            files.append(str(TEMPORARY / f"example-{k}.png"))
-            picture.save(files[-1])
-        with gr.Tabs():
-            with gr.Tab("Generate", id="generate"):
-                tab_generate.build(model, model.first_images)
-            with gr.Tab("Inpaint", id="inpaint"):
-                tab_inpaint.build(model, pictures.random, examples)
-            with gr.Tab("Likelihood", id="likelihood"):
-                tab_likelihood.build(model, pictures.random, files)
-            with gr.Tab("Interpolate", id="interpolate"):
-                tab_interpolate.build(model, pictures.random, files)
-            with gr.Tab("Watch", id="watch"):
-                tab_watch.build(model, pictures.random, files)
-    return app.queue(max_size=WAITING, default_concurrency_limit=AT_ONCE, api_open=False)
+    return guarded(app)
+
+
+def build_tabs(model: ServedModel) -> None:
+    """The components of the page."""
+    gr.Markdown(
+        f"# {TITLE}\nA score-based model turns noise into images by a stochastic differential equation "
+        f"([paper](https://arxiv.org/abs/2011.13456)). This one is **{model.name}**.",
+        elem_id="title",
+    )
+    pictures = Pictures(model)
+    examples = pictures.examples(3)
+    files = []
+    for k, picture in enumerate(examples):
+        files.append(str(TEMPORARY / f"example-{k}.png"))
+        picture.save(files[-1])
+    with gr.Tabs():
+        with gr.Tab("Generate", id="generate"):
+            tab_generate.build(model, model.first_images)
+        with gr.Tab("Inpaint", id="inpaint"):
+            tab_inpaint.build(model, pictures.random, examples)
+        with gr.Tab("Likelihood", id="likelihood"):
+            tab_likelihood.build(model, pictures.random, files)
+        with gr.Tab("Interpolate", id="interpolate"):
+            tab_interpolate.build(model, pictures.random, files)
+        with gr.Tab("Watch", id="watch"):
+            tab_watch.build(model, pictures.random, files)
 
 
 def launch(app: gr.Blocks, **options):
     """Serve the page; for the options see `gr.Blocks.launch`."""
     return app.launch(
         **LOOK,
+        **LIMITS,
         max_file_size=MAX_FILE_SIZE,
         footer_links=["api"],
         run_history=False,
@@ -115,6 +127,5 @@ def launch(app: gr.Blocks, **options):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the temporary folder goes
     torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))  # or requests would wait for each other's
     launch(build_app(os.environ.get("MODEL_ID")))

@@ -1,13 +1,15 @@
-"""What one request computes: in a thread of its own, within a time limit, and stopped when its user goes away."""
+"""What requests compute: in a few threads that all share, within a time limit, and while somebody waits for it."""
 
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
-import gradio as gr
+from pictures import friendly
 
+AT_ONCE = 2  # requests that compute; the others wait
 TIME_LIMIT = 60.0  # seconds
 INTERVAL = 0.3  # seconds between two looks at the work
+POOL = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="network")
 
 
 class Stopped(Exception):
@@ -15,30 +17,38 @@ class Stopped(Exception):
 
 
 class Work:
-    """Iterating over it runs `compute(work)` in a thread and yields the work itself a few times a second.
+    """Iterating over it runs `compute(work)` in a thread of `POOL` and yields the work itself a few times a second.
 
-    A generator of Gradio that loops over it can show how far the work is. When it is closed, because the user left or
-    pressed Stop, the computation ends at its next `tick`.
+    When the iterator is closed, because the user left, and after `stop`, the loop ends at once and the computation at
+    its next `tick`. Until then it keeps its thread, so that there are never more than `AT_ONCE`.
 
     Args:
         compute: function of this object; it calls `tick` often.
+        show: function of this object, once the result is there: the values of all outputs of the event.
+        show_state: function of this object: the values of all outputs but the status while it goes on; None changes
+            none of them.
 
     Attributes:
         share: of the work that is done, in [0, 1].
         picture: what the computation wants to be seen, or None.
         part, parts: what is under way of several equal parts, if there are such.
-        result: what `compute` returned, once the loop has ended.
+        result: what `compute` returned, once the loop has ended; None if it was stopped.
         seconds: that it took so far.
     """
 
-    def __init__(self, compute):
-        self.compute, self.share, self.picture, self.result = compute, 0.0, None, None
+    def __init__(self, compute, show=None, show_state=None):
+        self.compute, self.show, self.show_state = compute, show, show_state
+        self.share, self.picture, self.result = 0.0, None, None
         self.started, self.stopped = time.monotonic(), threading.Event()
         self.part, self.parts = 0, 1
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def stop(self) -> None:
+        """End the loop, and let the computation end at its next `tick`."""
+        self.stopped.set()
 
     def tick(self, share: float) -> None:
         """Note how far the work, or the current one of several equal parts of it, is.
@@ -50,22 +60,26 @@ class Work:
         if self.stopped.is_set():
             raise Stopped
         if self.seconds > TIME_LIMIT:
-            raise gr.Error(
-                f"This took longer than {TIME_LIMIT:.0f} seconds, so it was stopped. Ask for fewer images or steps.",
-                print_exception=False,
+            raise friendly(
+                f"This took longer than {TIME_LIMIT:.0f} seconds, so it was stopped. Ask for fewer images or steps."
             )
         self.share = (self.part + share) / self.parts
 
+    def run(self):
+        self.started = time.monotonic()  # threads may have been taken until now, by work that is just being stopped
+        self.tick(0)
+        return self.compute(self)
+
     def __iter__(self):
-        pool = ThreadPoolExecutor(1)
+        future = POOL.submit(self.run)
         try:
-            future = pool.submit(self.compute, self)
-            while not wait([future], INTERVAL).done:
+            while not self.stopped.is_set() and not wait([future], INTERVAL).done:
                 yield self
-            self.result = future.result()
+            if not self.stopped.is_set():
+                self.result = future.result()
         finally:
-            self.stopped.set()
-            pool.shutdown(wait=False)
+            self.stop()
+            future.cancel()
 
 
 class TickingBar:

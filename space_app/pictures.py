@@ -5,12 +5,16 @@ from io import BytesIO
 import gradio as gr
 import numpy as np
 import torch
+from gradio.components.base import server
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from sde_diffusers.images import read_images, standard_picture, to_pil, visible
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
 MAX_FILE_SIZE = "10mb"
+MAX_BLOBS = 100_000_000  # bytes of what browsers drew and have not yet asked about
 SHOWN_SIZE = 224  # pixels; smaller images are enlarged by a whole factor to at least this
 
 # ---- uploads -------------------------------------------------------------------------------------------------------
@@ -49,29 +53,29 @@ def friendly(message: str) -> gr.Error:
 
 
 def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
-    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, on black where it is transparent."""
+    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, read as training reads it."""
     if path is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
     channels, height, width = shape
     with open_picture(path) as picture:
         try:
             picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I"):  # 16 bits
-                picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-            if picture.has_transparency_data:
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture.convert("RGBA"))
+            return fitted(picture, shape)
         except (OSError, ValueError, SyntaxError):
             raise friendly("This image file is damaged.") from None
-    return fitted(picture, shape)
 
 
 def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor."""
+    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor.
+
+    Upright, on white where it is transparent, and with 16 bits scaled to 8, as `sde_diffusers.images` has it.
+    """
     channels, height, width = shape
+    picture = to_pil(read_images("picture", standard_picture(picture), None))[0]
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = torch.from_numpy(np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX)))
-    return pixels.view(height, width, -1).permute(2, 0, 1)[None]
+    pixels = pixels.view(height, width, -1).permute(2, 0, 1)[None]
+    return pixels.expand(-1, channels, -1, -1) if channels not in (1, 3) else pixels
 
 
 def picture_input(**options) -> gr.Image:
@@ -113,7 +117,26 @@ def mask_editor(**options) -> gr.ImageEditor:
         found = [parts.background, parts.composite, *parts.layers]
         return [part if isinstance(part, bytes) else part.path for part in found if part is not None]
 
-    return checked(editor, files)
+    return few_blobs(checked(editor, files))
+
+
+def few_blobs(editor: gr.ImageEditor) -> gr.ImageEditor:
+    """Let a canvas forget what browsers sent long ago: it would keep that until they ask for something."""
+    accept, kept = editor.accept_blobs, editor.blob_storage
+
+    def size(blobs):
+        return sum(len(part) for part in (blobs.background, blobs.composite, *blobs.layers) if part is not None)
+
+    @server
+    def accept_blobs(data):
+        if data.data["index"] not in ("null", "0"):
+            raise ValueError("There is one layer.")
+        accept(data)
+        while sum(map(size, kept.values())) > MAX_BLOBS:
+            del kept[next(iter(kept))]
+
+    editor.accept_blobs = accept_blobs
+    return editor
 
 
 def checked(component, files):
@@ -136,7 +159,8 @@ def checked(component, files):
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor."""
+    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor; of many bands, the first three."""
+    image = visible(image)
     if image.is_floating_point():
         image = (image.cpu().clamp(0, 1) * 255).round().byte()
     factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:])))
@@ -165,6 +189,13 @@ def status_of(work) -> str:
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def number_input(label: str, low: float, high: float, value: float, **options) -> gr.Number:
+    """A field for a number; what is out of range is refused. (A slider of Gradio's changes it without a word.)"""
+    info = options.pop("info", "")
+    info = f"{low} to {high}" + (f". {info}" if info else "")
+    return gr.Number(value, label=label, minimum=low, maximum=high, info=info, min_width=100, **options)
 
 
 def whole_number(name: str, value, low: int, high: int) -> int:

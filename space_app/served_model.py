@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from bounded_work import TickingBar, Work
 from huggingface_hub import ModelCard
+from pictures import visible_states
 from PIL import Image
 from torch import Tensor
 
@@ -106,8 +107,15 @@ class ServedModel:
         return kind(**{**network, **own_settings, **settings})
 
     def pipeline(self, work: Work, scheduler=None, kind=WatchedPipeline):
-        """A new pipeline around the shared network, for one request."""
+        """A new pipeline around the shared network, for one request; `work.picture` is the state it is at."""
         scheduler = self.scheduler(DEFAULT_SAMPLER) if scheduler is None else scheduler
+        look_at = scheduler.noise_and_denoised
+
+        def noise_and_denoised(output, x, t):  # samplers, restoration and ODE solvers all ask for it
+            work.picture = visible_states(x.detach(), scheduler, t)
+            return look_at(output, x, t)
+
+        scheduler.noise_and_denoised = noise_and_denoised
         pipe = kind(unet=self.pipe.unet, scheduler=scheduler)
         pipe.work = work
         return pipe

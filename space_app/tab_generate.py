@@ -1,20 +1,28 @@
 """Generate: images that appear while they form."""
 
+import json
 import random
 from functools import partial
 
 import gradio as gr
 from bounded_work import Work
-from pictures import checked_seed, friendly, generators, seconds, status_of, to_picture, visible_states, whole_number
+from door import ON_EXAMPLE, compute_on, stop_on
+from pictures import checked_seed, friendly, generators, number_input, seconds, to_picture, whole_number
 from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
 ANY = "Any class"
 FIRST_IMAGES = 8
+# Of the image that is enlarged, or else of the first: its seed, no new one, and one image.
+KEEP_SEED = """(...settings) => {
+    const captions = [...document.querySelectorAll("#generated .caption, #generated .caption-label")];
+    const seed = captions.length && captions[0].textContent.match(/seed (\\d+)/);
+    return seed ? [Number(seed[1]), false, 1] : settings;
+}"""
 
 
 def generate(model: ServedModel, class_name, sampler, steps, guidance, count, seed, new_seed=False):
-    """Yield captioned pictures and a line on how far they are, and at last the images.
+    """The work that shows captioned pictures while they form, and at last the images.
 
     Args:
         class_name: of the model's classes; any other name is no class.
@@ -30,12 +38,6 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
         raise friendly("Guidance other than 1 leads towards a class: choose one.")
     scheduler = model.scheduler(sampler)
 
-    def watch(pipe, k, t, values):
-        left = scheduler.times[scheduler.step_index :]
-        if len(left):
-            pipe.work.picture = visible_states(values["latents"], scheduler, left[0])
-        return {}
-
     def compute(work):
         return model.pipeline(work, scheduler)(
             count,
@@ -44,15 +46,17 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
             guidance_scale=guidance,
             generator=generators(seed, count),
             output_type="pt",
-            callback_on_step_end=watch,
         )
 
-    work = Work(compute)
-    for _ in work:
-        yield gr.skip() if work.picture is None else captioned(work.picture, seed), status_of(work)
-    output = work.result
-    status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-    yield captioned(output.images, seed), status + " · tap an image to enlarge it and to keep its seed"
+    def show_state(work):
+        return [captioned(work.picture, seed)]
+
+    def show(work):
+        output = work.result
+        status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        return captioned(output.images, seed), status + " · tap an image to enlarge it"
+
+    return Work(compute, show, show_state)
 
 
 def build(model: ServedModel, first_images) -> None:
@@ -72,17 +76,17 @@ def build(model: ServedModel, first_images) -> None:
                 start = gr.Button("Generate", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
             with gr.Accordion("Steps, guidance, seed", open=False):
-                steps = gr.Slider(1, MAX_STEPS, value=SAMPLERS[DEFAULT_SAMPLER][2], step=1, label="Steps")
-                guidance = gr.Slider(
+                steps = number_input("Steps", 1, MAX_STEPS, SAMPLERS[DEFAULT_SAMPLER][2])
+                guidance = number_input(
+                    "Guidance",
                     0,
                     MAX_GUIDANCE,
-                    value=1,
+                    1,
                     step=0.1,
-                    label="Guidance",
                     info="Above 1: more typical of the class, less diverse",
                     visible=bool(model.class_names),
                 )
-                count = gr.Slider(1, MAX_IMAGES, value=FIRST_IMAGES, step=1, label="Images")
+                count = number_input("Images", 1, MAX_IMAGES, FIRST_IMAGES)
                 new_seed = gr.Checkbox(value=True, label="New seed each time")
                 seed = gr.Number(value=0, precision=None, label="Seed of the first image")
         with gr.Column(scale=3, min_width=300):
@@ -100,37 +104,31 @@ def build(model: ServedModel, first_images) -> None:
             status = gr.Markdown(
                 "Press *Generate* and watch images form out of noise.", label="status", elem_classes="status"
             )
+            keep = gr.Button("Keep this seed", size="sm")
     inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
-    event = start.click(draw, inputs, outputs, api_name="generate", concurrency_id="network", trigger_mode="once")
-    stop.click(None, cancels=[event], api_visibility="private")
-    sampler.change(lambda name: SAMPLERS[name][2], sampler, steps, queue=False, api_visibility="private")
-    gallery.select(keep_seed, None, [seed, new_seed, count], queue=False, api_visibility="private")
+    compute_on(start.click, draw, inputs, outputs, "generate")
+    stop_on(stop.click, "generate", "generate_example")
+    steps_of = json.dumps({name: steps for name, (_, _, steps) in SAMPLERS.items()})
+    sampler.change(None, sampler, steps, js=f"name => ({steps_of})[name]", api_visibility="private")
+    keep.click(None, [seed, new_seed, count], [seed, new_seed, count], js=KEEP_SEED, api_visibility="private")
 
     classes = model.class_names
     if classes:
         examples = {
-            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1],
-            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2],
-            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3],
+            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1, False],
+            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2, False],
+            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3, False],
         }
-        gr.Examples(
+        shown = gr.Examples(
             [*examples.values()],
-            [class_name, sampler, steps, guidance, count, seed],
-            outputs,
-            draw,
-            cache_examples=True,
-            cache_mode="lazy",
+            inputs,
             api_visibility="private",
             example_labels=[*examples],
             elem_id="generate-examples",
         )
+        compute_on(shown.load_input_event.then, draw, inputs, outputs, "generate_example", **ON_EXAMPLE)
 
 
 def captioned(images, seed: int) -> list:
     """Images (N, C, H, W) as a gallery shows them, each with its seed."""
     return [(to_picture(image), f"seed {seed + k}") for k, image in enumerate(images)]
-
-
-def keep_seed(event: gr.SelectData):
-    """The seed of the image that was tapped, no new one, and one image."""
-    return int(event.value["caption"].removeprefix("seed ")), False, 1

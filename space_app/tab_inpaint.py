@@ -6,14 +6,15 @@ import gradio as gr
 import numpy as np
 import torch
 from bounded_work import Work
+from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import (
     checked_seed,
     fitted,
     friendly,
     generators,
     mask_editor,
+    number_input,
     seconds,
-    status_of,
     to_picture,
     whole_number,
 )
@@ -30,7 +31,7 @@ METHODS = {
 
 
 def inpaint(model: ServedModel, painted, method, steps, count, seed):
-    """Yield pictures and a line on how far they are, and at last the image with its gap and `count` completions.
+    """The work that shows an image with its gap and `count` completions.
 
     Args:
         painted: the canvas, {"background": a PIL image, "layers": of which opaque pixels are painted}.
@@ -55,18 +56,21 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
             output_type="pt",
         )
 
-    work = Work(compute)
-    for _ in work:
-        yield gr.skip(), status_of(work)
-    output = work.result
-    pictures = [(with_gap(image[0], mask), "what was given")]
-    pictures += [(to_picture(sample), f"seed {seed + k}") for k, sample in enumerate(output.images)]
-    if count > 1:
-        pictures.append((to_picture(output.mean[0]), "their mean"))
-    cost = f"**{output.nfe}** evaluations of the network for each completion"
-    if output.products:
-        cost += f", with at most {output.products} vector-Jacobian products"
-    yield pictures, f"{cost} · **{seconds(work.seconds)}**"
+    def pictures_of(samples):
+        completions = [(to_picture(sample), f"seed {seed + k}") for k, sample in enumerate(samples)]
+        return [(with_gap(image[0], mask), "what was given"), *completions]
+
+    def show(work):
+        output = work.result
+        pictures = pictures_of(output.images)
+        if count > 1:
+            pictures.append((to_picture(output.mean[0]), "their mean"))
+        cost = f"**{output.nfe}** evaluations of the network for each completion"
+        if output.products:
+            cost += f", with at most {output.products} vector-Jacobian products"
+        return pictures, f"{cost} · **{seconds(work.seconds)}**"
+
+    return Work(compute, show, lambda work: [pictures_of(work.picture)])
 
 
 def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,9 +80,7 @@ def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if painted is None or painted["background"] is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
-    background = painted["background"].convert("RGBA")
-    black = Image.new("RGBA", background.size, "black")
-    image = fitted(Image.alpha_composite(black, background), shape)
+    image = fitted(painted["background"], shape)
     height, width = shape[1:]
     mask = torch.zeros(height, width, dtype=torch.bool)
     for layer in painted["layers"]:
@@ -100,7 +102,7 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
     """The tab's components.
 
     Args:
-        random_picture: function that gives a PIL image.
+        random_picture: function of a `Work` that gives a PIL image.
         example_pictures: the first is on the canvas from the beginning.
     """
     fill_in = partial(inpaint, model)
@@ -119,8 +121,8 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 another = gr.Button("Random", scale=2)
             with gr.Accordion("Method, steps, seed", open=False):
                 method = gr.Dropdown([*METHODS], value=[*METHODS][0], label="Method")
-                steps = gr.Slider(1, MAX_STEPS, value=20, step=1, label="Steps")
-                count = gr.Slider(1, MAX_COMPLETIONS, value=4, step=1, label="Completions")
+                steps = number_input("Steps", 1, MAX_STEPS, 20)
+                count = number_input("Completions", 1, MAX_COMPLETIONS, 4)
                 seed = gr.Number(value=0, label="Seed of the first completion")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
@@ -138,27 +140,18 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 label="status",
                 elem_classes="status",
             )
-    event = start.click(
-        fill_in,
-        [canvas, method, steps, count, seed],
-        [gallery, status],
-        api_name="inpaint",
-        concurrency_id="network",
-        trigger_mode="once",
-    )
-    stop.click(None, cancels=[event], api_visibility="private")
-    another.click(lambda: canvas_value(random_picture()), None, canvas, queue=False, api_visibility="private")
+    inputs, outputs = [canvas, method, steps, count, seed], [gallery, status]
+    compute_on(start.click, fill_in, inputs, outputs, "inpaint")
+    stop_on(stop.click, "inpaint", "inpaint_example")
+    random_on(another.click, lambda work: canvas_value(random_picture(work)), [canvas], "random_canvas")
     if example_pictures:
-        gr.Examples(
+        shown = gr.Examples(
             [[painted_example(picture, k)] for k, picture in enumerate(example_pictures)],
             [canvas],
-            [gallery, status],
-            partial(fill_in, method=[*METHODS][0], steps=20, count=4, seed=0),
-            cache_examples=True,
-            cache_mode="lazy",
             api_visibility="private",
             elem_id="inpaint-examples",
         )
+        compute_on(shown.load_input_event.then, fill_in, inputs, outputs, "inpaint_example", **ON_EXAMPLE)
 
 
 def canvas_value(picture: Image.Image) -> dict:

@@ -5,7 +5,8 @@ from functools import partial
 import gradio as gr
 import torch
 from bounded_work import Work
-from pictures import checked_seed, picture_input, read_picture, seconds, status_of, to_picture, whole_number
+from door import ON_EXAMPLE, compute_on, random_on, stop_on
+from pictures import checked_seed, number_input, picture_input, read_picture, seconds, to_picture, whole_number
 from served_model import ODE_SAMPLER, ServedModel
 
 from sde_diffusers.likelihood import slerp
@@ -17,7 +18,7 @@ ANY = "Any class"
 
 
 def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
-    """Yield the images of `count` latents on the great circle between those of two seeds."""
+    """The work that shows the images of `count` latents on the great circle between those of two seeds."""
     seed_a, seed_b = checked_seed(seed_a), checked_seed(seed_b)
     count = whole_number("Images", count, 2, MAX_IMAGES)
     ends = [
@@ -30,11 +31,11 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
         output = pipe(count, STEPS, class_labels=model.labels(class_name), latents=latents, output_type="pt")
         return output.images, output.nfe
 
-    yield from strip(compute, f"seed {seed_a}", f"seed {seed_b}")
+    return Work(compute, *shown_between(f"seed {seed_a}", f"seed {seed_b}"))
 
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
-    """Yield the images of `count` latent codes on the great circle between those of two images."""
+    """The work that shows the images of `count` latent codes on the great circle between those of two images."""
     a, b = (read_picture(path, model.image_shape) for path in (path_a, path_b))
     count = whole_number("Images", count, 2, MAX_IMAGES)
 
@@ -42,18 +43,22 @@ def interpolate_images(model: ServedModel, path_a, path_b, count):
         output = model.pipeline(work).interpolate(a, b, count, rtol=TOLERANCE, atol=TOLERANCE, return_dict=True)
         return output.sample[:, 0], output.nfe
 
-    yield from strip(compute, "A", "B")
+    return Work(compute, *shown_between("A", "B"))
 
 
-def strip(compute, first: str, last: str):
-    """Yield what `compute` makes: captioned pictures and a line on how far they are."""
-    work = Work(compute)
-    for _ in work:
-        yield gr.skip(), status_of(work)
-    images, nfe = work.result
-    captions = [first, *(f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1)), last]
-    pictures = [(to_picture(image), caption) for image, caption in zip(images, captions, strict=True)]
-    yield pictures, f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+def shown_between(first: str, last: str):
+    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took."""
+
+    def captioned(images):
+        middle = (f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1))
+        return [(to_picture(image), text) for image, text in zip(images, [first, *middle, last], strict=True)]
+
+    def show(work):
+        images, nfe = work.result
+        status = f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        return captioned(images), status
+
+    return show, lambda work: [captioned(work.picture)]
 
 
 def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
@@ -79,7 +84,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                             "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
                         )
                         another = gr.Button("Random", scale=2)
-            count = gr.Slider(2, MAX_IMAGES, value=8, step=1, label="Images")
+            count = number_input("Images", 2, MAX_IMAGES, 8)
             stop = gr.Button("Stop")
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
@@ -98,24 +103,18 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 elem_classes="status",
             )
     outputs = [gallery, status]
-    settings = {"concurrency_id": "network", "trigger_mode": "once"}
     inputs = [seed_a, seed_b, count, class_name]
-    events = [
-        start_seeds.click(between_seeds, inputs, outputs, api_name="interpolate_seeds", **settings),
-        start_images.click(between_images, [a, b, count], outputs, api_name="interpolate_images", **settings),
-    ]
-    stop.click(None, cancels=events, api_visibility="private")
-    another.click(lambda: (random_picture(), random_picture()), None, [a, b], queue=False, api_visibility="private")
+    compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds")
+    compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images")
+    stop_on(stop.click, "interpolate_seeds", "interpolate_images", "interpolate_example")
+    random_on(another.click, lambda work: (random_picture(work), random_picture(work)), [a, b], "random_images")
     examples = {"1 to 2, any class": [1, 2, 8, ANY]}
     examples |= {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
-    gr.Examples(
+    shown = gr.Examples(
         [*examples.values()],
         inputs,
-        outputs,
-        between_seeds,
-        cache_examples=True,
-        cache_mode="lazy",
         api_visibility="private",
         example_labels=[*examples],
         elem_id="interpolate-examples",
     )
+    compute_on(shown.load_input_event.then, between_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)

@@ -7,7 +7,8 @@ import gradio as gr
 import numpy as np
 import torch
 from bounded_work import Work
-from pictures import picture_input, read_picture, seconds, status_of
+from door import ON_EXAMPLE, compute_on, random_on, stop_on
+from pictures import picture_input, read_picture, seconds
 from served_model import ServedModel
 
 TOLERANCE = 1e-2  # of the solver, here and for the test images: for a picture, not for a paper
@@ -15,21 +16,21 @@ BINS = 30
 
 
 def likelihood(model: ServedModel, path):
-    """Yield bits/dim, what it means, and the histogram; nothing but a line on how far it is until the end."""
+    """The work that shows bits/dim, what they mean, and the histogram."""
     image = read_picture(path, model.image_shape)
 
     def compute(work):
         pipe = model.pipeline(work)
-        return pipe.bits_per_dim(image, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
+        return pipe.bits_per_dim(image / 255, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
 
-    work = Work(compute)
-    for _ in work:
-        yield gr.skip(), status_of(work), gr.skip()
-    value = work.result.bits_per_dim.item()
-    cost = f"{work.result.nfe} evaluations of the network · {seconds(work.seconds)}"
-    tests = model.test_bits_per_dim
-    meaning = f"## {value:.2f} bits/dim\n" + (place(value, tests) if tests else NO_TESTS)
-    yield round(value, 3), f"{meaning}\n\n{cost}", histogram(tests, value) if tests else ""
+    def show(work):
+        value = work.result.bits_per_dim.item()
+        cost = f"{work.result.nfe} evaluations of the network · {seconds(work.seconds)}"
+        tests = model.test_bits_per_dim
+        meaning = f"## {value:.2f} bits/dim\n" + (place(value, tests) if tests else NO_TESTS)
+        return round(value, 3), f"{meaning}\n\n{cost}", histogram(tests, value) if tests else ""
+
+    return Work(compute, show)
 
 
 NO_TESTS = (
@@ -102,20 +103,12 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             )
             plot = gr.HTML(histogram(tests) if tests else None, label="histogram", visible=bool(tests))
             bits_per_dim = gr.Number(label="bits per dim", interactive=False, visible=False)
-    outputs = [bits_per_dim, status, plot]
-    event = start.click(
-        measure, image, outputs, api_name="bits_per_dim", concurrency_id="network", trigger_mode="once"
-    )
-    stop.click(None, cancels=[event], api_visibility="private")
-    another.click(random_picture, None, image, queue=False, api_name="random_image")
+    inputs, outputs = [image], [bits_per_dim, status, plot]
+    compute_on(start.click, measure, inputs, outputs, "bits_per_dim")
+    stop_on(stop.click, "bits_per_dim", "bits_per_dim_example")
+    random_on(another.click, random_picture, inputs, "random_image", api_visibility="public")
     if example_files:
-        gr.Examples(
-            [[file] for file in example_files],
-            [image],
-            outputs,
-            measure,
-            cache_examples=True,
-            cache_mode="lazy",
-            api_visibility="private",
-            elem_id="likelihood-examples",
+        shown = gr.Examples(
+            [[file] for file in example_files], inputs, api_visibility="private", elem_id="likelihood-examples"
         )
+        compute_on(shown.load_input_event.then, measure, inputs, outputs, "bits_per_dim_example", **ON_EXAMPLE)

@@ -5,7 +5,8 @@ from functools import partial
 import gradio as gr
 import torch
 from bounded_work import Work
-from pictures import checked_seed, picture_input, read_picture, seconds, status_of, to_picture, visible_states
+from door import ON_EXAMPLE, compute_on, random_on, stop_on
+from pictures import checked_seed, picture_input, read_picture, seconds, to_picture, visible_states
 from PIL import Image
 from served_model import ServedModel
 
@@ -19,7 +20,7 @@ BACK = {
 
 
 def watch(model: ServedModel, path, back, seed):
-    """Yield three strips, as they are made, and a line on how far they are.
+    """The work that shows three strips, as they are made.
 
     Each has two rows. In the first, t goes from 0 to 1 and the image becomes noise; the second shows the way back
     at the same times, from other noise, so that it ends at another image.
@@ -31,57 +32,55 @@ def watch(model: ServedModel, path, back, seed):
     """
     image, seed = read_picture(path, model.image_shape), checked_seed(seed)
     strips = [None] * len(SDES)
+    sent = [*strips]
 
     def compute(work):
         work.parts = len(SDES)
         for work.part, name in enumerate(SDES.values()):
-            strips[work.part] = strip(model, work, image, name, BACK[back], seed)
+            strip(model, work, image, name, BACK[back], seed, partial(strips.__setitem__, work.part))
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
-    work = Work(compute)
-    sent = 0
-    for _ in work:
-        ready = strips.index(None) if None in strips else len(strips)
+    def show_state(work):
         # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
-        yield *(strips[k] if sent <= k < ready else gr.skip() for k in range(len(strips))), status_of(work)
-        sent = ready
-    yield *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+        news = [gr.skip() if strip is known else strip for strip, known in zip(strips, sent, strict=True)]
+        sent[:] = strips
+        return news
+
+    def show(work):
+        return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+
+    return Work(compute, show, show_state)
 
 
-def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int) -> Image.Image:
-    """The two rows of one SDE."""
+def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int, put) -> None:
+    """`put` the two rows of one SDE, again with each state that the way back reaches; until then its place is grey."""
     scheduler = model.scheduler("Probability flow ODE, few steps", sampling_sde=sde, time_grid="uniform", **settings)
+    steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
+    scheduler.set_timesteps(steps)
+    times = [*scheduler.times, torch.tensor(scheduler.sde.smallest_time, dtype=torch.float64)]
+    shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
     generator = torch.Generator().manual_seed(seed)
     noise, latents = torch.randn(2, 1, *model.image_shape, generator=generator)
     x_0 = scheduler.parameterization.to_model_range(image / 255)
-    states = []
-
-    def keep(pipe, k, t, values):
-        states.append(values["latents"])
-        return {}
-
-    pipe = model.pipeline(work, scheduler)
-    steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
-    pipe(
-        1,
-        steps,
-        latents=latents,
-        generator=generator,
-        output_type="latent",
-        callback_on_step_end=keep,
-    )
-    end = torch.tensor(scheduler.sde.smallest_time, dtype=torch.float64)
-    times = [*scheduler.times, end]
-    states = [latents.to(states[0]) * scheduler.init_noise_sigma, *states]
-    shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
-    returned = [visible_states(states[k], scheduler, times[k]) for k in shown]
-    forward = []
+    forward, returned = [], []
     for k in reversed(shown):
         t = times[k]
         x = scheduler.sde.alpha(t).item() * x_0 + scheduler.sde.sigma(t).item() * noise
-        forward.append(visible_states(x, scheduler, t))
-    rows = [torch.cat([tile[0].cpu() for tile in row], dim=2) for row in (forward, returned)]
-    return enlarged(torch.cat(rows, dim=1))
+        forward.append(visible_states(x, scheduler, t)[0])
+
+    def see(k, x):
+        if k in shown:
+            returned.append(visible_states(x, scheduler, times[k])[0].cpu())
+            grey = [torch.full_like(forward[0], 0.5)] * (len(shown) - len(returned))
+            put(enlarged(torch.cat([torch.cat(row, dim=2) for row in (forward, returned + grey)], dim=1)))
+
+    def keep(pipe, k, t, values):
+        see(k + 1, values["latents"])
+        return {}
+
+    see(0, latents * scheduler.init_noise_sigma)
+    pipe = model.pipeline(work, scheduler)
+    pipe(1, steps, latents=latents, generator=generator, output_type="latent", callback_on_step_end=keep)
 
 
 def enlarged(tiles: torch.Tensor) -> Image.Image:
@@ -120,21 +119,16 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 )
                 strips.append(picture)
             status = gr.Markdown(label="status", elem_classes="status")
-    outputs = [*strips, status]
-    event = start.click(
-        show, [image, back, seed], outputs, api_name="watch", concurrency_id="network", trigger_mode="once"
-    )
-    stop.click(None, cancels=[event], api_visibility="private")
-    another.click(random_picture, None, image, queue=False, api_visibility="private")
+    inputs, outputs = [image, back, seed], [*strips, status]
+    compute_on(start.click, show, inputs, outputs, "watch")
+    stop_on(stop.click, "watch", "watch_example")
+    random_on(another.click, random_picture, [image], "random_start")
     if example_files:
-        gr.Examples(
+        shown = gr.Examples(
             [[file, way, 0] for file, way in zip(example_files, BACK, strict=False)],
-            [image, back, seed],
-            outputs,
-            show,
-            cache_examples=True,
-            cache_mode="lazy",
+            inputs,
             api_visibility="private",
             example_labels=[*BACK],
             elem_id="watch-examples",
         )
+        compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", **ON_EXAMPLE)

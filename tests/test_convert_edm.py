@@ -60,6 +60,7 @@ def test_classes_change_the_answer():
     without = edm_denoiser(pipe, recorded["x"], recorded["labels"])
     given = edm_denoiser(pipe, recorded["x"], recorded["labels"], recorded["class_labels"])
     assert (without - given).abs().max() > 1e-2
+    assert pipe.unet.config.label_dropout == 0  # EDM's default: what it answers without a class was not learnt
 
 
 @pytest.mark.parametrize("name", ["edm_ddpmpp", "edm_ncsnpp", "edm_skip"])

@@ -38,6 +38,17 @@ def test_strength_is_the_share_of_the_steps(sampler):
     assert not torch.equal(out.images[0], out.images[1])
 
 
+@pytest.mark.parametrize(
+    ("strength", "steps", "done"), [(0.28, 25, 7), (0.07, 100, 7), (0.5, 5, 2), (0.3, 25, 7), (1.0, 3, 3)]
+)
+def test_strength_is_rounded_as_in_diffusers(strength, steps, done):
+    """Down to whole steps, also where strength * steps is one and has been rounded up."""
+    pipe = gaussian_pipe("euler")
+    assert done == min(int(steps * strength), steps)  # `get_timesteps` of its image-to-image pipelines
+    out = pipe(num_inference_steps=steps, image=torch.rand(1, *SIZE), strength=strength, output_type="pt")
+    assert out.nfe == done
+
+
 def test_little_strength_changes_little():
     pipe = gaussian_pipe("heun", sde="vp")
     image = torch.rand(8, *SIZE) * 0.5 + 0.25
@@ -54,6 +65,7 @@ def test_little_strength_changes_little():
         ({"strength": 0.0}, r"`strength` must lie in \(0, 1\], but is 0.0"),
         ({"strength": 1.5}, "`strength`.*1.5"),
         ({"strength": None}, "`strength`.*None"),
+        ({"strength": 0.2}, "`strength`=0.2 of 4 steps is less than one"),
         ({"image": torch.rand(1, 3, 5, 4)}, r"`image` must have shape \(3, 4, 4\)"),
         ({"image": torch.rand(1, 1, 4, 4)}, "`image`"),
         ({"image": torch.rand(1, *SIZE) * 300}, "`image`"),

@@ -23,13 +23,13 @@ M, C = 0.4, 0.5  # the images' mean (of "no class") and deviation
 
 
 class GaussianNetwork(ModelMixin, ConfigMixin):
-    """The exact answer for images N(mean, C^2 I): mean M without a class, M + 0.1 (k + 1) for class k.
+    """The exact answer for images N(mean, C^2 I): `mean` without a class, 0.1 (k + 1) more for class k.
 
     It works in any dtype and records every call.
     """
 
     @register_to_config
-    def __init__(self, sample_size=4, in_channels=3, num_class_embeds=None):
+    def __init__(self, sample_size=4, in_channels=3, num_class_embeds=None, mean=M):
         super().__init__()
         self.no_weight = nn.Parameter(torch.zeros(1))
         self.calls = []
@@ -43,16 +43,14 @@ class GaussianNetwork(ModelMixin, ConfigMixin):
         network = self.parameterization
         t = network.sde_time(timestep).expand(len(sample))
         alpha, sigma = (v.reshape(-1, 1, 1, 1) for v in (network.sde.alpha(t), network.sde.sigma(t)))
-        mean = torch.full((len(sample),), M) if class_labels is None else M + 0.1 * (class_labels + 1.0)
+        mean = torch.full((len(sample),), self.config.mean)
+        if class_labels is not None:
+            mean = mean + 0.1 * (class_labels + 1.0)
         x, mean = sample.double(), mean.double().reshape(-1, 1, 1, 1)
-        noise = sigma * (x - alpha * mean) / (alpha**2 * C**2 + sigma**2)
-        x_0 = (x - sigma * noise) / alpha
-        output = {
-            "epsilon": noise,
-            "sample": x_0,
-            "score": -noise / sigma,
-            "v_prediction": alpha * noise - sigma * x_0,
-        }[network.prediction_type]
+        total = alpha**2 * C**2 + sigma**2
+        noise = sigma * (x - alpha * mean) / total
+        x_0 = mean + alpha * C**2 * (x - alpha * mean) / total  # also where alpha = 0
+        output = network.target(x_0, noise, t)
         return UNet2DOutput(sample=output.to(sample.dtype))
 
 
@@ -269,6 +267,125 @@ def test_callback_may_replace_the_state():
     assert not torch.equal(pipe.unet.calls[2][0], replaced)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun", "heun to eps", "heun with churn"])
+def test_a_replaced_state_is_gone_on_from_at_every_evaluation(sampler):
+    """Replaced by 0 while images are N(0, C^2), whose score is 0 there, the state stays 0 unless noise is added."""
+    pipe = gaussian_pipe("heun", sde="vp", image_range=(-1.0, 1.0))
+    if sampler == "heun with churn":
+        pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config, s_churn=5.0, s_noise=0.0)
+    else:
+        cls, config, _ = SCHEDULERS[sampler]
+        pipe.scheduler = cls.from_config(pipe.scheduler.config, **config)
+    pipe.unet.answers(pipe.scheduler).register_to_config(mean=0.0)
+    n = 4
+    for replaced in range(2 * n - 2 if "heun" in sampler else n - 1):
+
+        def callback(pipeline, k, timestep, values, replaced=replaced):
+            return {"latents": torch.zeros_like(values["latents"])} if k == replaced else {}
+
+        images = draw(pipe, n=n, output_type="latent", callback_on_step_end=callback)
+        assert torch.equal(images, torch.zeros_like(images)), replaced
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_a_callback_that_gives_a_copy_changes_nothing(sampler):
+    pipe = gaussian_pipe(sampler)
+
+    def callback(pipeline, k, timestep, values):
+        return {"latents": values["latents"].clone()}
+
+    assert torch.equal(draw(pipe, callback_on_step_end=callback), draw(pipe))
+
+
+def test_a_callback_knows_where_time_steps_end():
+    pipe, ends = gaussian_pipe("heun"), []
+    draw(pipe, callback_on_step_end=lambda pipe, k, t, values: ends.append(pipe.scheduler.at_grid_point))
+    assert ends == [False, True] * 3 + [True]  # Heun's two stages, and the last step, which has one
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 6])
+def test_a_callback_may_stop_the_sampling(stop):
+    pipe, states = gaussian_pipe("heun"), []
+
+    def callback(pipeline, k, timestep, values):
+        states.append(values["latents"].clone())
+        pipeline._interrupt = k >= stop
+
+    output = pipe(num_inference_steps=4, generator=seeded(0), output_type="latent", callback_on_step_end=callback)
+    assert len(states) == output.nfe == len(pipe.unet.calls) == stop + 1
+    assert torch.equal(output.images, states[-1])
+    assert pipe.interrupt and draw(pipe).isfinite().all() and not pipe.interrupt  # the next call starts afresh
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "_guidance_scale"])
+def test_a_callback_may_change_the_guidance_scale(name):
+    """By our name and by that of diffusers' own pipelines."""
+    pipe = gaussian_pipe("euler", network={"num_class_embeds": 2})
+
+    def callback(pipeline, k, timestep, values):
+        assert pipeline.guidance_scale == 1.0 + k
+        setattr(pipeline, name, getattr(pipeline, name) + 1.0)
+
+    output = pipe(num_inference_steps=3, class_labels=1, output_type="pt", callback_on_step_end=callback)
+    assert [labels.tolist() for _, _, labels in pipe.unet.calls] == [[1], [-1, 1], [-1, 1]]
+    assert output.nfe == 5 and pipe.guidance_scale == 4.0
+    for labels, value, message in ((None, 2.0, "needs `class_labels`"), (1, -1.0, "must be a finite number")):
+        with pytest.raises(ValueError, match=f"`guidance_scale`.* {message}"):
+            pipe(
+                class_labels=labels,
+                num_inference_steps=3,
+                callback_on_step_end=lambda pipe, k, t, values, value=value: setattr(pipe, name, value),
+            )
+
+
+def test_networks_in_training_mode_do_not_drop_out():
+    """They are asked in evaluation mode, and left as they were."""
+    pipe = unet_pipe(channels=1, dropout=0.5, num_class_embeds=2)
+    image = torch.rand(2, 1, 8, 8, generator=seeded(1))
+    x, solver = torch.randn(2, 1, 8, 8, generator=seeded(2), requires_grad=True), {"rtol": 1e-2, "atol": 1e-2}
+    calls = {
+        "sample": lambda: draw(pipe, class_labels=1, guidance_scale=2.0),
+        "score": lambda: pipe.score(x, 0.5),
+        "gradient": lambda: torch.autograd.grad(pipe.denoise(x, 0.5).sum(), x)[0],
+        "encode": lambda: pipe.encode(image, **solver),
+        "bits_per_dim": lambda: pipe.bits_per_dim(image, generator=seeded(0), **solver).bits_per_dim,
+    }
+    expected = {name: call() for name, call in calls.items()}
+    pipe.unet.train()
+    pipe.unet.conv_in.eval()  # a part that someone holds still
+    for name, call in calls.items():
+        assert torch.equal(call(), expected[name]), name
+    still = [name for name, module in pipe.unet.named_modules() if not module.training]
+    assert still == ["conv_in"] and all(weight.requires_grad for weight in pipe.unet.parameters())
+
+
+@pytest.mark.parametrize("loaded_inside", [False, True])
+def test_inference_mode(tmp_path, loaded_inside):
+    """Calls that need gradients of the network leave it, whatever was made inside."""
+    pipe = unet_pipe(channels=1)
+    pipe.save_pretrained(tmp_path)
+    pipe = quiet(ScoreSdePipeline.from_pretrained(tmp_path))
+    image, solver = torch.rand(2, 1, 8, 8, generator=seeded(1)), {"rtol": 1e-2, "atol": 1e-2}
+
+    def calls(pipe, image):
+        return [
+            draw(pipe, latents=torch.randn(1, 1, 8, 8, generator=seeded(0))),
+            pipe.bits_per_dim(image, generator=seeded(0), **solver).bits_per_dim,
+            pipe.bits_per_dim(image, probes=image - 0.5, dequantize=False, **solver).bits_per_dim,
+            pipe.decode(pipe.encode(image, **solver), **solver),
+            pipe.interpolate(image[:1], image[1:], 3, **solver),
+            pipe.score(image, 0.5),
+        ]
+
+    expected = calls(pipe, image)
+    with torch.inference_mode():
+        if loaded_inside:
+            pipe = quiet(ScoreSdePipeline.from_pretrained(tmp_path))
+        found = calls(pipe, image.clone())
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_progress_bar(capsys):
     pipe = gaussian_pipe()
     draw(pipe)
@@ -309,10 +426,10 @@ def test_samples_are_gaussian_images_under_every_sde(sde, sampling_sde):
     pipe = gaussian_pipe("heun", sde=sde, sampling_sde=sampling_sde, image_range=(-3, 3), network={"sample_size": 32})
     x = 6 * draw(pipe, n=40, batch_size=4) - 3
     start = pipe.scheduler.times[0]
-    s = (pipe.scheduler.sde.sigma(start) / pipe.scheduler.sde.alpha(start)).item()
-    shrink = C / (C**2 + s**2) ** 0.5
-    assert x.mean().item() == pytest.approx(M * (1 - shrink), abs=4 * C / x.numel() ** 0.5)
-    assert x.std().item() == pytest.approx(s * shrink, abs=0.02)
+    alpha, sigma = pipe.scheduler.sde.alpha(start).item(), pipe.scheduler.sde.sigma(start).item()
+    shrink = C / (alpha**2 * C**2 + sigma**2) ** 0.5
+    assert x.mean().item() == pytest.approx(M * (1 - alpha * shrink), abs=4 * C / x.numel() ** 0.5)
+    assert x.std().item() == pytest.approx(sigma * shrink, abs=0.02)
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

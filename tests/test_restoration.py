@@ -10,6 +10,7 @@ import pytest
 import torch
 from gaussian_images import GaussianImages
 from PIL import Image
+from test_guidance import MixtureClassifier, MixtureNetwork
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -274,6 +275,123 @@ def test_classes_and_guidance_reach_the_network():
     outs = [draw(), draw(class_labels=1), draw(class_labels=[1]), draw(class_labels=1, guidance_scale=2.0)]
     assert torch.equal(outs[1].images, outs[2].images) and outs[3].nfe == 6
     assert not torch.equal(outs[0].images, outs[1].images) and not torch.equal(outs[1].images, outs[3].images)
+
+
+def test_guided_networks_are_the_prior():
+    """D + V A' (A V A' + noise_std^2)^-1 (y - A D) of the autoguided D, with V = sigma^2 / alpha dD / dx."""
+    pipe = gaussian_pipe(sde="vp", sigma_max=None, sigma_min=None)
+    scheduler, operator, noise_std, v = pipe.scheduler, OPERATORS["blur"], 0.1, 1.5
+    pipe.guide = GaussianImages(sample_size=SIZE, std=0.3, mean=0.2, length=2.0).answers(scheduler)
+    images = pipe.unet.draw(2, seeded(1))
+    scheduler.set_timesteps(5)
+    t = scheduler.start_late(3)
+    alpha, sigma = scheduler.sde.alpha(t), scheduler.sde.sigma(t)
+    x = alpha * images + sigma * torch.randn(images.shape, generator=seeded(2), dtype=images.dtype)
+    y = measure(operator, images, noise_std)
+    guidance = Guidance(pipe, 2, guide_scale=v)
+    answer = posterior_output(guidance, scheduler, EXACT, Measurement(operator, y, noise_std, 1.0), x)
+    _, found = scheduler.noise_and_denoised(answer, x, t)
+
+    d, slopes, denoised = len(pipe.unet.mean), 0, 0
+    for weight, network in ((v, pipe.unet), (1 - v, pipe.guide)):
+        total = alpha**2 * network.covariance + sigma**2 * torch.eye(d)
+        gain = alpha * torch.linalg.solve(total, network.covariance)
+        denoised = denoised + weight * (network.mean + (x.flatten(1) - alpha * network.mean) @ gain)
+        slopes = slopes + weight * gain
+    covariance = sigma**2 / alpha * slopes
+    a = operator(torch.eye(d).double().view(d, *images.shape[1:])).flatten(1).T
+    total = a @ covariance @ a.T + noise_std**2 * torch.eye(d)
+    residual = y.flatten(1) - denoised @ a.T
+    expected = denoised + torch.linalg.solve(total, residual.T).T @ a @ covariance
+    torch.testing.assert_close(found.flatten(1), expected, rtol=0, atol=2e-4)
+
+
+def test_a_guide_and_an_interval_reach_the_network():
+    pipe = unet_pipe(classes=3)
+    pipe.guide = small_unet(classes=3)
+    torch.nn.init.normal_(pipe.guide.conv_out.weight, std=0.3)
+    image, mask = torch.rand(1, 1, 8, 8, generator=seeded()), box_mask(8, 8, (0, 0, 8, 6))
+
+    def draw(**arguments):
+        arguments = {"num_inference_steps": 3, "output_type": "pt", "class_labels": 1, **arguments}
+        return pipe.inpaint(image, mask, generator=seeded(), **arguments)
+
+    plain, guided, both = draw(), draw(guide_scale=2.0), draw(guide_scale=2.0, guidance_scale=2.0)
+    assert (plain.nfe, guided.nfe, both.nfe) == (3, 6, 9)
+    assert not torch.equal(plain.images, guided.images) and not torch.equal(guided.images, both.images)
+    nowhere = draw(guide_scale=2.0, guidance_scale=2.0, guidance_interval=(1e8, 1e9))
+    assert nowhere.nfe == 3 and torch.equal(nowhere.images, plain.images)
+
+
+def test_the_classifier_restores_as_the_conditional_network_does():
+    """With the exact classifier, whose second derivatives are in the posterior's covariance, the prior is p(x | y)."""
+    scheduler = ScoreSdeExponentialScheduler(sde="vp", prediction_type="sample", image_range=(-1.0, 1.0))
+    unet = MixtureNetwork(num_class_embeds=2).answers(scheduler)
+    pipe = quiet(ScoreSdeRestorationPipeline(unet, scheduler, MixtureClassifier()))
+    measurement = torch.tensor([[0.6, 0.0], [0.2, 0.0]]).view(2, 2, 1, 1)
+    mask = Mask(torch.tensor([False, True]).view(2, 1, 1))  # the second channel is missing
+    arguments = {"num_samples": 3, "num_inference_steps": 15, "output_type": "pt", "class_labels": [0, 1]}
+    outs = [
+        pipe(measurement, mask, 0.05, generator=seeded(), **arguments, **guidance).images
+        for guidance in ({}, {"guidance_scale": 0.0, "classifier_scale": 1.0})
+    ]
+    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-3)
+
+
+def test_callbacks_see_replace_and_stop():
+    pipe, image, mask = unet_pipe(), torch.rand(1, 1, 8, 8, generator=seeded()), box_mask(8, 8, (2, 2, 6, 6))
+    seen = []
+
+    def draw(callback):
+        seen.clear()
+        return pipe.inpaint(
+            image,
+            mask,
+            noise_std=0.1,
+            num_inference_steps=5,
+            generator=seeded(),
+            output_type="pt",
+            callback_on_step_end=callback,
+        )
+
+    def watch(pipeline, k, timestep, values):
+        seen.append(values["latents"].clone())
+
+    plain = draw(watch)
+    unit = pipe.scheduler.parameterization.to_unit_range(seen[-1]).clamp(0, 1)
+    assert len(seen) == 5 and torch.equal(plain.images, unit)
+    assert torch.equal(plain.images, draw(None).images)
+
+    def replace(pipeline, k, timestep, values):
+        return {"latents": torch.zeros_like(values["latents"])} if k == 2 else {}
+
+    assert not torch.equal(draw(replace).images, plain.images)
+
+    def stop(pipeline, k, timestep, values):
+        watch(pipeline, k, timestep, values)
+        pipeline._interrupt = k == 1
+
+    stopped = draw(stop)
+    assert len(seen) == stopped.nfe == 2 and stopped.products == 2 * MMPS().products
+    assert torch.equal(stopped.images, pipe.scheduler.parameterization.to_unit_range(seen[-1]).clamp(0, 1))
+    with pytest.raises(ValueError, match="`callback_on_step_end_tensor_inputs`"):
+        pipe.inpaint(image, mask, callback_on_step_end_tensor_inputs=["noise"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_networks_in_training_mode_and_inference_mode(method):
+    pipe, image, mask = unet_pipe(), torch.rand(1, 1, 8, 8, generator=seeded()), box_mask(8, 8, (2, 2, 6, 6))
+
+    def draw(image, mask):
+        return pipe.inpaint(
+            image, mask, method=method, num_inference_steps=3, generator=seeded(), output_type="pt"
+        ).images
+
+    expected = draw(image, mask)
+    pipe.unet.train()
+    with torch.inference_mode():
+        found = draw(image.clone(), mask.clone())
+    assert torch.equal(found, expected) and pipe.unet.training
 
 
 def test_images_and_masks_of_all_kinds():

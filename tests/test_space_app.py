@@ -1,14 +1,22 @@
 """The app of space_app, as its users meet it: through gradio_client, one app for all tests."""
 
+import asyncio
 import json
+import os
 import re
 import shutil
+import signal
 import struct
+import subprocess
 import sys
+import threading
+import time
+import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -24,22 +32,33 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "space_app"))
 import app as space_app  # noqa: E402
 import bounded_work  # noqa: E402
+import door  # noqa: E402
 import make_model_data  # noqa: E402
 import served_model  # noqa: E402
-from pictures import open_picture, read_picture, visible_states  # noqa: E402
+from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
 from tab_likelihood import TOLERANCE  # noqa: E402
 
 SAMPLER = served_model.DEFAULT_SAMPLER
 
 
 @pytest.fixture(scope="module")
-def url():
+def app():
     if not served_model.SHIPPED.is_dir():
         pytest.skip("pretrained/fashion-mnist-ve is not here")
-    app = space_app.build_app(None)
+    return space_app.build_app(None)
+
+
+@pytest.fixture(scope="module")
+def url(app):
     _, address, _ = space_app.launch(app, prevent_thread_lock=True, quiet=True)
     yield address
     app.close(verbose=False)
+
+
+@pytest.fixture
+def events(app):
+    """{name: function of the app}"""
+    return {function.api_name: function for function in app.fns.values()}
 
 
 @pytest.fixture
@@ -49,6 +68,25 @@ def client(url, tmp_path):
 
 def new_client(url, folder):
     return gradio_client.Client(url, verbose=False, download_files=str(folder), analytics_enabled=False)
+
+
+async def ask(http, event, data, session=None, seen=None):
+    """What a browser would: the data of an event's last message, or its error. `seen` takes the messages' kinds."""
+    session = session or uuid.uuid4().hex
+    joined = await http.post("queue/join", json={"data": data, "fn_index": event._id, "session_hash": session})
+    if joined.status_code != 200:
+        return joined.json()["detail"]
+    async with http.stream("GET", "queue/data", params={"session_hash": session}) as lines:
+        async for line in lines.aiter_lines():
+            message = json.loads(line.removeprefix("data:")) if line else {"msg": None}
+            if seen is not None:
+                seen.append(message["msg"])
+            if message["msg"] == "process_completed":
+                return message["output"]["data"] if message["success"] else message["output"]["error"]
+
+
+def browser(url):
+    return httpx.AsyncClient(base_url=url + "gradio_api/", timeout=120)
 
 
 def small(path) -> np.ndarray:
@@ -255,6 +293,261 @@ def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):
     monkeypatch.setattr(bounded_work, "TIME_LIMIT", 0.0)
     with pytest.raises(gradio.Error, match="longer than 0 seconds"):
         list(bounded_work.Work(forever))
+
+
+# ---- the queue -----------------------------------------------------------------------------------------------------
+
+
+def test_every_event_goes_through_one_bounded_queue(app, events):
+    served = [function for function in app.fns.values() if function.fn is not None]
+    outside = {function.api_name for function in served if not function.queue}
+    assert outside == {"stop", *(f"stop_{k}" for k in range(1, 5))}  # they only end what computes
+    network = {function.api_name for function in served if function.concurrency_id == "network"}
+    tabs = {"generate", "inpaint", "bits_per_dim", "watch"}
+    examples = {f"{name}_example" for name in (*tabs, "interpolate")}
+    randoms = {"random_image", "random_images", "random_canvas", "random_start"}
+    assert network == tabs | examples | randoms | {"interpolate_seeds", "interpolate_images"}
+    others = {function.api_name for function in served} - network - outside
+    assert others == {"load_example", *(f"load_example_{k}" for k in range(1, 5))}  # they only fill in
+    assert all(events[name].concurrency_limit == bounded_work.AT_ONCE for name in network)
+    assert app._queue.max_size == door.WAITING and not app.api_open
+    public = {f"/{function.api_name}" for function in served if function.api_visibility == "public"}
+    assert public == {f"/{name}" for name in tabs | {"interpolate_seeds", "interpolate_images", "random_image"}}
+
+
+def test_nothing_computes_past_the_queue(url, events):
+    with httpx.Client(base_url=url) as http:
+        for name, function in events.items():
+            if function.fn is not None and not name.startswith("stop"):
+                answers = [http.post(f"gradio_api/{route}/{name}", json={"data": []}) for route in ("run", "api")]
+                assert [answer.status_code for answer in answers] == [404, 404]
+
+
+def test_random_images_are_drawn_in_the_threads_of_the_network(url, events, monkeypatch):
+    threads, real = [], space_app.to_picture
+
+    def spy(image):
+        threads.append(threading.current_thread().name)
+        return real(image)
+
+    monkeypatch.setattr(space_app, "to_picture", spy)
+
+    async def all_of_them():
+        async with browser(url) as http:
+            for name in ("random_image", "random_images", "random_canvas", "random_start"):
+                await ask(http, events[name], [])
+
+    asyncio.run(all_of_them())
+    assert len(threads) == 5 and all(name.startswith("network") for name in threads)
+
+
+def test_many_calls_at_once_make_few_threads(url, events):
+    most = 0
+
+    async def watch():
+        nonlocal most
+        while True:
+            most = max(most, threading.active_count())
+            await asyncio.sleep(0.01)
+
+    async def calls(count):
+        async with browser(url) as http:
+            watching = asyncio.create_task(watch())
+            answers = await asyncio.gather(*(ask(http, events["random_image"], []) for _ in range(count)))
+            watching.cancel()
+            return answers
+
+    answers = asyncio.run(calls(80))
+    answered = [answer for answer in answers if isinstance(answer, list)]
+    assert len(answered) >= door.WAITING and all("Queue is full" in text for text in answers if text not in answered)
+    assert most <= 4 + 2 * door.THREADS + bounded_work.AT_ONCE + 4  # main, server and the like; and of earlier tests
+
+
+def test_stopped_and_abandoned_work_takes_no_more_threads(monkeypatch):
+    monkeypatch.setattr(bounded_work, "INTERVAL", 0.01)
+    begun, go_on = [], threading.Event()
+
+    def slow(work):
+        begun.append(work)
+        go_on.wait(60)
+        work.tick(0.5)
+
+    works = [bounded_work.Work(slow) for _ in range(20)]
+    for work in works:
+        looks = iter(work)
+        next(looks)
+        looks.close()
+    names = [thread.name for thread in threading.enumerate()]
+    assert sum(name.startswith("network") for name in names) <= bounded_work.AT_ONCE
+    go_on.set()
+    done = bounded_work.Work(lambda work: "done")
+    for _ in done:
+        pass
+    assert done.result == "done" and len(begun) == bounded_work.AT_ONCE
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_stop_ends_work_and_keeps_what_was_seen(url, events, waits):
+    async def visit():
+        async with browser(url) as http:
+            long, seen, blocking = ["Bag", "Ancestral", 200, 1, 16, 0, False], [], []
+            if waits:  # others compute
+                others = [uuid.uuid4().hex for _ in range(bounded_work.AT_ONCE)]
+                blocking = [asyncio.create_task(ask(http, events["generate"], long, other)) for other in others]
+                await asyncio.sleep(1)
+            mine = uuid.uuid4().hex
+            asked = asyncio.create_task(ask(http, events["generate"], long, mine, seen))
+            while ("estimation" if waits else "process_generating") not in seen:
+                await asyncio.sleep(0.05)
+            for session in (uuid.uuid4().hex, mine):  # the first is another visitor's, who stops nothing
+                assert not asked.done()
+                await http.post("run/stop", json={"data": [], "session_hash": session})
+                await asyncio.sleep(0.3)
+            gallery, status = await asyncio.wait_for(asked, 30)
+            for task, session in zip(blocking, others if waits else [], strict=True):
+                assert not task.done()
+                await http.post("run/stop", json={"data": [], "session_hash": session})
+                await task
+            return gallery, status
+
+    gallery, status = asyncio.run(visit())
+    assert gallery["__type__"] == "update" and "value" not in gallery
+    assert "Stopped" in str(status)
+
+
+# ---- bad inputs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_text_where_a_number_is_meant_gets_a_message(url, events, capfd):
+    async def every_number():
+        async with browser(url) as http:
+            for function in events.values():
+                for k, component in enumerate(function.inputs):
+                    if not isinstance(component, gradio.Number) or function.fn is None:
+                        continue
+                    for wrong in ("many", "3", True, None, [3], {"value": 3}, 1e400):
+                        data = [getattr(part, "value", None) for part in function.inputs]
+                        data[k] = wrong
+                        content = json.dumps({"data": data, "fn_index": function._id, "session_hash": "x"})
+                        header = {"content-type": "application/json"}
+                        joined = await http.post("queue/join", content=content, headers=header)
+                        assert joined.status_code == 200
+                        async with http.stream("GET", "queue/data", params={"session_hash": "x"}) as lines:
+                            messages = [json.loads(line[5:]) async for line in lines.aiter_lines() if line]
+                        error = next(m["output"]["error"] for m in messages if m["msg"] == "process_completed")
+                        assert f"{component.label} must be a number, but is" in error
+                        found.append(component.label)
+
+    found: list[str] = []
+    asyncio.run(every_number())
+    assert len(set(found)) >= 8 and "Traceback" not in capfd.readouterr().err
+
+
+def test_whatever_is_sent_gets_a_message(url, events, capfd):
+    wrong = ["many", None, 3, [], ["Bag"], {}, {"path": 3}, {"background": 1}, {"path": "x.png"}]
+
+    async def every_input():
+        async with browser(url) as http:
+            for function in (events[name] for name in ("generate", "inpaint", "watch", "load_example_2")):
+                for k, component in enumerate(function.inputs):
+                    for value in [] if isinstance(component, gradio.Number) else wrong:
+                        data = [getattr(part, "value", None) for part in function.inputs]
+                        data[k] = value
+                        answers.append(await ask(http, function, data))
+            answers.append(await ask(http, events["generate"], []))
+
+    answers: list = []
+    asyncio.run(every_input())
+    assert all(isinstance(answer, str) and len(answer) > 10 for answer in answers)
+    for route, body in {
+        "queue/join": {"data": [], "fn_index": 999, "session_hash": "x"},
+        "call/v2/generate": {"stpes": 3},
+        "call/nothing": {"data": []},
+    }.items():
+        answer = httpx.post(f"{url}gradio_api/{route}", json=body)
+        assert answer.status_code == 400 and "gradio_api/info" in answer.text
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_files_of_the_server_are_not_read(url, events):
+    file = {"path": str(ROOT / "space_app" / "fashion_mnist.png")}
+
+    async def look():
+        async with browser(url) as http:
+            yield await ask(http, events["watch"], [file, "Probability flow ODE", 0])
+            canvas = {"background": file, "layers": [], "composite": None}
+            yield await ask(http, events["inpaint"], [canvas, "DPS", 2, 1, 0])
+
+    async def both():
+        return [answer async for answer in look()]
+
+    assert all("must be an uploaded file" in answer for answer in asyncio.run(both()))
+
+
+def test_a_canvas_forgets_what_nobody_asks_about(monkeypatch):
+    monkeypatch.setattr("pictures.MAX_BLOBS", 1000)
+    canvas = mask_editor()
+
+    def send(name, index="null"):
+        sent = {"type": "background", "index": index, "id": name}
+        canvas.accept_blobs(type("Body", (), {"data": sent, "files": [("blob", bytes(400))]}))
+
+    for name in "abcd":
+        send(name)
+    assert [*canvas.blob_storage] == ["c", "d"]
+    with pytest.raises(ValueError, match="one layer"):
+        send("e", "1000000000")
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------
+
+WRITES = """
+import sys, threading, time
+sys.path.insert(0, {folder!r})
+from temporary_folder import attended_folder
+folder = attended_folder()
+def write():
+    for k in range(10**9):
+        (folder / str(k) / "deep").mkdir(parents=True)
+        (folder / str(k) / "deep" / "file").write_text("x")
+for _ in range(4):
+    threading.Thread(target=write).start()
+print("ready", flush=True)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGKILL"])
+def test_no_temporary_file_is_left(tmp_path, name):
+    program = WRITES.format(folder=str(ROOT / "space_app"))
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(0.2)
+        assert len([*tmp_path.iterdir()]) == 1
+        process.send_signal(getattr(signal, name))
+        process.stdout.read()  # until both processes have ended
+    assert not any(tmp_path.iterdir()) and process.returncode == (-9 if name == "SIGKILL" else 0)
+
+
+@pytest.mark.parametrize("wait", [0.0, 1.0])
+def test_no_temporary_file_is_left_by_an_app_that_starts(tmp_path, wait):
+    command = [sys.executable, str(ROOT / "space_app" / "app.py")]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as process:
+        while not any(tmp_path.iterdir()):
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.terminate()
+        process.stdout.read()
+    assert not any(tmp_path.iterdir()) and process.returncode == 0
+
+
+def test_the_exit_status_is_that_of_the_program(tmp_path):
+    program = f"import sys; sys.path.insert(0, {str(ROOT / 'space_app')!r}); import temporary_folder as t;"
+    for ending, status in (("sys.exit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137), ("1 / 0", 1)):
+        command = [sys.executable, "-c", f"{program} t.attended_folder(); {ending}"]
+        done = subprocess.run(command, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True)
+        assert done.returncode == status and not any(tmp_path.iterdir())
 
 
 # ---- models and files ----------------------------------------------------------------------------------------------

@@ -244,6 +244,27 @@ def upfirdn(x, kernel, up, down, pad):
     return y.reshape(n, c, *y.shape[-2:])[..., ::down, ::down]
 
 
+def test_augmentation_labels(tmp_path):
+    unet, x, t = lively(augment_dim=9), images(), torch.tensor([0.5, 2.0])
+    labels = torch.randn(2, 9, generator=torch.Generator().manual_seed(2))
+    plain = lively()
+    plain.load_state_dict({k: v for k, v in unet.state_dict().items() if k != "augment_embedding.weight"})
+    out = unet(x, t).sample
+    assert torch.equal(out, unet(x, t, augment_labels=torch.zeros(2, 9)).sample)
+    assert torch.equal(out, plain(x, t).sample)
+    labelled = unet(x, t, augment_labels=labels).sample
+    assert (labelled - out).abs().max() > 1e-3
+    torch.testing.assert_close(labelled[1:], unet(x[1:], t[1:], augment_labels=labels[1:]).sample)
+    unet(x, t).sample.sum().backward()  # without labels as well, several processes want a gradient of each parameter
+    assert unet.augment_embedding.weight.grad is not None
+    unet.save_pretrained(tmp_path)
+    assert torch.equal(NCSNppUNet2DModel.from_pretrained(tmp_path)(x, t, augment_labels=labels).sample, labelled)
+    with pytest.raises(ValueError, match=r"`augment_labels` must have shape \(2, 9\), got \(2, 8\)"):
+        unet(x, t, augment_labels=labels[:, :8])
+    with pytest.raises(ValueError, match=r"`augment_labels` must have shape \(2, None\)"):
+        plain(x, t, augment_labels=labels)
+
+
 @pytest.mark.parametrize("kernel", [(1, 3, 3, 1), (1, 2, 1), (1, 1), (1, 2, 3, 4), (1, 4, 6, 4, 1)])
 def test_fir_filters_against_their_definition(kernel):
     x, p = torch.randn(2, 3, 8, 6, dtype=torch.float64), len(kernel) - 2
@@ -462,6 +483,7 @@ def test_methods_that_do_not_apply_say_so():
         {"block_out_channels": (32, 48), "norm_num_groups": 32},
         {"fir_kernel": (1,)},
         {"dropout": 1.0},
+        {"label_dropout": 1.0},
         {"image_range": (1, 0)},
         {"sigma_data": 0.0, **{k: v for k, v in EDM.items() if k != "sigma_data"}},
         {"scale_by_sigma": True, **{k: v for k, v in EDM.items() if k != "scale_by_sigma"}},

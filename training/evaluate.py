@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from evaluation.config import EvaluationConfig, read_evaluation_config
 from evaluation.distances import FeatureStatistics
-from evaluation.feature_metrics import compare_features, compute_features
+from evaluation.feature_metrics import compare_features, compute_features, eight_bits
 from evaluation.feature_networks import shipped_statistics_path
+from evaluation.folder_samples import as_samples, images_digest, is_folder_of_samples, load_samples
 from evaluation.inputs import load_data, load_networks, load_pipeline
 from evaluation.likelihood import bits_per_dim
 from evaluation.model_card import eval_result, load_card, update_card
@@ -35,7 +36,7 @@ from evaluation.page import draw_page
 from evaluation.samples import Samples, draw_samples, network_digest, save_images
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
-from images.loading import HUB_IDS
+from images.sources import HUB_IDS
 from run.accelerator import make_accelerator
 from run.draws import seed_of
 from run.launching import start_all_processes
@@ -60,23 +61,27 @@ class Evaluation:
         if config.update_card:
             load_card(config.pipeline)
         with accelerator.local_main_process_first():  # which downloads, if need be
-            self.pipe = load_pipeline(config, accelerator.device)
+            self.given = load_samples(config) if is_folder_of_samples(config.pipeline) else None
+            self.pipe = None if self.given else load_pipeline(config, accelerator.device)
             self.networks = load_networks(config, accelerator.device)
-            self.reference, self.test = load_data(config, self.pipe)
+            self.reference, self.test = load_data(config, self.pipe, self.given)
         channels, height, width = self.reference.image_shape
         resolution = {"resolution": f"{height}x{width}x{channels}"}
         self.about_data = {"dataset": self.reference.name, "split": config.data.reference_split} | resolution
-        self.about_network = {"network": network_digest(self.pipe.unet)} | resolution
+        network = images_digest(self.given.images) if self.given else network_digest(self.pipe.unet)
+        self.about_network = {"network": network} | resolution
 
     def run(self) -> None:
         """Compute all numbers, and write them down."""
         config, samples, sets, likelihood, bits, neighbors = self.config, None, {}, None, None, None
         if config.samples.num_images:
-            samples = draw_samples(config, self.pipe, self.reference, self.accelerator)
+            draw = draw_samples if self.given is None else lambda *_: as_samples(self.given)
+            samples = draw(config, self.pipe, self.reference, self.accelerator)
             sets[SAMPLES] = samples.images
         if config.yardsticks:
             seed = seed_of(config.samples.seed, YARDSTICK)
-            sets |= noisy_images(self.test.images, config.yardsticks, config.samples.num_images or None, seed)
+            count = config.samples.num_images or None
+            sets |= noisy_images(self.test.images, config.yardsticks, count, seed, self.test.pixels)
         features = {space: self.features(space, sets) for space in self.networks}
         if config.likelihood.num_images:
             likelihood, bits = bits_per_dim(config, self.pipe, self.test, self.accelerator)
@@ -86,7 +91,7 @@ class Evaluation:
         records = [record for space in features for record in self.compare(space, features[space], samples)]
         if likelihood is not None:
             records.append(likelihood | self.about_network)
-        if samples is not None:
+        if samples is not None and self.given is None:
             records.append(self.speed(samples))
         if samples is not None and config.neighbors.num_images:
             neighbors = self.neighbors(samples, config.neighbors.space, features)
@@ -99,10 +104,13 @@ class Evaluation:
         if self.config.neighbors.space == space and self.test is not None:
             data[TEST] = self.test
         own = self.folder / "shards" / "features"
+        meaning = self.reference.pixels if self.given is None else self.given.pixels
+        sets = {name: eight_bits(x, meaning) for name, x in sets.items()}  # what feature networks are defined on
         found = {name: compute_features(x, name, network, own, self.accelerator) for name, x in sets.items()}
         for name, images in data.items():
             title = f"{name} images of {images.name}"
-            found[name] = compute_features(images.images, title, network, self.cache, self.accelerator)
+            shown = eight_bits(images.images, images.pixels)
+            found[name] = compute_features(shown, title, network, self.cache, self.accelerator)
         return found
 
     def compare(self, space: str, features: dict[str, Tensor], samples: Samples | None) -> Iterator[dict]:
@@ -128,14 +136,16 @@ class Evaluation:
     def neighbors(self, samples: Samples, space: str, features: dict[str, dict[str, Tensor]]) -> Neighbors:
         """Nearest reference images of samples and test images, in pixels or one of the feature spaces."""
         if space == "pixels":
-            images = {SAMPLES: samples.images, TEST: self.test.images, REFERENCE: self.reference.images}
-            vectors = {name: pixels(x) for name, x in images.items()}
+            sets = {SAMPLES: samples, TEST: self.test, REFERENCE: self.reference}
+            vectors = {name: pixels(x.images, x.pixels) for name, x in sets.items() if x is not None}
         else:
             vectors, space = features[space], self.networks[space].name
         count, generator = self.config.neighbors.num_images, torch.Generator().manual_seed(self.config.samples.seed)
-        chosen = torch.randperm(len(self.test), generator=generator)[:count]  # a folder may be sorted by class
         of_samples, indices = nearest(vectors[SAMPLES][:count], vectors[REFERENCE], "Neighbours of samples")
-        of_test_images, _ = nearest(vectors[TEST][chosen], vectors[REFERENCE], "Neighbours of test images")
+        of_test_images = None
+        if self.test is not None:
+            chosen = torch.randperm(len(self.test), generator=generator)[:count]  # a folder may be sorted by class
+            of_test_images, _ = nearest(vectors[TEST][chosen], vectors[REFERENCE], "Neighbours of test images")
         return Neighbors(of_samples, indices, of_test_images, space)
 
     def speed(self, samples: Samples) -> dict:
@@ -162,17 +172,19 @@ class Evaluation:
         config, tables = self.config, make_tables(records)
         self.folder.mkdir(parents=True, exist_ok=True)
         if config.save_images and samples is not None:
-            save_images(samples.images, self.folder / "samples")
+            save_images(samples.images, self.folder / "samples", samples.pixels)
         results = {"pipeline": config.pipeline, "results": records}
         write_text(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
-        parameters = sum(parameter.numel() for parameter in self.pipe.unet.parameters())
-        title = f"{config.pipeline} ({parameters:,} parameters, weights {self.about_network['network']})"
-        if samples is not None:
+        title = f"{config.pipeline} (images of a folder)"
+        if self.pipe is not None:
+            parameters = sum(parameter.numel() for parameter in self.pipe.unet.parameters())
+            title = f"{config.pipeline} ({parameters:,} parameters, weights {self.about_network['network']})"
+        if samples is not None and self.pipe is not None:
             sampler = ", ".join(str(v) if k == "class_name" else f"{k} {v}" for k, v in samples.sampler.items())
             precision = PRECISIONS[self.accelerator.mixed_precision]
             title += f"\n{sampler}\nNFE {samples.nfe}, seed {config.samples.seed}, {precision}"
         curve = Path(config.pipeline).parent / "metrics.jsonl"  # of train.py's output folder
-        page = draw_page(title, tables, samples, neighbors, self.reference.images, bits, curve, config.neighbors.shown)
+        page = draw_page(title, tables, samples, neighbors, self.reference, bits, curve, config.neighbors.shown)
         page.savefig(self.folder / ".page.incomplete", format="png")
         os.replace(self.folder / ".page.incomplete", self.folder / "page.png")
         if config.update_card:

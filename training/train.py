@@ -7,6 +7,7 @@
     config.yaml     the whole configuration          figures/         samples, loss curve, forward noising
     metrics.jsonl   loss, speed, ... by step         tensorboard/     the same: tensorboard --logdir FOLDER
     checkpoints/    to resume from: resume=latest    best/, pipeline/ of lowest validation loss; at the end
+    averages/       of other lengths, for average.py    abandoned/  what a run that went back had written later
     pushed/         what push_to_hub=true sent last
 
 Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (bit for bit on one CPU process), and
@@ -21,20 +22,28 @@ the whole process group: a launcher that is killed alone leaves its processes ru
 """
 
 import sys
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 
-from images.pixels import suggest_sigma_max
+from evaluation.feature_metrics import eight_bits
+from evaluation.sample_distance import SampleDistance
 from run.config import Config, read_config
-from run.figures import image_grid, noising_strip
+from run.figures import distance_curves, image_grid, noise_level_curves, noising_strip
 from run.launching import start_all_processes
+from run.learned_weighting import LearnedWeighting
+from run.measured import MEASURED_IMAGES, measure, take_measured, wants_images
+from run.noise_levels import NoiseLevels
+from run.optimizer import learning_rate
+from run.power_averages import PowerAverages, drop_snapshots, save_snapshot
 from run.process import launch
 from run.publishing import Publisher
 from run.score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
 from run.splits import check_labels
 from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import visible
 
 
 class Training(TrainingRun):
@@ -42,52 +51,125 @@ class Training(TrainingRun):
 
     result = "pipeline"
 
-    def __init__(self, config: Config, accelerator: Accelerator, fsdp: dict | None = None):
+    def __init__(self, config: Config, accelerator: Accelerator, *arguments, **options):
         self.conditional = bool(config.model.get("num_class_embeds"))
-        self.label_dropout = config.label_dropout
+        self.label_dropout, self.augmentation = config.label_dropout, config.augmentation
         self.publisher = Publisher(config) if config.push_to_hub and accelerator.is_main_process else None
-        super().__init__(config, accelerator, fsdp)
+        super().__init__(config, accelerator, *arguments, **options)
+        if accelerator.is_main_process:
+            drop_snapshots(self.folder, after=self.step)
 
     def build_objective(self):
         config = self.config
-        auto = config.scheduler.get("sigma_max") == "auto"
-        count = min(2000 if auto else 8, self.data.num_images or 2000)
-        self.few, labels = next(self.data.batches(count, seed=0))
+        if self.checkpoint is not None:
+            for line in take_measured(config, self.checkpoint):
+                self.accelerator.print(line)
+        count = MEASURED_IMAGES if wants_images(config) else 8
+        self.few, labels = self._some_images(count)
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
-
+        image_range = build_scheduler(config).parameterization.image_range
+        for line in measure(config, self.few, self.data.pixels, image_range):
+            self.accelerator.print(line)
         self.scheduler = build_scheduler(config)
-        if auto:
-            low, high = self.scheduler.parameterization.image_range
-            sigma_max = (high - low) * suggest_sigma_max(self.few)
-            self.scheduler = build_scheduler(config, sigma_max)
-            self.accelerator.print(f"sigma_max: {sigma_max:.4g}, from the training images")
-        return build_objective(config, self.scheduler)
+        self.distance = None
+        if config.distance_every:
+            reference = eight_bits(self._some_images(config.distance.num_reference)[0], self.data.pixels)
+            self.distance = SampleDistance(config.distance, reference, self.data.name, config.seed, self.accelerator)
+        objective = build_objective(config, self.scheduler)
+        self.noise_levels = NoiseLevels(objective, config.noise_levels) if config.noise_levels else None
+        self.validation_count += 2 * config.noise_levels
+        return objective
+
+    def _some_images(self, count):
+        """Images, and labels or None: `count` of the training's, or all if there are fewer."""
+        return next(self.data.batches(min(count, self.data.num_images or count), seed=0))
 
     def build_network(self, new):
-        network = build_network(self.config, self.data.image_shape)
+        network = build_network(self.config, self.data.image_shape, self.record)
         if self.config.initial_weights and new:
             load_initial_weights(self.config, network)
         return network
+
+    def build_companions(self):
+        config, accelerator, companions = self.config, self.accelerator, {}
+        if config.learned_weighting:
+            companions["learned_weighting"] = LearnedWeighting(
+                lambda step: learning_rate(config.optimizer, step, config.steps),
+                partial(accelerator.reduce, reduction="mean") if self.world_size > 1 else None,
+                accelerator.device,
+            )
+        if config.power_averages.snapshot_every:
+            companions["power_averages"] = PowerAverages(self.network, config.power_averages.sigma_rel)
+        return companions
+
+    def weighted(self, losses, times):
+        weighting = self.companions.get("learned_weighting")
+        if weighting is None:
+            return losses
+        log_s = -self.objective.sde.half_log_snr(times)
+        weighting.learn(losses, log_s, share=1 / self.config.gradient_accumulation_steps)
+        return losses * weighting.weight(log_s)
+
+    def validation_numbers(self, examples):
+        losses = super().validation_numbers(examples)
+        if self.noise_levels is None:
+            return losses
+        return torch.cat([losses, self.noise_levels.spread(losses[:, 0], examples.times)], 1)
+
+    def log_validation(self, *means):
+        if self.noise_levels is None:
+            return
+        levels, losses = self.noise_levels.levels, self.noise_levels.means(means)
+        self.log.metrics(self.step, noise_levels=levels, noise_level_losses=losses)
+        history = {r["step"]: r["noise_level_losses"] for r in self.log.records if r.get("noise_levels") == levels}
+        self.log.picture(self.step, "noise_levels", noise_level_curves(levels, history))
+
+    def before_checkpoint(self):
+        averages = self.companions.get("power_averages")
+        if averages is not None and self._due(self.config.power_averages.snapshot_every):
+            tensors = averages.state_dict()
+            if self.accelerator.is_main_process:
+                with self._perhaps_unwritten():
+                    save_snapshot(self.folder, self.step, tensors)
 
     def checked_labels(self, labels, name):
         check_labels(self.config, labels, name)
         return labels if self.conditional else None
 
     def draw_start(self):
-        strip = noising_strip(self.few[:4].double() / 255, self.scheduler.parameterization)
+        few = self.data.pixels.to_unit(self.few[:4], torch.float64)
+        strip = noising_strip(visible(few), self.scheduler.parameterization)
         self.log.picture(0, "noising", strip)
 
     def after_step(self):
         config, main = self.config, self.accelerator.is_main_process
         draw = config.sample_every and self._due(config.sample_every)
         push = config.push_to_hub and self._due(config.checkpoint_every) and self.step < config.steps
-        if not (draw or push):
+        measure_distance = config.distance_every and self._due(config.distance_every)
+        if not (draw or push or measure_distance):
             return
         with self.averaged():
+            if measure_distance:
+                self.measure_distance()
             if draw and main:
                 self.draw_samples()
             if push and main:
                 self.publisher.offer(self.step, self.save_as)
+
+    def measure_distance(self) -> None:
+        """Write down how far samples lie from training images, on all processes."""
+        distances = self.distance(self._pipeline())
+        if not self.accelerator.is_main_process or not distances:
+            return
+        self.log.metrics(self.step, **distances)
+        history = [record for record in self.log.records if distances.keys() <= record.keys()]
+        steps, curves = [r["step"] for r in history], {name: [r[name] for r in history] for name in distances}
+        self.log.picture(self.step, "distance", distance_curves(steps, curves))
+
+    def _pipeline(self) -> ScoreSdePipeline:
+        pipeline = ScoreSdePipeline(unet=self.ema_network, scheduler=self.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def draw_samples(self) -> None:
         """Save a grid of samples, from the same noise every time."""
@@ -95,10 +177,8 @@ class Training(TrainingRun):
         labels = None
         if self.conditional:
             labels = torch.arange(options.columns).repeat(options.rows) % self.network.config.num_class_embeds
-        pipeline = ScoreSdePipeline(unet=self.ema_network, scheduler=self.scheduler)
-        pipeline.set_progress_bar_config(disable=True)
         with self.accelerator.autocast():
-            images = pipeline(
+            images = self._pipeline()(
                 batch_size=options.rows * options.columns,
                 num_inference_steps=options.num_inference_steps,
                 class_labels=labels,
@@ -106,7 +186,7 @@ class Training(TrainingRun):
                 generator=torch.Generator().manual_seed(self.config.seed),
                 output_type="pt",
             ).images
-        self.log.picture(self.step, "samples", image_grid(images, options.columns), keep=True)
+        self.log.picture(self.step, "samples", image_grid(visible(images), options.columns), keep=True)
         self.log.draw_loss(self.step)
 
     def save_model(self, folder):

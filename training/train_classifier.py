@@ -79,6 +79,10 @@ class ClassifierTraining(TrainingRun):
         channels, *sides = self.data.image_shape
         size = sides[0] if sides[0] == sides[1] else tuple(sides)
         given = {"in_channels": channels, "sample_size": size, "num_classes": self.num_classes}
+        if self.record.class_names:
+            given["class_names"] = self.record.class_names
+        if self.record.value_dtype != "uint8" or self.record.value_range != [0, 255]:
+            given |= {"value_dtype": self.record.value_dtype, "value_range": self.record.value_range}
         for key in ("in_channels", "sample_size"):
             if self.config.model.get(key, given[key]) != given[key]:
                 raise ConfigError(f"model.{key} is {self.config.model[key]}, but the images have {given[key]}")

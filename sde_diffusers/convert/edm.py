@@ -169,6 +169,7 @@ def _edm_unet_config(wrapper, config):
         "attention_resolutions": tuple(config["attn_resolutions"]),
         "dropout": config["dropout"],
         "num_class_embeds": config["label_dim"] or None,
+        "label_dropout": config["label_dropout"] if config["label_dim"] else None,
         "class_joins": "features",
         "time_embedding_type": config["embedding_type"],
         # Averages and copies, except in the pyramid of features, where EDM has another border than DDPM's.

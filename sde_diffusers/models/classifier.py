@@ -14,6 +14,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from sde_diffusers.class_names import check_class_names
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import Downsample, FourierFeatures, ResidualBlock, conv2d, linear
@@ -31,6 +33,7 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         patch_size (`int`): Side of the pixel blocks folded into channels before the first convolution.
         dropout (`float`): Dropout probability, in [0, 1).
         sigma_data (`float`): Standard deviation of the images in [0, 1].
+        value_dtype, value_range, class_names: Of the data that it was trained on; see `NCSNppUNet2DModel`.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -50,6 +53,9 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         patch_size=1,
         dropout=0.0,
         sigma_data=0.35,
+        value_dtype="uint8",
+        value_range=None,
+        class_names=None,
     ):
         super().__init__()
         counts = {"in_channels": in_channels, "layers_per_block": layers_per_block, "patch_size": patch_size}
@@ -64,6 +70,8 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}.")
         if not sigma_data > 0:
             raise ValueError(f"`sigma_data` must be positive, got {sigma_data!r}.")
+        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        check_class_names(class_names, num_classes)
         width = block_out_channels[0]
         self.time_proj = FourierFeatures(width, scale=1.0)
         self.time_embedding = nn.Sequential(linear(2 * width, 4 * width), nn.SiLU(), linear(4 * width, 4 * width))

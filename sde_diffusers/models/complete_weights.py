@@ -12,6 +12,9 @@ class CompleteWeightsMixin:
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load a network; the arguments are those of `ModelMixin.from_pretrained`.
 
+        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
+        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
+
         Raises:
             ValueError: If tensors are missing, left over or of another shape than the configuration asks for.
             OSError: If a file is missing, broken or no safetensors file.
@@ -28,4 +31,7 @@ class CompleteWeightsMixin:
                 f"The weights in {pretrained_model_name_or_path} are not those of its configuration, a "
                 f"{cls.__name__}: {'; '.join(misfits)}."
             )
+        for parameter in model.parameters():
+            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
         return (model, info) if wants_info else model

@@ -23,11 +23,12 @@ def conv2d(in_channels, out_channels, kernel_size, stride=1, padding=None, init_
     return conv
 
 
-def linear(in_features, out_features):
+def linear(in_features, out_features, bias=True):
     """Fully connected layer with DDPM's initialisation."""
-    layer = nn.Linear(in_features, out_features)
+    layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -23,7 +23,7 @@ def check_ncsnpp_config(config):
         check(config[name] in choices, name, f"one of {choices}")
     for name in ("in_channels", "layers_per_block", "patch_size"):
         check(is_count(config[name]), name, "a positive integer")
-    for name in ("out_channels", "base_channels", "num_class_embeds", "norm_num_groups"):
+    for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
         check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
     sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
     check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
@@ -37,6 +37,7 @@ def check_ncsnpp_config(config):
     check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
     check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
     check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
+    check(config.label_dropout is None or 0 <= config.label_dropout < 1, "label_dropout", "None or in [0, 1)")
     low, high = config.image_range
     check(low < high, "image_range", "(low, high) with low < high")
     check(config.sigma_data > 0, "sigma_data", "positive")

@@ -20,6 +20,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from sde_diffusers.class_names import check_class_names
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
@@ -81,6 +83,14 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         preconditioning (*optional*): `"edm"`: takes sigma, returns x_0 (Table 1 of Karras et al., 2022, arXiv
             2206.00364): D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4).
         sigma_data (`float`): Standard deviation of the images, for `preconditioning`.
+        augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
+            training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
+            untransformed ones.
+        value_dtype, value_range: Of the data that it was trained on, and of nothing that it computes: their type,
+            and the values (low, high) that are 0 and 1 in the range [0, 1]; see `PixelFormat`.
+        class_names (`list[str]`, *optional*): Names of its classes.
+        label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
+            never learnt what "no class" means. `None` means that it is not known.
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -124,9 +134,16 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         patch_size=1,
         preconditioning=None,
         sigma_data=0.5,
+        augment_dim=None,
+        value_dtype="uint8",
+        value_range=None,
+        class_names=None,
+        label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         check_ncsnpp_config(self.config)
+        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
         kernel = tuple(fir_kernel) if fir else None
@@ -159,6 +176,10 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         self.class_embedding = None
         if num_class_embeds:
             self.class_embedding = nn.Embedding(num_class_embeds, features if class_joins == "features" else 4 * width)
+
+        self.augment_embedding = None
+        if augment_dim:
+            self.augment_embedding = linear(augment_dim, features, bias=False)
 
         # Way down. `skips` holds the channels of what the way up will be fed with.
         self.conv_in = conv2d(image_in, width, 3)
@@ -235,20 +256,6 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """Load a network; the arguments are those of diffusers' `ModelMixin`.
-
-        On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
-        file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
-        """
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        for parameter in model.parameters():
-            if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-        return loaded
-
     def set_attention_backend(self, backend, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")
@@ -258,7 +265,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         if valid:
             raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
 
-    def forward(self, sample, timestep, class_labels=None, return_dict=True):
+    def forward(self, sample, timestep, class_labels=None, return_dict=True, augment_labels=None):
         """Evaluate the network.
 
         Args:
@@ -268,6 +275,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             class_labels (`torch.Tensor` of shape (N,) or (), *optional*): Integers in [0, num_class_embeds), or -1
                 for "no class", which is also what None means.
             return_dict (`bool`): Whether to return a `UNet2DOutput` or a tuple.
+            augment_labels (`torch.Tensor` of shape (N, augment_dim), *optional*): How each image was transformed.
 
         Returns:
             `UNet2DOutput` or `tuple`: `sample` of shape (N, out_channels, H, W), in the dtype of the given one.
@@ -288,14 +296,14 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
 
         if config.preconditioning == "edm":
             variance = scale**2 + config.sigma_data**2
-            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels).to(dtype)
+            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels, augment_labels).to(dtype)
             output = x * (config.sigma_data**2 / variance) + output * (scale * config.sigma_data / variance.sqrt())
         else:
             low, high = config.image_range
             if (low, high) != (-1, 1):
                 x = (2 * x - (low + high)) / (high - low)
             fourier = config.time_embedding_type == "fourier"
-            output = self._network(x, t.log() if fourier else t, class_labels).to(dtype)
+            output = self._network(x, t.log() if fourier else t, class_labels, augment_labels).to(dtype)
             if config.scale_by_sigma:
                 if not fourier:
                     log_ratio = math.log(config.sigma_min / config.sigma_max)
@@ -304,9 +312,10 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         output = output.to(sample.dtype)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def _embed(self, condition, class_labels):
-        """Embedding (N, 4 width) of noise level (N,) and class (None, () or (N,)) in the network's dtype."""
+    def _embed(self, condition, class_labels, augment_labels):
+        """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
         features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        features = features + self._embed_augmentation(augment_labels, features)
         class_emb = self._embed_class(class_labels, len(features))
         if self.config.class_joins == "features":
             return F.silu(self.time_embedding(features + class_emb))
@@ -328,11 +337,23 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         class_emb = self.class_embedding(labels.clamp(min=0))
         return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
 
-    def _network(self, x, condition, class_labels):
+    def _embed_augmentation(self, augment_labels, features):
+        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; 0 for none."""
+        dim = self.config.augment_dim
+        if augment_labels is None and not dim:
+            return 0
+        shape = (len(features), dim)
+        if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
+            augment_labels = features.new_zeros(shape)
+        if not dim or tuple(augment_labels.shape) != shape:
+            raise ValueError(f"`augment_labels` must have shape {shape}, got {tuple(augment_labels.shape)}.")
+        return self.augment_embedding(augment_labels.to(features))
+
+    def _network(self, x, condition, class_labels, augment_labels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
         height, width = x.shape[-2:]
         patch = self.config.patch_size
-        emb = self._embed(condition, class_labels)
+        emb = self._embed(condition, class_labels, augment_labels)
         x = x.to(self.conv_in.weight.dtype)
         if patch > 1:
             x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)

@@ -14,11 +14,13 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
-from sde_diffusers.images import read_images
+from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import expand_like
-from sde_diffusers.pipelines.probability_flow import ProbabilityFlowMixin
+from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
@@ -39,7 +41,7 @@ class ScoreSdePipelineOutput(BaseOutput):
     nfe: int
 
 
-class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline):
+class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipeline):
     """Sampling from a score-based generative model (arXiv 2011.13456) with any of this package's schedulers.
 
     Args:
@@ -52,7 +54,8 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             none), trained with the same SDE and asked as `unet` is, which guides with a `guide_scale` other than 1.
 
     Raises:
-        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones).
+        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones), or asks
+            for the network in another way than that works (see `require_network_fits`).
     """
 
     model_cpu_offload_seq = "unet->guide->classifier"
@@ -71,6 +74,7 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
+        require_network_fits(getattr(unet, "config", None), scheduler.parameterization)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod
@@ -100,18 +104,21 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
         guidance_interval: tuple[float, float] | None = None,
         classifier_scale: float = 0.0,
         guide_scale: float = 1.0,
+        data_units: bool = False,
     ) -> ScoreSdePipelineOutput | tuple:
         """Draw images, from noise or (`image`) starting with given ones.
 
         Args:
             batch_size: number of images N.
             num_inference_steps: number of time steps (not of network evaluations); the default is the scheduler's.
-            class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
+            class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds), or their names where the
+                model has names; None = no class.
             guidance_scale: w of classifier-free guidance (arXiv 2207.12598), at least 0: the network's answer is
                 (1 - w) unconditional + w conditional. 1 is the conditional network itself, 0 the unconditional one.
             generator: source of all noise, or a list of N, so that each image has its own seed.
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
             output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
+                PIL images have the data's own depth; PIL has no modes for more than 8 bits and several channels.
             return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
                 the network (there are `pipe.num_timesteps`), of which `pipe.scheduler.at_grid_point` tells whether it
@@ -131,6 +138,8 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             guide_scale: v of autoguidance (arXiv 2406.02507), at least 0, with classes or without: the network's
                 answer is (1 - v) guide + v network. 1 is the network itself, 0 the weaker `guide`. The three kinds
                 of guidance combine as the first lines of `sde_diffusers/guidance.py` say.
+            data_units: whether "np" and "pt" are values of the data's own type and range (`pixel_format`) and not in
+                [0, 1]: uint16 from 0 to 65535, say, which "pt" holds as int32.
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
@@ -147,8 +156,7 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
-        late = int(steps * strength)
-        if image is not None and late == 0:
+        if image is not None and int(steps * strength) == 0:
             raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
 
         # The state stays in float32, whatever the network computes in.
@@ -158,10 +166,10 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
         if image is None:
             x = latents * self.scheduler.init_noise_sigma
         else:
-            t = self.scheduler.start_late(late)
+            t = self.scheduler.start_late(int(steps * strength))
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
         x = self._walk(x, guidance, guidance, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
-        images = self._images(x, output_type)
+        images = self._images(x, output_type, data_units)
         self.maybe_free_model_hooks()
         return ScoreSdePipelineOutput(images, guidance.nfe) if return_dict else (images, guidance.nfe)
 
@@ -247,6 +255,8 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
+        if output_type == "pil":
+            require_pil_mode(self.pixel_format, self._image_shape[0])
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
         unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
@@ -260,6 +270,16 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
         return shape
 
     @property
+    def pixel_format(self) -> PixelFormat:
+        """What the values of the data were that the network was trained on."""
+        return pixel_format(self.unet)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the network's classes, if it has any."""
+        return names_of(self.unet)
+
+    @property
     def _image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that the network was made for."""
         return image_shape(self.unet)
@@ -268,20 +288,22 @@ class ScoreSdePipeline(HubPipelineMixin, ProbabilityFlowMixin, DiffusionPipeline
         """(N, C, H, W) given images in the network's range, checked."""
         if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         if image.shape[1:] != self._image_shape:
             raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
         return self.scheduler.parameterization.to_model_range(image)
 
-    def _images(self, x: Tensor, output_type: str):
+    def _images(self, x: Tensor, output_type: str, data_units: bool = False):
         """The network's range -> images of the given type."""
         if output_type == "latent":
             return x
-        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type)
+        return self._of_type(self.scheduler.parameterization.to_unit_range(x).clamp(0, 1), output_type, data_units)
 
-    def _of_type(self, images: Tensor, output_type: str):
+    def _of_type(self, images: Tensor, output_type: str, data_units: bool = False):
         """Images in [0, 1] as PIL, numpy or tensor."""
-        if output_type == "pt":
-            return images
-        images = images.cpu().permute(0, 2, 3, 1).numpy()
-        return images if output_type == "np" else self.numpy_to_pil(images)
+        if output_type == "pil":
+            return to_pil(images, self.pixel_format)
+        if output_type == "np" and data_units:
+            return to_array(images, self.pixel_format)
+        images = self.pixel_format.from_unit(images) if data_units else images
+        return images if output_type == "pt" else images.cpu().permute(0, 2, 3, 1).numpy()

@@ -169,7 +169,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 one for each image, or several for one image.
             kwargs: of `__call__`.
         """
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
         image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
         operator.measurement_shape(tuple(image.shape))
@@ -185,7 +185,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 PIL or a camera made grey are (0.299, 0.587, 0.114).
             kwargs: of `__call__`.
         """
-        return self._restore("gray", read_images("gray", gray, 1), Grayscale(weights), kwargs)
+        return self._restore("gray", read_images("gray", gray, 1, self.pixel_format), Grayscale(weights), kwargs)
 
     def super_resolve(self, image, factor: int, **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Enlarge images whose pixels are means of factor x factor pixels.
@@ -195,7 +195,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             factor: integer above 1 that divides H and W.
             kwargs: of `__call__`.
         """
-        return self._restore("image", read_images("image", image, self._image_shape[0]), Downsampling(factor), kwargs)
+        return self._restore(
+            "image", read_images("image", image, self._image_shape[0], self.pixel_format), Downsampling(factor), kwargs
+        )
 
     def deblur(self, image, kernel, noise_std: float = ROUNDING_STD, **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Sharpen blurred images.
@@ -208,7 +210,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         operator = GaussianBlur(kernel) if isinstance(kernel, (int, float)) else Convolution(kernel)
-        image = read_images("image", image, self._image_shape[0])
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         return self._restore("image", image, operator, {"noise_std": noise_std, **kwargs})
 
     def _restore(self, name, measurement, operator, kwargs):

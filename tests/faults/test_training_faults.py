@@ -1,6 +1,7 @@
 """Runs of the trainer that are killed, starved of disk space, left by another process or fed with broken data.
 
-KILLS in the environment is how often `test_killed_at_random_moments` kills, 20 unless given.
+KILLS in the environment is how often `test_killed_at_random_moments` kills, 20 unless given, and SOAK_MINUTES how long
+`test_soak` disturbs a run, 1 unless given.
 """
 
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import (  # noqa: F401 (fixtures)
+    ROOT,
     assert_same_bits,
     final_state,
     metrics,
@@ -33,10 +36,11 @@ from tiny_training import (  # noqa: F401 (fixtures)
 import train
 from run import training_run
 from run.checkpoints import STATE, list_checkpoints
+from run.lock import LOCK
 from sde_diffusers import ScoreSdePipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-KILLS = int(os.environ.get("KILLS", 20))
+KILLS, SOAK_MINUTES = int(os.environ.get("KILLS", 20)), float(os.environ.get("SOAK_MINUTES", 1))
 CHECKPOINT_EVERY, STEPS_A_LIFE = 5, 20
 
 
@@ -87,6 +91,44 @@ def test_killed_at_random_moments(tiny, tmp_path):  # noqa: F811
     assert_same_bits(final_state(folder), final_state(twin))
     assert metrics(folder) == metrics(twin)
     print(f"{KILLS} kills, at most {most_lost} steps lost")
+
+
+def test_soak():
+    """Killed, resumed, started twice and read from; see scripts/soak.py."""
+    command = [sys.executable, str(ROOT / "scripts" / "soak.py"), "--minutes", str(SOAK_MINUTES)]
+    soak = subprocess.run(command, capture_output=True, text=True)
+    assert soak.returncode == 0, soak.stdout + soak.stderr
+    assert "the end is that of the undisturbed run, bit for bit" in soak.stdout
+    print(soak.stdout)
+
+
+def test_started_twice(tiny, tmp_path):  # noqa: F811
+    """The second process is refused at once, and the first one goes on; killed, it holds nothing."""
+    folder, overrides = tmp_path / "run", ["steps=5000", "checkpoint_every=2", "resume=latest"]
+    first = start(tiny, folder, *overrides)
+    wait_for(folder / "checkpoints" / "step-00000002", first)
+    second = start(tiny, folder, *overrides, "optimizer.lr=1e-3")
+    output, error = second.communicate(timeout=300)
+    assert second.returncode == 1 and "Traceback" not in error
+    assert f"output_dir {folder} is in use by process {first.pid} on " in error and "Resumed" not in output
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    steps = last_saved(folder)
+    run_here(tiny, folder, *overrides, f"steps={steps + 2}")
+    assert list(metrics(folder)) == list(range(1, steps + 3)) and not (folder / LOCK).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step(tiny, tmp_path, number):  # noqa: F811
+    """While the images are loaded, say; the folder is given back."""
+    folder = tmp_path / "run"
+    process = start(tiny, folder, "validate_every=1")
+    wait_for(folder / LOCK, process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (0, 128 + number) and "Traceback" not in error
+    assert not (folder / LOCK).exists()
 
 
 @pytest.mark.parametrize("on_write_error", ["stop", "continue"])

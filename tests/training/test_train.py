@@ -29,7 +29,7 @@ from run.checkpoints import list_checkpoints
 from run.config import read_config
 from run.draws import draw_examples
 from run.score_model import build_objective, build_scheduler, check_score_model
-from run.written_folder import recover, written_folder
+from run.written_folder import mend, written_folder
 from run.yaml_config import ConfigError, as_dict
 from sde_diffusers import ScoreSdePipeline
 
@@ -65,11 +65,13 @@ def test_every_configuration_is_valid(path):
         ("mixed_precision=fp8", r"mixed_precision must be one of auto, no, bf16, fp16, but is 'fp8'"),
         ("label_dropout=1", r"label_dropout must be in \[0, 1\)"),
         ("model.num_class_embeds=null", r"label_dropout .* need a number of classes"),
+        ("model.label_dropout=0.2", r"model\.label_dropout is what label_dropout of the training says"),
         ("model.preset=huge", r"model\.preset must be null or one of cifar10"),
         ("model.dropout=2", r"model: `dropout` must be in \[0, 1\)"),
         ("model.image_range=[0,1]", r"`image_range` must be \(-1, 1\) with preconditioning"),
         ("scheduler.image_range=[0,1]", r"model\.image_range is .* they must be equal"),
-        ("scheduler.prediction_type=epsilon", r"needs scheduler\.prediction_type=sample"),
+        ("scheduler.prediction_type=epsilon", r"needs a scheduler with `prediction_type`='sample'"),
+        ("scheduler.time_input=999t", r"needs a scheduler with .*`time_input`='sigma'"),
         ("scheduler.class_name=DDIMScheduler", r"scheduler\.class_name must be one of ScoreSde"),
         ("scheduler.sde=vpp", r"scheduler: `sde` must be one of"),
         ("objective.objective=mse", r"objective: `objective` must be one of 'sigma2'"),
@@ -79,6 +81,19 @@ def test_every_configuration_is_valid(path):
 def test_refuses_configuration(tiny, override, message):
     with pytest.raises(ConfigError, match=message):
         check_score_model(read_config([str(tiny), "output_dir=x", override]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["scheduler.sde=vp", "scheduler.time_input=999t", "model.scale_by_sigma=true"], "divides its output by the"),
+        (["scheduler.time_input=index", "objective.objective=discrete"], "takes the logarithm of the value"),
+    ],
+)
+def test_refuses_networks_that_do_not_fit_their_time_input(tiny, overrides, message):
+    words = [str(tiny), "output_dir=x", "model.preconditioning=null", "objective.objective=sigma2", *overrides]
+    with pytest.raises(ConfigError, match=f"model and scheduler: The network {message}"):
+        check_score_model(read_config(words))
 
 
 def test_refuses_missing_keys_and_files(tmp_path):
@@ -167,6 +182,7 @@ def test_learns_from_real_images_and_leaves_a_pipeline(whole_run):
     assert list(metrics(whole_run)) == list(range(1, 61))
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
     pipe = ScoreSdePipeline.from_pretrained(whole_run / "pipeline")
+    assert pipe.unet.config.label_dropout == 0.1  # "no class" was learnt
     pipe.set_progress_bar_config(disable=True)
     images = pipe(batch_size=2, num_inference_steps=3, class_labels=[0, 9], output_type="pt").images
     assert images.shape == (2, 1, 28, 28) and images.isfinite().all()
@@ -193,14 +209,14 @@ def test_keeps_the_best_model_figures_and_a_few_checkpoints(whole_run):
 
 
 def test_a_worse_model_does_not_replace_the_best(tiny, tmp_path):
-    config = ["steps=40", "validate_every=20", "checkpoint_every=20"]
-    folder = run_here(tiny, tmp_path / "run", *config, "ema.decay=0.0")
+    config = ["validate_every=20", "checkpoint_every=20"]
+    folder = run_here(tiny, tmp_path / "run", *config, "steps=20", "ema.decay=0.0")
     best = load_file(folder / "best" / "unet" / "diffusion_pytorch_model.safetensors")
     checkpoint = folder / "checkpoints" / "step-00000020"
     state = json.loads((checkpoint / "state.json").read_text())
     state["best_loss"] = 0.0  # as if an earlier model had been perfect
     (checkpoint / "state.json").write_text(json.dumps(state))
-    run_here(tiny, folder, *config, f"resume={checkpoint}", "ema.decay=0.5")
+    run_here(tiny, folder, *config, "steps=40", "resume=latest", "ema.decay=0.5")
     again = load_file(folder / "best" / "unet" / "diffusion_pytorch_model.safetensors")
     assert_same_bits(again, best)
 
@@ -302,6 +318,25 @@ def test_a_shard_on_a_gpu_follows_a_whole_network(tiny, tmp_path, precision):
     ScoreSdePipeline.from_pretrained(tmp_path / "shard" / "pipeline")
 
 
+def test_one_image_is_enough_for_training_alone(tiny, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    Image.new("L", (28, 28), 100).save(tmp_path / "images" / "0.png")
+    data = [f"data.dataset={tmp_path}/images", "model.num_class_embeds=null", "label_dropout=0", "steps=1"]
+    run_here(tiny, tmp_path / "run", *data)
+    for word, message in (
+        (
+            "scheduler.sigma_max=auto",
+            "scheduler.sigma_max=auto is the largest distance of two images, but .* only one",
+        ),
+        (
+            "validate_every=1",
+            "validate_every=1 sets images aside, but .* has only one: set it to 0, or data.validation",
+        ),
+    ):
+        assert train.main([str(tiny), f"output_dir={tmp_path}/other", *data, word]) == 1
+        assert re.search(message, error := capsys.readouterr().err), error
+
+
 def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):
     first = run_here(tiny, tmp_path / "first", "steps=2")
     start = ["steps=1", "optimizer.lr=1e-30", f"initial_weights={first}/pipeline"]
@@ -364,5 +399,5 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     assert [path.name for path in target.iterdir()] == ["c"]
     assert not list(tmp_path.glob(".best.replaced"))
     target.rename(tmp_path / ".best.replaced")  # a crash between the two renames
-    recover(target)
+    assert len(mend(tmp_path, re.compile("best"))) == 1
     assert [path.name for path in target.iterdir()] == ["c"]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -10,7 +11,8 @@ from run.precision import PRECISIONS
 from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
-FEATURE_SPACES = ("fashion-mnist", "inception", "dinov2")
+SHIPPED_SPACES = ("fashion-mnist", "cifar10")  # of classifiers that come with the repository
+FEATURE_SPACES = (*SHIPPED_SPACES, "inception", "inception-tf", "dinov2")
 CLASSES = ("balanced", "random", "none")
 FRECHET_REFERENCES = ("data", "shipped")
 
@@ -23,10 +25,15 @@ class DataConfig:
     name: str | None = None  # of a folder, in results and card: say "zalando-datasets/fashion_mnist"; null = its path
     data_dir: str | None = None  # sub-folder of the data set to read
     reference_split: str = "train"  # what samples are compared with
-    test_split: str = "test"  # for likelihoods, yardsticks, and as a measure for nearest neighbours
+    # For likelihoods, yardsticks, and as a measure for nearest neighbours: a split; "held_out": what the pipeline's
+    # run has not trained on; "none"; "auto": "test" if there is one, else "held_out" if there was a run.
+    test_split: str = "auto"
+    split: str | None = None  # short for test_split
     max_images: int | None = None  # of each split; null = all
     image_column: str | None = None  # needed only where a data set has several
-    label_column: str | None = None  # likewise
+    label_column: str | None = None  # likewise; or one of integers, text or booleans
+    value_range: list[float] | None = None  # of a folder of floating-point samples; a pipeline knows its own
+    white_level: int | None = None  # likewise, of 16-bit ones
 
 
 @dataclass
@@ -76,10 +83,10 @@ class EvaluationConfig:
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name`, arguments; otherwise the pipeline's
     mixed_precision: str = "no"  # of the network while sampling: "no", "bf16", "fp16", "auto" (bf16 where native)
 
-    feature_spaces: list[str] = field(default_factory=list)  # of "fashion-mnist", "inception", "dinov2"
+    feature_spaces: list[str] = field(default_factory=list)  # of FEATURE_SPACES: see feature_networks.py
     feature_weights: dict[str, str] = field(default_factory=dict)  # feature space -> a path; see feature_networks.py
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # in each of the feature spaces
-    frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with "fashion-mnist"
+    frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with a classifier
     bootstrap_resamples: int = 0  # for a 95 % interval of the Frechet distance; 0 = none
     yardsticks: list[float] = field(default_factory=list)  # also test images + noise of these deviations, grey levels
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
@@ -131,8 +138,21 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
             "training/evaluations/fashion_mnist.yaml output_dir=runs/evaluation"
         )
     pipeline, *overrides = arguments
-    files = [overrides.pop(0)] if overrides and "=" not in overrides[0] and not overrides[0].startswith("-") else []
-    config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline)
+    files, given = [], {}
+    while overrides and "=" not in overrides[0] and not overrides[0].startswith("-") and not files:
+        word = overrides.pop(0)
+        if Path(word).is_dir():  # a folder of images against a folder of images
+            given["data"] = {"dataset": word}
+        else:
+            files.append(word)
+    config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline, **given)
+    if config.data.split is not None:
+        config.data.test_split = config.data.split
+    if config.data.test_split == config.data.reference_split:
+        raise ConfigError(
+            f"data.test_split and data.reference_split are both {config.data.reference_split!r}: a split says nothing "
+            "about itself. Choose another one, held_out (what the run has not trained on) or none"
+        )
     if config.neighbors.space not in ("pixels", *config.feature_spaces):
         raise ConfigError(
             f"neighbors.space must be pixels or one of feature_spaces, {config.feature_spaces}, "
@@ -142,8 +162,9 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
         raise ConfigError("samples.num_images, likelihood.num_images and yardsticks leave nothing to evaluate")
     if config.yardsticks and not config.feature_spaces:
         raise ConfigError("yardsticks are for the distances in feature_spaces, but there are none")
-    if config.frechet_reference == "shipped" and config.feature_spaces != ["fashion-mnist"]:
+    if config.frechet_reference == "shipped" and config.feature_spaces not in [[space] for space in SHIPPED_SPACES]:
         raise ConfigError(
-            f"frechet_reference=shipped is for feature_spaces=[fashion-mnist], but they are {config.feature_spaces}"
+            f"frechet_reference=shipped is for feature_spaces=[{'] or ['.join(SHIPPED_SPACES)}], "
+            f"but they are {config.feature_spaces}"
         )
     return config

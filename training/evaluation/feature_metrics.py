@@ -17,10 +17,18 @@ from evaluation.distances import (
 )
 from evaluation.feature_networks import FeatureNetwork
 from evaluation.shards import compute_in_shards, digest
+from sde_diffusers.images import PixelFormat, visible
 
 SHARD_SIZE = 1000  # images
 SUBSET_SIZE = 1000  # of the kernel distance
 UNRELIABLE = "fewer than ten images for each feature dimension: biased upwards"
+
+
+def eight_bits(images: Tensor, meaning: PixelFormat) -> Tensor:
+    """Images as the feature networks take them: what one would see of them, in 8 bits."""
+    if meaning == PixelFormat() and images.shape[1] in (1, 3):
+        return images
+    return PixelFormat().from_unit(visible(meaning.to_unit(images)))
 
 
 def compute_features(

@@ -1,6 +1,6 @@
 """Networks whose features evaluation compares images by.
 
-    network = load_feature_network("fashion-mnist")   # or "dinov2", "inception"
+    network = load_feature_network("fashion-mnist")   # or "cifar10", "dinov2", "inception", "inception-tf"
     features = network(images)                         # uint8 (N, C, H, W) -> float32 (N, network.dimension)
 
 A Frechet distance means something only together with its feature space. So each network has a name with a digest of
@@ -10,27 +10,26 @@ its weights in it, and `distances.FeatureStatistics` keeps that name with the nu
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from types import ModuleType
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-from torch.nn import functional as F
 
+from evaluation.residual_classifier import classifier_pixels, load_classifier
 from sde_diffusers.weights_digest import weights_digest
 
-FASHION_MNIST_FEATURES = Path(__file__).resolve().parents[2] / "pretrained" / "fashion-mnist-features"
+PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
+SHIPPED = {name: PRETRAINED / f"{name}-features" for name in ("fashion-mnist", "cifar10")}
 DINOV2 = "facebook/dinov2-large"  # the size whose distances are published
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as pillow converts colours to gray
+TF_INCEPTION_SHA256 = "6726825d"  # its beginning, which the file's name has
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 
 
@@ -85,18 +84,20 @@ def load_feature_network(
     """Loads a feature network.
 
     Args:
-        name: "fashion-mnist" (the classifier in `pretrained/fashion-mnist-features`; 28 x 28 gray), "dinov2" (class
-            token of a DINOv2; Stein et al. 2023, arXiv:2306.04675), or "inception" (Inception-v3 with clean-fid's
-            resizing, the FID's feature space; Parmar et al. 2022, arXiv:2104.11222).
-        weights: "fashion-mnist": a folder with another classifier (None: the shipped one). "dinov2": a local folder or
-            an id of the Hub (None: "facebook/dinov2-large"). "inception": the file `inception-2015-12-05.pt` or the
-            folder that holds it (None: the download that clean-fid names, kept in the cache of torch.hub).
+        name: "fashion-mnist" or "cifar10" (the classifiers in `pretrained/NAME-features`; 28 x 28 gray, 32 x 32 RGB),
+            "dinov2" (class token of a DINOv2; Stein et al. 2023, arXiv:2306.04675), "inception" (Inception-v3 with
+            clean-fid's resizing, the FID's feature space; Parmar et al. 2022, arXiv:2104.11222), or "inception-tf"
+            (Inception-v3 with TensorFlow's resizing, as the first FIDs were computed, by torch-fidelity).
+        weights: of a classifier: the folder of another one (None: the shipped one). "dinov2": a local folder or an id
+            of the Hub (None: "facebook/dinov2-large"). "inception": the file `inception-2015-12-05.pt` or the folder
+            that holds it (None: the download that clean-fid names, kept in the cache of torch.hub). "inception-tf":
+            torch-fidelity's file (None: likewise).
         device: where the network computes.
 
     Raises:
-        ValueError: `name` is not one of the three, or `weights` hold something else.
+        ValueError: `name` is not one of these, or `weights` hold something else.
         FileNotFoundError: `weights` are not there.
-        ModuleNotFoundError: transformers or clean-fid is not installed.
+        ModuleNotFoundError: transformers, clean-fid or torch-fidelity is not installed.
         ConnectionError: the weights are not on this machine and cannot be downloaded.
     """
     if name not in _LOADERS:
@@ -105,10 +106,12 @@ def load_feature_network(
 
 
 def shipped_statistics_path(network: FeatureNetwork) -> Path | None:
-    """The `FeatureStatistics` file of the 60,000 Fashion-MNIST training images, if `network` is the shipped one."""
-    path = FASHION_MNIST_FEATURES / "statistics.safetensors"
-    shipped = path.is_file() and network.name == _fashion_mnist(None, "cpu").name
-    return path if shipped else None
+    """The `FeatureStatistics` file of all images that a shipped classifier was trained on; None for other networks."""
+    for name, folder in SHIPPED.items():
+        path = folder / "statistics.safetensors"
+        if path.is_file() and network.name == _classifier(name, None, "cpu").name:
+            return path
+    return None
 
 
 def _optional(module: str, requirement: str) -> ModuleType:
@@ -118,98 +121,17 @@ def _optional(module: str, requirement: str) -> ModuleType:
         raise ModuleNotFoundError(f"{error}: pip install {requirement}") from error
 
 
-# ---- the shipped Fashion-MNIST classifier --------------------------------------------------------------------------
+# ---- the shipped classifiers ---------------------------------------------------------------------------------------
 
 
-class ResidualBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, stride: int):
-        super().__init__()
-        self.conv_1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
-        self.norm_1 = nn.BatchNorm2d(channels_out)
-        self.conv_2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
-        self.norm_2 = nn.BatchNorm2d(channels_out)
-        self.skip = nn.Identity()
-        if stride > 1:
-            projection = nn.Conv2d(channels_in, channels_out, 1, bias=False)
-            self.skip = nn.Sequential(nn.AvgPool2d(stride), projection, nn.BatchNorm2d(channels_out))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        residual = self.norm_2(self.conv_2(F.relu(self.norm_1(self.conv_1(x)))))
-        return F.relu(self.skip(x) + residual)
-
-
-class ResidualClassifier(nn.Module):
-    """A small residual network (He et al. 2015, arXiv:1512.03385) for gray images in [0, 1], shape (N, 1, H, W).
-
-    Args:
-        widths: channels at full, half and quarter resolution; the last is the number of features.
-        num_classes: number of logits.
-    """
-
-    def __init__(self, widths: tuple[int, int, int] = (16, 48, 96), num_classes: int = 10):
-        super().__init__()
-        stem, middle, last = widths
-        self.body = nn.Sequential(
-            nn.Conv2d(1, stem, 3, padding=1, bias=False),
-            nn.BatchNorm2d(stem),
-            nn.ReLU(),
-            ResidualBlock(stem, middle, stride=2),
-            ResidualBlock(middle, middle, stride=1),
-            ResidualBlock(middle, last, stride=2),
-            ResidualBlock(last, last, stride=1),
-        )
-        self.head = nn.Linear(last, num_classes)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The penultimate layer, averaged over the image: shape (N, widths[-1])."""
-        return self.body((2 * x - 1).contiguous(memory_format=torch.channels_last)).mean((2, 3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits, shape (N, num_classes)."""
-        return self.head(self.features(x))
-
-
-def load_classifier(folder: str | Path) -> tuple[ResidualClassifier, int]:
-    """The classifier that `train_feature_network.py` saved in a folder, and the resolution it was trained at.
-
-    Raises:
-        FileNotFoundError: the folder lacks config.json or model.safetensors.
-        ValueError: they are not those of a `ResidualClassifier`.
-    """
-    folder = Path(folder)
-    for file in ("config.json", "model.safetensors"):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(
-                f"weights must be a folder with config.json and model.safetensors: no {file} in {folder}"
-            )
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        network = ResidualClassifier(tuple(config["widths"]), config["num_classes"])
-        network.load_state_dict(load_file(folder / "model.safetensors"))
-        resolution = int(config["resolution"])
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no classifier of train_feature_network.py: {error}") from error
-    return network.to(memory_format=torch.channels_last).eval(), resolution
-
-
-def gray_pixels(images: torch.Tensor, resolution: int) -> torch.Tensor:
-    """uint8 images (N, C, H, W), C = 1 or 3, as gray ones in [0, 1], shape (N, 1, resolution, resolution)."""
-    pixels = images / 255
-    if pixels.shape[1] == 3:
-        pixels = torch.einsum("nchw,c->nhw", pixels, pixels.new_tensor(LUMA))[:, None]
-    if pixels.shape[2:] != (resolution, resolution):
-        pixels = F.interpolate(pixels, (resolution, resolution), mode="bicubic", antialias=True).clamp(0, 1)
-    return pixels
-
-
-def _fashion_mnist(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
-    network, resolution = load_classifier(FASHION_MNIST_FEATURES if weights is None else weights)
+def _classifier(name: str, weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    network, resolution = load_classifier(SHIPPED[name] if weights is None else weights)
     network = network.to(device).requires_grad_(False)
     return FeatureNetwork(
-        f"fashion-mnist-features-{weights_digest(network)[:8]}",
+        f"{name}-features-{weights_digest(network)[:8]}",
         network.head.in_features,
         resolution,
-        lambda images: network.features(gray_pixels(images, resolution)),
+        lambda images: network.features(classifier_pixels(images, network.channels, resolution)),
         device,
         batch_size=256,
     )
@@ -270,7 +192,11 @@ def _hub_folder(weights: str) -> Path:
 
 def _inception(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
     inception = _optional("cleanfid.inception_torchscript", "'clean-fid>=0.1.35' 'scipy<1.18'")
-    path = _downloaded_inception() if weights is None else Path(weights)
+    if weights is None:
+        url = importlib.import_module("cleanfid.downloads_helper").inception_url
+        path = _downloaded(url, INCEPTION_SHA256, INCEPTION_FILE)
+    else:
+        path = Path(weights)
     path = path / INCEPTION_FILE if path.is_dir() else path
     if not path.is_file() or path.name != INCEPTION_FILE:
         raise FileNotFoundError(
@@ -290,14 +216,13 @@ def _inception(weights: str | Path | None, device: str | torch.device) -> Featur
     return FeatureNetwork(f"inception-v3-clean-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
 
 
-def _downloaded_inception() -> Path:
-    """The weights in the cache of torch.hub; clean-fid's own download is unchecked, and may leave half a file."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+def _downloaded(url: str, sha256: str, name: str | None = None) -> Path:
+    """A file in the cache of torch.hub, downloaded if need be; `sha256` is its digest, or the beginning of that."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / (name or url.rpartition("/")[2])
     if not path.is_file():
-        url = importlib.import_module("cleanfid.downloads_helper").inception_url
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=INCEPTION_SHA256)
+        try:  # clean-fid's own download is unchecked, and may leave half a file
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"the Inception weights are not in {path.parent} and cannot be downloaded from {url} ({error}). "
@@ -306,4 +231,26 @@ def _downloaded_inception() -> Path:
     return path
 
 
-_LOADERS = {"fashion-mnist": _fashion_mnist, "dinov2": _dinov2, "inception": _inception}
+# ---- Inception-v3, as torch-fidelity uses it ------------------------------------------------------------------------
+
+
+def _inception_tf(weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
+    fidelity = _optional("torch_fidelity.feature_extractor_inceptionv3", "'torch-fidelity>=0.4'")
+    path = _downloaded(fidelity.URL_INCEPTION_V3, TF_INCEPTION_SHA256) if weights is None else Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights must be the file {Path(fidelity.URL_INCEPTION_V3).name}: got {weights}")
+    try:
+        torch.load(path, weights_only=True)  # tensors and nothing else: torch-fidelity itself would run what it holds
+        model = fidelity.FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(path))
+    except (RuntimeError, UnpicklingError, EOFError, AttributeError) as error:
+        raise ValueError(f"{path} holds no weights of torch-fidelity's Inception-v3: {error}") from error
+    model = model.to(device)
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        return model(images.expand(-1, 3, -1, -1))[0]
+
+    return FeatureNetwork(f"inception-v3-tf-{weights_digest(model)[:8]}", 2048, 299, extract, device, batch_size=32)
+
+
+_LOADERS = {name: partial(_classifier, name) for name in SHIPPED}
+_LOADERS |= {"dinov2": _dinov2, "inception": _inception, "inception-tf": _inception_tf}

@@ -9,7 +9,10 @@ import torch
 from evaluation.config import EvaluationConfig
 from evaluation.feature_networks import FeatureNetwork, load_feature_network, shipped_statistics_path
 from images.loading import ImageData, load_images
+from images.sources import Source, open_source
+from run.record import RECORD, ImageRecord, parted, read_record
 from run.score_model import SCHEDULERS
+from run.splits import HELD_OUT
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import ScoreSdePipeline
 
@@ -62,35 +65,83 @@ def load_networks(config: EvaluationConfig, device: torch.device) -> dict[str, F
         }
     except (ValueError, OSError, ModuleNotFoundError) as error:  # a ConnectionError is an OSError
         raise ConfigError(f"feature_spaces: {error}") from error
-    if config.frechet_reference == "shipped" and shipped_statistics_path(networks["fashion-mnist"]) is None:
+    if config.frechet_reference == "shipped" and shipped_statistics_path(*networks.values()) is None:
         raise ConfigError("frechet_reference=shipped needs the shipped feature network: leave feature_weights out")
     return networks
 
 
-def load_data(config: EvaluationConfig, pipe: ScoreSdePipeline) -> tuple[ImageData, ImageData | None]:
-    """Reference and test images, of the pipeline's channels and size; the latter are None where nothing needs them."""
-    size, options = pipe.unet.config.sample_size, config.data
-    side = size if isinstance(size, int) or size is None else (size[0] if size[0] == size[1] else None)
+def load_data(
+    config: EvaluationConfig, pipe: ScoreSdePipeline | None, samples: ImageData | None = None
+) -> tuple[ImageData, ImageData | None]:
+    """Reference and test images, of the channels and size of the pipeline's, or of the given samples.
+
+    The latter are None where nothing needs them, or there are none.
+    """
+    options = config.data
+    if options.test_split == options.reference_split:
+        raise ConfigError(f"data.test_split is {options.test_split!r}, as reference_split is: choose another, or none")
     if options.name is not None and not Path(options.dataset).expanduser().is_dir():
         raise ConfigError(f"data.name is for a folder, but data.dataset is {options.dataset!r}")
-    keys = ("data_dir", "max_images", "image_column", "label_column")
-    arguments = {key: getattr(options, key) for key in keys}
-    arguments |= {"image_size": side, "channels": pipe.unet.config.in_channels, "streaming": False}
-    neighbors = config.neighbors.num_images and config.samples.num_images
-    need_test = bool(config.yardsticks or config.likelihood.num_images or neighbors)
+    if pipe is None:
+        (channels, *size), pixels = samples.image_shape, samples.pixels
+    else:
+        (channels, *size), pixels = pipe._image_shape, pipe.pixel_format
+    record = read_record(Path(config.pipeline).parent / RECORD)
+    arguments = {"max_images": options.max_images, "image_size": size, "channels": channels, "streaming": False}
+    arguments |= {"pixels": None if options.value_range or options.white_level else pixels}
+    arguments |= {"value_range": options.value_range, "white_level": options.white_level}
+    needs = {
+        "yardsticks": bool(config.yardsticks),
+        "likelihood.num_images": bool(config.likelihood.num_images),
+        "neighbors.num_images": bool(config.neighbors.num_images and config.samples.num_images),
+    }
     try:
-        reference = load_images(options.dataset, options.reference_split, **arguments)
-        test = load_images(options.dataset, options.test_split, **arguments) if need_test else None
+        keys = ("data_dir", "image_column", "label_column")
+        source = open_source(options.dataset, **{key: getattr(options, key) for key in keys})
+        asked, test_split = (
+            options.test_split,
+            _test_split(options.test_split, options.reference_split, source, record),
+        )
+        options.test_split = test_split or "none"  # which numbers will say
+        lacking = [key for key in needs if needs[key] and test_split is None]
+        if lacking and asked == "auto" and pipe is not None or set(lacking) - {"neighbors.num_images"}:
+            raise ValueError(
+                f"{', '.join(lacking)}: there are no test images. {source.name} has the splits "
+                f"{', '.join(map(repr, source.splits))}, and beside {config.pipeline} is no run that has held some "
+                "out. Choose data.test_split, or go without: data.test_split=none"
+            )
+        reference, test = load_images(source, options.reference_split, **arguments), None
+        if record and record.held_out and options.reference_split == record.split:
+            reference, held_out, _ = parted(reference, record.held_out)  # it has trained on the others
+            test = held_out if test_split == HELD_OUT else None
+        if test_split == HELD_OUT and (test is None or not len(test)):
+            raise ValueError(f"the images that {config.pipeline}'s run has held out are not in {source.name}")
+        if test_split not in (None, HELD_OUT) and any(needs.values()):
+            test = load_images(source, test_split, **arguments)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
-    if config.samples.classes == "random":
-        _require_labels("samples.classes=random", reference, pipe)
-    if config.likelihood.given_class and config.likelihood.num_images:
-        _require_labels("likelihood.given_class=true", test, pipe)
+    if test_split is None and needs["neighbors.num_images"]:
+        print("No test images: of the nearest neighbours, exact copies alone are counted", flush=True)
+    test = test if any(needs.values()) else None
+    if pipe is not None:
+        if config.samples.classes == "random":
+            _require_labels("samples.classes=random", reference, pipe)
+        if config.likelihood.given_class and config.likelihood.num_images:
+            _require_labels("likelihood.given_class=true", test, pipe)
     if options.name is not None:
         reference = dataclasses.replace(reference, name=options.name)
         test = test and dataclasses.replace(test, name=options.name)
     return reference, test
+
+
+def _test_split(asked: str, reference_split: str, source: Source, record: ImageRecord | None) -> str | None:
+    """The split of the test images; None for none."""
+    held_out = record is not None and bool(record.held_out)
+    if asked == "auto":
+        return "test" if "test" in source.splits and reference_split != "test" else HELD_OUT if held_out else None
+    if asked == HELD_OUT and not held_out:
+        raise ValueError("data.test_split is held_out, but beside the pipeline is no run that has held images out")
+    return None if asked == "none" else asked
 
 
 def _require_labels(key: str, data: ImageData, pipe: ScoreSdePipeline) -> None:

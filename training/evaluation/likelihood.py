@@ -33,10 +33,13 @@ def bits_per_dim(
     def evaluate(positions: range) -> dict[str, torch.Tensor]:
         images, labels = test[chosen[positions.start : positions.stop]]
         seeds = [seed_of(options.seed, k) for k in chosen[positions.start : positions.stop].tolist()]
+        levels = pipe.pixel_format.levels
+        if levels is None:
+            images = pipe.pixel_format.to_unit(images, torch.float64).clamp(0, 1)
         output = pipe.bits_per_dim(
             images,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            dequantize=options.passes,
+            dequantize=options.passes if levels else False,
             probes=options.probes,
             eps=options.eps,
             rtol=options.rtol,

@@ -13,6 +13,7 @@ NAMES = {
     "kernel_distance": "Kernel distance",
     "bits_per_dim": "Bits per dimension",
     "images_per_second": "Images per second",
+    "exact_copies": "Samples that are copies of training images",
     "nearer_than_1_percent_of_test_images": "Samples nearer to training images than 1 % of test images",
 }
 # What tells two results of one metric apart, beside data set and name.

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sde_diffusers.images import PixelFormat
+
 CHUNK = 250  # queries whose distances are held at once
 QUANTILE = 0.01
+COPY = 1e-6  # distance up to which an image is the same, for features that rounding has touched
 
 
 @dataclass(frozen=True)
@@ -16,32 +19,41 @@ class Neighbors:
 
     Attributes:
         sample_distances: (N,); sample_indices: (N,), which reference image it is.
-        test_distances: (M,).
+        test_distances: (M,); None without test images.
         space: what the Euclidean distances are measured in.
     """
 
     sample_distances: Tensor
     sample_indices: Tensor
-    test_distances: Tensor
+    test_distances: Tensor | None
     space: str
 
     def record(self) -> dict:
         """The share of samples that are nearer to a reference image than all but 1 % of the test images are.
 
         A model that has not memorised has a share of about 0.01 if its samples are as varied as the data; blurred or
-        simple samples raise it too, copies to near 1.
+        simple samples raise it too, copies to near 1. Exact copies always count, even where more than 1 % of the test
+        images are copies themselves; without test images they alone do.
         """
-        threshold = self.test_distances.quantile(QUANTILE)
-        return {
-            "metric": "nearer_than_1_percent_of_test_images",
-            "value": (self.sample_distances < threshold).double().mean().item(),
+        own, test = self.sample_distances, self.test_distances
+        copies = own <= COPY
+        nearer = copies if test is None else (own < test.quantile(QUANTILE)) | copies
+        record = {
+            "metric": "exact_copies" if test is None else "nearer_than_1_percent_of_test_images",
+            "value": nearer.double().mean().item(),
             "space": self.space,
-            "num_images": len(self.sample_distances),
-            "num_test_images": len(self.test_distances),
-            "median_of_samples": self.sample_distances.median().item(),
-            "median_of_test_images": self.test_distances.median().item(),
-            "smallest_of_samples": self.sample_distances.min().item(),
-            "smallest_of_test_images": self.test_distances.min().item(),
+            "num_images": len(own),
+            "exact_copies": int(copies.sum()),
+            "median_of_samples": own.median().item(),
+            "smallest_of_samples": own.min().item(),
+        }
+        if test is None:
+            return record
+        return record | {
+            "num_test_images": len(test),
+            "median_of_test_images": test.median().item(),
+            "smallest_of_test_images": test.min().item(),
+            "exact_copies_among_test_images": int((test <= COPY).sum()),
         }
 
 
@@ -57,6 +69,6 @@ def nearest(queries: Tensor, reference: Tensor, title: str) -> tuple[Tensor, Ten
     return (queries - reference[indices]).norm(dim=1), indices  # without the cancellation of the line above
 
 
-def pixels(images: Tensor) -> Tensor:
-    """uint8 images (N, C, H, W) as vectors (N, C H W) in [0, 1]."""
-    return images.flatten(1).float() / 255
+def pixels(images: Tensor, meaning: PixelFormat = PixelFormat()) -> Tensor:  # noqa: B008 (frozen)
+    """Images (N, C, H, W) as vectors (N, C H W) in [0, 1]; their values are 8 bits, or what `meaning` says."""
+    return meaning.to_unit(images).flatten(1)

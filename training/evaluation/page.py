@@ -13,8 +13,10 @@ from torch import Tensor
 from evaluation.neighbors import Neighbors
 from evaluation.samples import Samples
 from evaluation.tables import Table
+from images.loading import ImageData
 from run.figures import image_grid
 from run.log import read_metrics
+from sde_diffusers.images import visible
 
 WIDTH = 14.0  # inches, at 100 pixels each
 PAIRS_IN_ROW = 20
@@ -29,7 +31,7 @@ def draw_page(
     tables: list[Table],
     samples: Samples | None,
     neighbors: Neighbors | None,
-    reference: Tensor,
+    reference: ImageData,
     bits_per_dim: Tensor | None,
     training_metrics: Path,
     shown: int,
@@ -40,7 +42,7 @@ def draw_page(
         title: says what was evaluated, and how.
         tables: of the results.
         samples, neighbors, bits_per_dim: None where not asked for.
-        reference: uint8 images (M, C, H, W), which the neighbours are taken from.
+        reference: the images that the neighbours are taken from.
         training_metrics: the training run's metrics.jsonl, if there is one.
         shown: number of samples with their neighbours.
     """
@@ -100,15 +102,15 @@ def _samples_block(samples: Samples) -> Block:
     """The first samples, a class to a column where the classes are balanced, as many columns as fit."""
     columns = 20
     count = min(len(samples.images), columns * SAMPLE_ROWS)
-    grid = image_grid(samples.images[:count] / 255, columns)
+    grid = image_grid(visible(samples.pixels.to_unit(samples.images[:count])), columns)
     return _picture_block(grid, f"The first {count} of {len(samples.images):,} samples")
 
 
-def _neighbors_block(samples: Samples, neighbors: Neighbors, reference: Tensor, shown: int) -> Block:
+def _neighbors_block(samples: Samples, neighbors: Neighbors, reference: ImageData, shown: int) -> Block:
     count = min(shown, len(neighbors.sample_distances))
-    nearest = reference[neighbors.sample_indices[:count]]
-    pairs = torch.cat([samples.images[:count], nearest], dim=-2)  # one above the other
-    grid = image_grid(pairs / 255, PAIRS_IN_ROW)
+    nearest, _ = reference[neighbors.sample_indices[:count]]
+    nearest, drawn = reference.pixels.to_unit(nearest), samples.pixels.to_unit(samples.images[:count])
+    grid = image_grid(visible(torch.cat([drawn, nearest], dim=-2)), PAIRS_IN_ROW)  # one above the other
     columns, rows = min(PAIRS_IN_ROW, count), -(-count // PAIRS_IN_ROW)
     texts = [
         ((k % columns + 0.5) / columns, (k // columns + 1) / rows, f"{distance:.3g}")
@@ -145,9 +147,10 @@ def _curves_block(curves: list[Callable]) -> Block:
 
 
 def _distances_histogram(axes, neighbors: Neighbors) -> None:
-    both = torch.cat([neighbors.sample_distances, neighbors.test_distances])
+    test = neighbors.sample_distances[:0] if neighbors.test_distances is None else neighbors.test_distances
+    both = torch.cat([neighbors.sample_distances, test])
     bins = np.linspace(0, both.max().item() * 1.02, 50)
-    kinds = (("samples", neighbors.sample_distances), ("test images", neighbors.test_distances))
+    kinds = (("samples", neighbors.sample_distances), ("test images", test))
     for (label, distances), color in zip(kinds, ("tab:blue", "tab:orange"), strict=True):
         axes.hist(distances.numpy(), bins, density=True, alpha=0.5, color=color, label=f"{len(distances):,} {label}")
     axes.set(xlabel=f"distance to the nearest reference image in {neighbors.space}", ylabel="density")

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +17,8 @@ from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.class_names import DATA_KEYS
+from sde_diffusers.images import PixelFormat, to_pil
 from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
@@ -27,13 +29,14 @@ class Samples:
     """Drawn images and what it took.
 
     Attributes:
-        images: uint8, (N, C, H, W).
+        images: values of `pixels`, (N, C, H, W).
         labels: int64, (N,): the class that each was asked for; None without classes.
         sampler: its class and arguments, steps, guidance and classes.
         batch_size: images drawn at once.
         nfe: evaluations of the network for each image.
         images_per_second: of one process, its first batch (in which libraries warm up) left out if there are more.
         machine: on which this speed was reached: device, threads of a process, processes.
+        pixels: what the values mean.
     """
 
     images: Tensor
@@ -43,6 +46,7 @@ class Samples:
     nfe: int
     images_per_second: float
     machine: dict
+    pixels: PixelFormat = PixelFormat()
 
 
 def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
@@ -60,8 +64,19 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
 
 
 def network_digest(network: torch.nn.Module) -> str:
-    """Twelve hexadecimal digits that tell networks apart by their weights and configuration."""
-    config = {key: value for key, value in network.config.items() if not key.startswith("_")}
+    """Twelve hexadecimal digits that tell networks apart by their weights and configuration, as far as it computes.
+
+    Keys with the default value do not count, so that a key that a later release adds changes no digest.
+    """
+
+    def plain(value):
+        return list(value) if isinstance(value, tuple) else value
+
+    defaults = {name: plain(key.default) for name, key in inspect.signature(type(network)).parameters.items()}
+    public = {
+        name: plain(value) for name, value in network.config.items() if not (name.startswith("_") or name in DATA_KEYS)
+    }
+    config = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
     return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
@@ -82,19 +97,11 @@ def draw_samples(
 
     def draw(indices: range) -> dict[str, Tensor]:
         labels = class_labels(sampler["classes"], indices, num_classes, reference.labels, options.seed)
-        generators = [torch.Generator().manual_seed(seed_of(options.seed, NOISE, k)) for k in indices]
         began = time.perf_counter()
-        with torch.no_grad(), accelerator.autocast():
-            output = pipe(
-                batch_size=len(indices),
-                num_inference_steps=sampler["num_inference_steps"],
-                class_labels=labels,
-                guidance_scale=options.guidance_scale,
-                generator=generators,
-                output_type="pt",
-            )
-        images = (output.images.float() * 255).round().to(torch.uint8).cpu()  # the CPU has waited for the GPU
-        work = {"seconds": [time.perf_counter() - began], "nfe": [output.nfe]}
+        how = {"num_inference_steps": sampler["num_inference_steps"], "guidance_scale": options.guidance_scale}
+        with accelerator.autocast():
+            images, nfe = draw_numbered(pipe, indices, labels, options.seed, **how)
+        work = {"seconds": [time.perf_counter() - began], "nfe": [nfe]}
         work = {name: torch.tensor(value, dtype=torch.float64) for name, value in work.items()}
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
@@ -122,7 +129,25 @@ def draw_samples(
         nfe=int(drawn["nfe"][0]),
         images_per_second=size * len(seconds) / seconds.sum().item(),
         machine=machine,
+        pixels=pipe.pixel_format,
     )
+
+
+@torch.no_grad()
+def draw_numbered(
+    pipe: ScoreSdePipeline, indices: range, labels: Tensor | None, seed: int, **how
+) -> tuple[Tensor, int]:
+    """The images with these numbers and the evaluations of the network that they took.
+
+    The images are values (n, C, H, W) of the pipeline's `pixel_format`, on the CPU.
+
+    Args:
+        labels: (n,) classes or None.
+        how: arguments of the pipeline's call.
+    """
+    generators = [torch.Generator().manual_seed(seed_of(seed, NOISE, k)) for k in indices]
+    output = pipe(batch_size=len(indices), class_labels=labels, generator=generators, output_type="pt", **how)
+    return pipe.pixel_format.from_unit(output.images).cpu(), output.nfe  # the CPU has waited for the GPU
 
 
 def _describe_machine(accelerator: Accelerator) -> Tensor:
@@ -147,12 +172,22 @@ def class_labels(
     return torch.stack([data_labels[seed_of(seed, LABELS, k) % len(data_labels)] for k in indices])
 
 
-def save_images(images: Tensor, folder: Path) -> None:
-    """Write uint8 images (N, C, H, W) as PNG files, numbered from 000000.png; those of other samples are deleted."""
+def save_images(images: Tensor, folder: Path, pixels: PixelFormat = PixelFormat()) -> None:  # noqa: B008 (frozen)
+    """Write the images as numbered files, from 000000; those of other samples are deleted.
+
+    They are PNG files where that format has their depth and channels, else TIFF (one channel) or .npy, (C, H, W).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("[0-9]*.png"):
+    for path in folder.glob("[0-9]*.*"):
         path.unlink()
+    dtype, channels = pixels.dtype, images.shape[1]
+    png, tiff = dtype == "uint8" and channels <= 4 or dtype == "uint16" and channels == 1, channels == 1
+    ending, kind = (".png", "PNG") if png else (".tif", "TIFF") if tiff else (".npy", None)
     for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
-        path = folder / f"{k:06d}.png"
-        Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()).save(path.with_suffix(".incomplete"), "PNG")
+        path = folder / f"{k:06d}{ending}"
+        with open(path.with_suffix(".incomplete"), "wb") as file:
+            if kind is None:
+                np.save(file, image.numpy().astype(dtype))
+            else:
+                to_pil(pixels.to_unit(image[None]), pixels)[0].save(file, kind)
         path.with_suffix(".incomplete").rename(path)

@@ -83,6 +83,9 @@ def _remarks(record: dict) -> str:
             f"{record['device']}, {record['threads']} threads in each of {record['processes']} processes, batches of "
             f"{record['batch_size']}, NFE {record['nfe']}"
         )
+    if record["metric"] == "exact_copies":
+        median = f"median distance {record['median_of_samples']:.3g}"
+        return f"{record['num_images']:,} samples, in {record['space']}; {median}"
     return (
         f"{record['num_images']:,} samples against {record['num_test_images']:,} test images, in {record['space']}; "
         f"median distance {record['median_of_samples']:.3g} against {record['median_of_test_images']:.3g}"

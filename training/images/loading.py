@@ -1,44 +1,47 @@
-"""Training images: found, decoded to uint8, and served in batches that depend on nothing but (seed, step).
+"""Training images: found, decoded at their own depth, and served in batches that depend on nothing but (seed, step).
 
-`load_images` reads a data set of the Hugging Face Hub, a local folder in the Hub's layout, or a folder of image files.
-What fits into memory is decoded once (`ImageData`), the rest on the way (`StreamedImages` of `streams.py`). Both have
-`batches(batch_size, seed, start_step, rank, world_size, flip)`, an endless iterator whose k-th global batch is a pure
-function of (seed, k): a resumed run sees what an uninterrupted one would have seen, and N processes see, each its
-slice, what a single one would.
+`load_images` reads a data set of the Hugging Face Hub, a local folder in the Hub's layout, a folder of image files, or
+a file of arrays (`sources.py`). What fits into memory is decoded once (`ImageData`), the rest on the way
+(`StreamedImages` of `streams.py`). Both have `batches(batch_size, seed, start_step, rank, world_size, flip)`, an
+endless iterator whose k-th global batch is a pure function of (seed, k): a resumed run sees what an uninterrupted one
+would have seen, and N processes see, each its slice, what a single one would.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tqdm import tqdm
 
 from images.batch_order import batch_indices, check_integer, epoch_order, flipped, slice_of_rank
-from images.pixels import DECODING_THREADS, UnreadableImage, check_broken, conform, decode_image, file_name
-from images.streams import Batch, StreamedImages, is_missing
+from images.pixels import (
+    DECODING_THREADS,
+    NAMED,
+    Skipped,
+    UnreadableImage,
+    check_broken,
+    conform,
+    decode_image,
+    suggest_white_level,
+    value_extremes,
+    value_type,
+)
+from images.rows import Rows, evenly_spaced
+from images.sources import Source, open_source
+from images.streams import Batch, StreamedImages, out_of_range
+from sde_diffusers.images import PixelFormat
 
 logger = logging.getLogger("images")
 
-HUB_IDS = {
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-    "cifar10": "uoft-cs/cifar10",
-    "cassava": "dpdl-benchmark/cassava",
-}
-EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist"
-MEMORY_LIMIT = 4 * 2**30  # bytes of decoded uint8 images; more than that is streamed
-HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
+MEMORY_LIMIT = 4 * 2**30  # bytes of decoded images; more than that is streamed
+TRIED = 100  # images that are tried until one can be read
 
 # ---- images in memory ----------------------------------------------------------------------------------------------
 
@@ -48,11 +51,14 @@ class ImageData:
     """Images decoded once into memory. `data[indices]` gives the (images, labels) of a LongTensor of indices.
 
     Attributes:
-        images: uint8, shape (N, C, H, W).
+        images: (N, C, H, W), of the type of `pixels`.
         labels: int64 class indices, shape (N,); None without a label column or where any image lacks its label.
         class_names: the name of each class, None where unknown.
-        skipped: names of the images that could not be read and are not part of `images`.
+        skipped: names of the images that could not be read and are not part of `images`; it knows the reasons.
         name: what was loaded, for messages and model cards.
+        pixels: what the values mean.
+        rows, numbers: where the images come from: image k is that with the number `numbers[k]` of `rows`.
+        notes: what has to be said of how they were read, in sentences.
     """
 
     images: torch.Tensor
@@ -60,12 +66,26 @@ class ImageData:
     class_names: list[str] | None
     skipped: list[str]
     name: str
+    pixels: PixelFormat = PixelFormat()  # noqa: RUF009 (frozen)
+    rows: Rows | None = field(default=None, repr=False)
+    numbers: torch.Tensor | None = field(default=None, repr=False)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, indices: torch.Tensor) -> Batch:
         return self.images[indices], None if self.labels is None else self.labels[indices]
+
+    def part(self, indices: torch.Tensor) -> ImageData:
+        """Some of the images, as data of their own."""
+        images, labels = self[indices]
+        numbers = None if self.numbers is None else self.numbers[indices]
+        return replace(self, images=images, labels=labels, numbers=numbers)
+
+    def name_of(self, index: int) -> str:
+        """What an image is called in its data set."""
+        return f"image {index}" if self.rows is None else self.rows.name(int(self.numbers[index]))
 
     @property
     def num_images(self) -> int:
@@ -95,7 +115,7 @@ class ImageData:
             flip: mirror each image horizontally with probability 1/2.
 
         Returns:
-            Iterator of (uint8 images of shape (batch_size / world_size, C, H, W), int64 labels or None).
+            Iterator of (images of shape (batch_size / world_size, C, H, W), int64 labels or None).
 
         Raises:
             ValueError: an argument is out of range.
@@ -114,10 +134,10 @@ class ImageData:
 
 
 def load_images(
-    dataset: str,
+    dataset: str | Source,
     split: str = "train",
     *,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     channels: int | None = None,
     streaming: bool | None = None,
     max_images: int | None = None,
@@ -125,89 +145,98 @@ def load_images(
     label_column: str | None = None,
     data_dir: str | None = None,
     stream_shards: int = 1,
+    labels: str = "auto",
+    value_range: Sequence[float] | None = None,
+    white_level: int | None = None,
+    pixels: PixelFormat | None = None,
 ) -> ImageData | StreamedImages:
     """Loads one split of an image data set.
 
     Args:
         dataset: "fashion_mnist", "cifar10", "cassava", another data set id "org/name" of the Hub, a local folder in
-            the Hub's layout (parquet files), or a folder of image files (sub-folders are classes). Without a
+            the Hub's layout (parquet files) or of `Dataset.save_to_disk`, a folder of image files (`folders.py` says
+            what its sub-folders mean), or a file of arrays (`arrays.py`); or what `open_source` has opened. Without a
             connection, "fashion_mnist" is the sample in this repository (10,000 training and 1,000 test images).
         split: "train", or another of `split_names(dataset)`.
-        image_size: side of the square that each image is resized (short side, antialiased) and centre-cropped to;
-            None keeps images of one common size as they are.
-        channels: 1 (gray) or 3 (RGB); None follows the data, with RGB if any image is coloured.
+        image_size: side of the square, or (height, width), that each image is resized (antialiased, to cover it) and
+            centre-cropped to; None keeps images of one common size as they are.
+        channels: 1 (gray), 3 (RGB) or the number of bands; None follows the data, with RGB if any image is coloured.
         streaming: True decodes on the way and downloads only what is read, False decodes into memory, None does the
             latter up to 4 GiB of decoded images. A stream has labels if its first image has.
         max_images: use this many images, evenly spaced over the split (of a stream, the first
             ones, of each group).
-        image_column, label_column: column names, needed only where the features' types leave a choice.
+        image_column, label_column: column names, needed only where the features' types leave a choice, or where
+            labels are no ClassLabel: integers, text or booleans; of a folder, a column of its metadata.
         data_dir: sub-folder of the data set to read.
         stream_shards: groups that the files of a stream are dealt into; see `StreamedImages`.
+        labels: "none" reads the images without labels.
+        value_range: (low, high), the values that are 0 and 1 in the unit range; None is that of integers' type, and
+            of floating point what is measured.
+        white_level: short for the range (0, white_level), of cameras with 10 or 12 bits in files of 16.
+        pixels: the format of images loaded before, say the training's, instead of both; floating-point values may lie
+            beyond its range.
 
     Returns:
         `ImageData`, or `StreamedImages`.
 
     Raises:
         ValueError: an argument is out of range; no such split or column; images differ in size and no `image_size`
-            is given; more than 1 % of the images are unreadable; fewer files than `stream_shards`, or no stream.
+            is given; more than 1 % of the images are unreadable; values beyond the given range; fewer files than
+            `stream_shards`, or no stream.
         FileNotFoundError: there is no such folder or data set.
         ConnectionError: the Hub cannot be reached and the data set is not in the local cache.
     """
-    for name, value in (("image_size", image_size), ("max_images", max_images), ("stream_shards", stream_shards)):
+    sides = [] if image_size is None else [image_size] if isinstance(image_size, int) else list(image_size)
+    if len(sides) > 2 or (not isinstance(image_size, int) and len(sides) == 1):
+        raise ValueError(f"image_size must be a side, or height and width, got {image_size!r}")
+    numbers = [("image_size", side) for side in sides]
+    numbers += [("channels", channels), ("max_images", max_images), ("white_level", white_level)]
+    for name, value in (*numbers, ("stream_shards", stream_shards)):
         if value is not None:
             check_integer(name, value, minimum=1)
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1, 3 or None (as the data is), got {channels!r}")
+    if white_level is not None and value_range is not None:
+        raise ValueError(f"white_level is {white_level} and value_range {list(value_range)}: give one of them")
+    value_range = (0, white_level) if white_level is not None else value_range
 
-    splits, name = _open(dataset, data_dir, bool(streaming))
-    if split not in splits:
-        raise ValueError(f"split {split!r} does not exist in {name}; it has {', '.join(map(repr, splits))}")
-    rows = splits[split]
-    files = rows.num_shards if isinstance(rows, datasets.IterableDataset) else 0
+    source = dataset
+    if isinstance(dataset, str):
+        options = {"labels": labels, "image_column": image_column, "label_column": label_column}
+        source = open_source(dataset, data_dir=data_dir, streaming=bool(streaming), **options)
+    rows, name = source[split], source.name
+    random_access = isinstance(rows, Rows)
+    files = len(rows) if random_access and streaming else 0 if random_access else rows.rows.num_shards
     if stream_shards > max(files, 1):
         reason = f"has {files} files" if files else "is not streamed (with streaming=True, it may be)"
         raise ValueError(f"stream_shards is {stream_shards}, but {name} {reason}")
-    if rows.features is None:  # a stream of a format without a schema
-        rows = rows._resolve_features()
-    image_column = _find_column(rows.features, "image_column", image_column, datasets.Image)
-    label_column = _find_column(rows.features, "label_column", label_column, datasets.ClassLabel)
-    class_names = getattr(rows.features.get(label_column), "names", None)
-    rows = rows.select_columns([image_column] + ([label_column] if label_column else []))
-    rows = rows.cast_column(image_column, datasets.Image(decode=False))
+    for note in source.notes:
+        logger.warning("%s: %s", name, note)
 
-    if isinstance(rows, datasets.Dataset):
-        numbers = range(len(rows))
-        if max_images is not None and max_images < len(rows):
-            numbers = [i * len(rows) // max_images for i in range(max_images)]
-            rows = rows.select(numbers)
-        num_images = len(rows)
-        if label_column and any(map(is_missing, rows[label_column][:])):
-            logger.warning("%s: images without a label: its labels are left out", name)
-            label_column = class_names = None
+    decode = partial(decode_image, image_size=tuple(sides) if len(sides) == 2 else image_size, channels=channels)
+    decode = partial(decode, dtype=None)
+    if random_access:
+        rows = evenly_spaced(rows, max_images)
+        first = _first_image((read_one(rows, k) for k in range(len(rows))), decode, name)
+        num_bytes = len(rows) * first.numel() * first.element_size()
+        if streaming is None and num_bytes > MEMORY_LIMIT:
+            logger.info("%s: more than %d GiB when decoded, so its images are streamed", name, MEMORY_LIMIT // 2**30)
+            streaming = True
     else:
-        announced = (rows.info.splits or {}).get(split)
-        num_images = announced.num_examples if announced and not data_dir else None
-        if max_images is not None:
-            rows, num_images = rows.take(max_images), num_images and min(max_images, num_images)
-        if label_column and is_missing(next(iter(rows), {}).get(label_column)):
-            label_column = class_names = None
-
-    decode = partial(decode_image, image_size=image_size, channels=channels)
-    shape = _first_shape(rows, image_column, decode, name)
-    if streaming is None and num_images * np.prod(shape) > MEMORY_LIMIT:
-        logger.info("%s: more than %d GiB when decoded, so its images are streamed", name, MEMORY_LIMIT // 2**30)
-        streaming = True
+        rows = rows.limited(max_images)
+        first = _first_image(((rows.read(row), "an unnamed image") for row in rows.rows), decode, name)
+    about = (name, source.notes)
     if streaming:
-        about = (decode, shape, num_images, class_names, [], name, stream_shards)
-        return StreamedImages(rows, image_column, label_column, *about)
-    images, kept, skipped = _decode_all(rows, numbers, image_column, decode, shape, name)
-    labels = torch.tensor(rows[label_column][:])[kept] if label_column else None
-    return ImageData(images, labels, class_names, skipped, name)
+        pixels = pixels or _format_of_stream(first, value_range, name)
+        return StreamedImages.of(rows, decode, tuple(first.shape), pixels, *about, groups=stream_shards)
+    images, kept, skipped = _decode_all(rows, decode, first, name)
+    pixels = _measured_format(images, pixels, value_range, lambda k: rows.name(kept[k]), name)
+    kept = torch.tensor(kept, dtype=torch.int64)
+    found = None if rows.labels is None else torch.from_numpy(rows.labels)[kept]
+    return ImageData(images, found, rows.class_names, skipped, name, pixels, rows, kept, list(source.notes))
 
 
 def split_names(dataset: str, data_dir: str | None = None, streaming: bool = False) -> list[str]:
     """Names of the splits of a data set; arguments and errors of `load_images`."""
-    return list(_open(dataset, data_dir, streaming)[0])
+    return list(open_source(dataset, data_dir=data_dir, streaming=streaming).splits)
 
 
 def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageData, ImageData]:
@@ -230,99 +259,37 @@ def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageDa
             f"got {size!r} for the {len(data)} images of {data.name}"
         )
     order = epoch_order(len(data), seed, 0)
-    parts = (order[count:].sort().values, order[:count].sort().values)
-    return tuple(ImageData(*data[part], data.class_names, data.skipped, data.name) for part in parts)
+    return data.part(order[count:].sort().values), data.part(order[:count].sort().values)
 
 
-def _open(dataset: str, data_dir: str | None, streaming: bool) -> tuple[dict, str]:
-    """The splits of a data set, and its name for messages."""
-    folder = Path(dataset).expanduser()
-    if dataset not in HUB_IDS and folder.is_dir():
-        if data_dir is not None and not (folder / data_dir).is_dir():
-            raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
-        try:
-            return datasets.load_dataset(str(folder.absolute()), data_dir=data_dir, streaming=streaming), dataset
-        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
-            raise ValueError(
-                f"{dataset} is neither a folder of images nor a data set of parquet files: {error}"
-            ) from error
-    repo_id = HUB_IDS.get(dataset, dataset)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise FileNotFoundError(
-            f"dataset {dataset!r} is not a folder; also allowed: {', '.join(HUB_IDS)}, an id org/name of the Hub"
-        )
-
-    if (failure := _why_unreachable(repo_id)) is None:
-        return datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming), repo_id
-    offline_mode, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True  # spares long retries
-    try:
-        return datasets.load_dataset(repo_id, data_dir=data_dir), repo_id  # downloaded before
-    except OSError:
-        pass
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline_mode
-    if dataset == "fashion_mnist":
-        logger.warning(
-            "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
-            "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.",
-            failure,
-            EMBEDDED_FASHION_MNIST,
-        )
-        splits = datasets.load_dataset(str(EMBEDDED_FASHION_MNIST), streaming=streaming)
-        return splits, "fashion_mnist (embedded sample)"
-    raise ConnectionError(
-        f"dataset {dataset!r}: no such folder, no copy of {repo_id} in the local cache, and the Hub cannot be reached "
-        f"({failure}). Give a local folder with the data, or connect and try again."
-    )
-
-
-def _why_unreachable(repo_id: str) -> str | None:
-    """None if the Hub has the data set, else what keeps us from asking."""
-    try:
-        HfApi().dataset_info(repo_id, timeout=HUB_TIMEOUT)
-    except GatedRepoError as error:
-        raise FileNotFoundError(f"dataset {repo_id!r} asks for permission: accept its terms and log in") from error
-    except RepositoryNotFoundError as error:
-        raise FileNotFoundError(f"dataset {repo_id!r} is neither a folder nor a data set of the Hub") from error
-    except Exception as error:  # the HTTP library's own errors, which differ between releases
-        return f"{type(error).__name__}: {error}"
-    return None
-
-
-def _find_column(features: datasets.Features, option: str, column: str | None, kind: type) -> str | None:
-    """The column of the given type, or the one asked for; labels may also be plain integers, or absent."""
-    choices = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if column is not None:
-        is_integer = getattr(features.get(column), "dtype", "").startswith(("int", "uint"))
-        if column not in choices and not (kind is datasets.ClassLabel and is_integer):
-            raise ValueError(f"{option} {column!r} is not a column of type {kind.__name__}; columns: {dict(features)}")
-        return column
-    if len(choices) > 1:
-        raise ValueError(f"columns {', '.join(choices)} are all of type {kind.__name__}: choose with {option}")
-    if not choices and kind is datasets.Image:
-        raise ValueError(f"no column of type Image; columns: {dict(features)}")
-    return choices[0] if choices else None
+def read_one(rows: Rows, number: int) -> tuple[dict | np.ndarray, str]:
+    """An image that is not decoded yet, and its name."""
+    value = rows.read([number])[0]
+    return value, rows.title(number, value)
 
 
 # ---- decoding ------------------------------------------------------------------------------------------------------
 
 
-def _first_shape(rows: Iterable[dict], image_column: str, decode: Callable, name: str) -> tuple[int, int, int]:
-    for row in itertools.islice(rows, 100):
+def _first_image(images: Iterator[tuple], decode: Callable, name: str) -> torch.Tensor:
+    """The first image that can be read."""
+    skipped = Skipped()
+    for value, title in itertools.islice(images, TRIED):
         try:
-            return tuple(decode(row[image_column]).shape)
-        except UnreadableImage:
-            continue
-    raise ValueError(f"{name}: no readable image, or none among the first 100")
+            return decode(value)
+        except UnreadableImage as error:
+            skipped.add(title, error)
+    among = f" among the first {TRIED}" if len(skipped) == TRIED else ""
+    raise ValueError(f"{name}: no readable image{among}: {skipped.explain() or 'there is none'}")
 
 
 def _decode_all(
-    rows: datasets.Dataset, numbers: Sequence[int], image_column: str, decode: Callable, shape: tuple, name: str
-) -> tuple[torch.Tensor, list[int], list[str]]:
+    rows: Rows, decode: Callable, first: torch.Tensor, name: str
+) -> tuple[torch.Tensor, list[int], Skipped]:
     """All readable images as one tensor, their row indices, and the names of the others."""
-    images, kept, skipped = torch.empty(len(rows), *shape, dtype=torch.uint8), [], []
+    images, kept, skipped = torch.empty(len(rows), *first.shape, dtype=first.dtype), [], Skipped()
 
-    def attempt(value: dict) -> torch.Tensor | UnreadableImage:
+    def attempt(value) -> torch.Tensor | UnreadableImage:
         try:
             return decode(value)
         except UnreadableImage as error:
@@ -332,20 +299,75 @@ def _decode_all(
         ThreadPoolExecutor(DECODING_THREADS) as pool,
         tqdm(total=len(rows), desc=f"Decoding {name}", delay=2) as progress,
     ):
-        for batch in rows.iter(batch_size=256):
-            for value, image in zip(batch[image_column], pool.map(attempt, batch[image_column]), strict=True):
-                row = len(kept) + len(skipped)
-                image_name = file_name(value) or f"row {numbers[row]}"
+        for start in range(0, len(rows), 256):
+            values = rows.read(range(start, min(start + 256, len(rows))))
+            for row, (value, image) in enumerate(zip(values, pool.map(attempt, values), strict=True), start):
+                title = rows.title(row, value)
                 if isinstance(image, UnreadableImage):
-                    logger.warning("%s: skipped %s: %s", name, image_name, image)
-                    skipped.append(image_name)
+                    logger.warning("%s: skipped %s: %s", name, title, image)
+                    skipped.add(title, image)
                     check_broken(skipped, len(rows), name)
                     continue
-                if len(image) > images.shape[1]:  # the first coloured image after gray ones
+                if len(image) == 3 and images.shape[1] == 1:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
-                images[len(kept)] = conform(image, images.shape[1:], image_name)
+                images[len(kept)] = conform(image, images.shape[1:], title, images.dtype)
                 kept.append(row)
-            progress.update(len(batch[image_column]))
+            progress.update(len(values))
     if skipped:
-        logger.warning("%s: skipped %d of %d images that cannot be read", name, len(skipped), len(rows))
+        logger.warning(
+            "%s: skipped %d of %d images that cannot be read: %s%s",
+            name,
+            len(skipped),
+            len(rows),
+            skipped.explain(),
+            "; ..." if len(skipped) > NAMED else "",
+        )
     return images[: len(kept)], kept, skipped
+
+
+def _measured_format(
+    images: torch.Tensor,
+    known: PixelFormat | None,
+    value_range: Sequence[float] | None,
+    name_of: Callable[[int], str],
+    name: str,
+) -> PixelFormat:
+    """The format of images in memory; a given range must hold all values."""
+    dtype = value_type(images)
+    low, high = value_extremes(images)
+    if known is not None and known.dtype != dtype:
+        raise ValueError(f"{name} holds {dtype} where the images before hold {known.dtype}")
+    if known is None and value_range is None and dtype == "float32":
+        if low == high:
+            raise ValueError(f"{name}: all values are {low}, so that their range cannot be measured: give value_range")
+        value_range = (low, high)
+        logger.warning("%s: floating-point values from %.7g to %.7g, taken as value_range", name, low, high)
+    pixels = known or PixelFormat.of(dtype, value_range)
+    if low >= pixels.low and high <= pixels.high:
+        if known is None and value_range is None and (white := suggest_white_level(dtype, high)):
+            logger.warning(
+                "%s: no value of these 16-bit images is above %d, so that they are nearly black: white_level=%d "
+                "(data.white_level) says which value is white",
+                name,
+                high,
+                white,
+            )
+        return pixels
+    k = next(k for k in range(len(images)) if out_of_range(images[k], pixels))
+    what = (
+        f"{name}: {name_of(k)} holds values beyond the range {pixels.low:g} to {pixels.high:g}; all images: "
+        f"{low:g} to {high:g}"
+    )
+    if known is None or dtype != "float32":
+        raise ValueError(f"{what} (value_range or white_level)")
+    logger.warning("%s. The range stays as it was", what)
+    return pixels
+
+
+def _format_of_stream(first: torch.Tensor, value_range: Sequence[float] | None, name: str) -> PixelFormat:
+    dtype = value_type(first)
+    if value_range is None and dtype == "float32":
+        raise ValueError(
+            f"{name}: floating-point images that are streamed need value_range, which show_data.py measures"
+        )
+    return PixelFormat.of(dtype, value_range)

@@ -1,18 +1,20 @@
-"""From the bytes of an image file to a uint8 tensor, and how far such images lie apart."""
+"""From image files and arrays to tensors of their numbers at their own depth; and how far such images lie apart."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from images.batch_order import check_integer, epoch_order
+from images.files import channels_first, read_file
+from sde_diffusers.images import INTEGER_RANGES, TENSOR_TYPES, PixelFormat, known_values, with_channels
 
 MAX_BROKEN = 0.01  # share of images that may be unreadable
+NAMED = 5  # images whose reasons an error gives
 DECODING_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -20,56 +22,105 @@ class UnreadableImage(ValueError):
     """Bytes that are no image, or not a whole one."""
 
 
-def check_broken(skipped: list[str], total: int, name: str) -> None:
+class Skipped(list):
+    """Names of the images that were left out; `reasons` says why, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.reasons: dict[str, str] = {}
+
+    def add(self, name: str, reason) -> None:
+        self.append(name)
+        self.reasons[name] = str(reason)
+
+    def explain(self) -> str:
+        """The first of them, with their reasons."""
+        return "; ".join(f"{name} ({self.reasons.get(name, 'unreadable')})" for name in self[:NAMED])
+
+
+def check_broken(skipped: Skipped, total: int, name: str) -> None:
     """Raise a ValueError if too many of `total` images of the data set `name` are `skipped`, which names them."""
     if len(skipped) > MAX_BROKEN * total:
-        some = ", ".join(skipped[:10])
-        raise ValueError(f"{name}: more than 1 % of {total} images cannot be read, among them {some}")
+        raise ValueError(f"{name}: more than 1 % of {total} images cannot be read, among them {skipped.explain()}")
 
 
-def file_name(value: dict | None) -> str | None:
+def file_name(value) -> str | None:
     """Of an encoded image as `datasets` stores it, where it is known."""
-    return value["path"] if value else None
+    return value["path"] if isinstance(value, dict) else None
 
 
-def decode_image(value: dict | None, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:
-    """Decodes an image, upright: the first frame of an animation, on white if transparent, 16 bits scaled to 8.
+def decode_image(
+    value: dict | np.ndarray | None,
+    image_size: int | Sequence[int] | None = None,
+    channels: int | None = None,
+    dtype: str | None = "uint8",
+) -> torch.Tensor:
+    """Decodes an image, upright: the first frame of an animation, all pages of a TIFF file, on white if transparent.
 
     Args:
-        value: {"bytes": the file's content or None, "path": where to read it if it is None}, as `datasets` stores it.
+        value: {"bytes": the file's content or None, "path": where to read it if it is None}, as `datasets` stores it;
+            or an array (H, W), (C, H, W) or (H, W, C).
         image_size, channels: as in `load_images`.
+        dtype: "uint8" scales 16 bits to 8; None keeps the image's own depth.
 
     Returns:
-        uint8 tensor of shape (C, H, W).
+        Tensor of shape (C, H, W) and one of `TENSOR_TYPES`; uint8 unless `dtype` is None.
 
     Raises:
-        UnreadableImage: broken, empty or missing files, floating-point images, decompression bombs.
+        UnreadableImage: broken, empty or missing files, values that are not finite, decompression bombs; another
+            number of channels; floating-point images where 8 bits are asked for.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     try:
-        with datasets.Image().decode_example(value) as file:  # animations stay open
-            image = _to_eight_bits(file)
-            image = image.convert({1: "L", 3: "RGB", None: "L" if image.mode in ("1", "L") else "RGB"}[channels])
+        if isinstance(value, np.ndarray):
+            decoded = channels_first(known_values(value), channels)
+        else:
+            decoded = read_file(value, channels)
+        if isinstance(decoded, Image.Image):
+            if size is not None:
+                decoded = ImageOps.fit(decoded, (size[1], size[0]), Image.Resampling.LANCZOS)
+            pixels = np.array(decoded)
+            pixels = with_channels(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), channels)
+        else:
+            pixels = with_channels(decoded, channels)
+            pixels = _eight_bits(pixels) if dtype == "uint8" else pixels
+            pixels = pixels if size is None else _fit(pixels, size)
     except Exception as error:  # decoders meet broken bytes with nearly any error
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-    if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(np.int32)
+    return torch.from_numpy(np.ascontiguousarray(pixels) if pixels.flags.writeable else pixels.copy())
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "f":
         raise ValueError("a floating-point image has no known range")
-    if image.mode.startswith("I"):  # 16-bit gray
-        samples = np.asarray(image).clip(0, 65535) / 257
-        return Image.fromarray(samples.round().astype(np.uint8))
-    if image.has_transparency_data:
-        opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return opaque.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
-    return image
+    if values.dtype == np.int16:
+        raise ValueError("16 bits with a sign have no known range")
+    return values if values.dtype == np.uint8 else (values / 257).round().astype(np.uint8)
 
 
-def conform(image: torch.Tensor, shape: Sequence[int], name: str) -> torch.Tensor:
+def _fit(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The centre of (C, H, W), resized (antialiased) to (h, w); no value lies beyond those that there were."""
+    if values.shape[1:] == tuple(size):
+        return values
+    fitted = []
+    for band in values:
+        image = Image.fromarray(band if band.dtype == np.uint8 else band.astype(np.float32))
+        resized = np.array(ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS))
+        resized = resized if values.dtype.kind == "f" else resized.round()
+        fitted.append(resized.clip(band.min(), band.max()).astype(values.dtype))
+    return np.stack(fitted)
+
+
+def conform(image: torch.Tensor, shape: Sequence[int], name: str, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    """The image, if it has the shape and type of those before it; grey becomes RGB where they are RGB.
+
+    16 bits with a sign and without are one type where the values allow it.
+
+    Raises:
+        ValueError: naming the image and what differs.
+    """
     if len(image) == 1 and shape[0] == 3 and image.shape[1:] == tuple(shape[1:]):
         image = image.expand(3, -1, -1)
     if image.shape != tuple(shape):
@@ -77,26 +128,82 @@ def conform(image: torch.Tensor, shape: Sequence[int], name: str) -> torch.Tenso
             f"{name} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
             + (" and channels" if len(image) != shape[0] else "")
         )
+    if image.dtype != dtype:
+        signed_or_not = {image.dtype, dtype} == {torch.int16, torch.int32}
+        if not signed_or_not or image.min() < 0 or image.max() > 32767:
+            raise ValueError(
+                f"{name} holds {value_type(image)} where the images before it hold "
+                f"{value_type(image.new_empty(0, dtype=dtype))}: their values do not compare. Convert them to one type"
+            )
+        image = image.to(dtype)
     return image
 
 
-def suggest_sigma_max(images: torch.Tensor, max_images: int = 2000, seed: int = 0) -> float:
+def value_type(images: torch.Tensor) -> str:
+    """Which of `VALUE_TYPES` a tensor holds."""
+    return next(name for name, dtype in TENSOR_TYPES.items() if dtype == images.dtype)
+
+
+def value_extremes(images: torch.Tensor) -> tuple[float, float]:
+    """The least and the largest value."""
+    low, high = torch.aminmax(images)
+    return low.item(), high.item()
+
+
+def suggest_white_level(dtype: str, largest: float) -> int | None:
+    """The white of 16-bit files whose values need fewer bits (camera data of 10 or 12): 2^bits - 1; else None.
+
+    "Fewer" is at least two bits: pictures that are merely dark reach into the upper quarter.
+    """
+    if dtype != "uint16" or largest > INTEGER_RANGES["uint16"][1] // 4:
+        return None
+    return max(255, 2 ** int(largest).bit_length() - 1)
+
+
+def suggest_sigma_max(
+    images: torch.Tensor,
+    max_images: int = 2000,
+    seed: int = 0,
+    pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
+) -> float:
     """Largest Euclidean distance between two images in [0, 1], the sigma_max that mixes all modes of the data.
 
     Technique 1 of Song and Ermon, "Improved techniques for training score-based generative models", 2020
     (arXiv:2006.09011). A network on [-1, 1] wants twice the value.
 
     Args:
-        images: uint8, shape (N, C, H, W), N at least 2.
+        images: of the type of `pixels`, shape (N, C, H, W), N at least 2.
         max_images: compare a random choice of this many; the result is then a lower bound.
         seed: determines the choice.
+        pixels: what the values mean.
 
     Raises:
         ValueError: `images` has another type or shape, or `max_images` is below 2.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) < 2:
-        raise ValueError(f"images must be uint8 (N, C, H, W) with N >= 2, got {images.dtype} {tuple(images.shape)}")
-    check_integer("max_images", max_images, 2)
-    chosen = images if len(images) <= max_images else images[epoch_order(len(images), seed, 0)[:max_images]]
-    points = chosen.flatten(1) / 255
+    points = _chosen(images, max_images, seed, pixels).flatten(1)
     return max(torch.cdist(chunk, points).max().item() for chunk in points.split(500))
+
+
+def suggest_sigma_data(
+    images: torch.Tensor,
+    max_images: int = 2000,
+    seed: int = 0,
+    pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
+) -> float:
+    """Standard deviation of the images' values in [0, 1], the sigma_data of EDM's preconditioning (arXiv 2206.00364).
+
+    A network on [-1, 1] wants twice the value. Arguments and errors are those of `suggest_sigma_max`.
+    """
+    return _chosen(images, max_images, seed, pixels).double().std(correction=0).item()
+
+
+def _chosen(images: torch.Tensor, max_images: int, seed: int, pixels: PixelFormat) -> torch.Tensor:
+    """Some images in [0, 1]."""
+    if images.dtype != pixels.torch_dtype or images.ndim != 4 or len(images) < 2:
+        raise ValueError(
+            f"images must be {pixels.dtype} (N, C, H, W) with N >= 2, got {images.dtype} {tuple(images.shape)}"
+        )
+    check_integer("max_images", max_images, 2)
+    return pixels.to_unit(
+        images if len(images) <= max_images else images[epoch_order(len(images), seed, 0)[:max_images]]
+    )

@@ -19,13 +19,26 @@ import numpy as np
 import torch
 
 from images.batch_order import batch_indices, flipped, slice_of_rank
-from images.pixels import DECODING_THREADS, UnreadableImage, check_broken, conform, file_name
+from images.labels import is_missing
+from images.pixels import (
+    DECODING_THREADS,
+    Skipped,
+    UnreadableImage,
+    check_broken,
+    conform,
+    file_name,
+    value_extremes,
+)
+from images.rows import Rows
+from images.tables import TableStream
+from sde_diffusers.images import INTEGER_RANGES, PixelFormat
 
 SHUFFLE_BUFFER = 4096  # encoded images held, by all groups together, to shuffle them
 SPARE = 100  # a group's first rows, which stand in for images of a slice that has no readable one
 UNNAMED = "an unnamed image"
 
 Batch = tuple[torch.Tensor, "torch.Tensor | None"]
+Encoded = tuple  # (image as `decode_image` takes it, label or None, name)
 logger = logging.getLogger("images")
 
 
@@ -40,22 +53,36 @@ class StreamedImages:
     An unreadable image is replaced by the next readable one of its slice of the global batch and added to `skipped`.
 
     Attributes:
+        rows: a table that is streamed, or images with random access.
+        decode: function that decodes one of them.
         image_shape: (C, H, W) of every image served.
+        pixels: what the values mean; all lie within its range.
         num_images: images in the data set, unreadable ones included; None where a stream does not tell.
-        class_names, skipped, name: as in `ImageData`; `skipped` grows while images are read.
-        groups: the S of this module; at most the number of files, and 1 with random access.
+        class_names, skipped, name, notes: as in `ImageData`; `skipped` grows while images are read.
+        groups: the S of this module; at most the number of files.
     """
 
-    rows: datasets.Dataset | datasets.IterableDataset = field(repr=False)
-    image_column: str
-    label_column: str | None
+    rows: TableStream | Rows = field(repr=False)
     decode: Callable[[dict], torch.Tensor] = field(repr=False)
     image_shape: tuple[int, int, int]
+    pixels: PixelFormat
     num_images: int | None
     class_names: list[str] | None
-    skipped: list[str]
+    skipped: Skipped
     name: str
+    label_column: str | None
+    notes: list[str] = field(default_factory=list)
     groups: int = 1
+
+    @classmethod
+    def of(cls, rows, decode, image_shape, pixels, name, notes, groups=1) -> StreamedImages:
+        """The images of a table or of rows."""
+        if isinstance(rows, Rows):
+            count, label_column = len(rows), None if rows.labels is None else "label"
+        else:
+            count, label_column = rows.num_images, rows.label_column
+        about = (count, rows.class_names, Skipped(), name, label_column, list(notes), groups)
+        return cls(rows, decode, image_shape, pixels, *about)
 
     def batches(
         self,
@@ -69,7 +96,7 @@ class StreamedImages:
         """Endless batches; arguments, values and errors of `ImageData.batches`.
 
         The iterator raises ValueError where images differ in size and no `image_size` was given, where a label is
-        missing, and where more than 1 % of the images (and more than 10) cannot be read.
+        missing or a value beyond the range, and where more than 1 % of the images (and more than 10) cannot be read.
         """
         own = slice_of_rank(batch_size, seed, start_step, rank, world_size)
         group_of = [slot * self.groups // batch_size for slot in range(batch_size)]
@@ -95,18 +122,31 @@ class StreamedImages:
 
         return serve()
 
-    def _slices(self, group: int, size: int, seed: int, start_step: int) -> Iterator[list[dict]]:
-        """The undecoded rows of a group's slice of each global batch, endlessly."""
-        if isinstance(self.rows, datasets.Dataset):
+    def _slices(self, group: int, size: int, seed: int, start_step: int) -> Iterator[list[Encoded]]:
+        """The undecoded images of a group's slice of each global batch, endlessly."""
+        if isinstance(self.rows, Rows):
+            first, last = (g * len(self.rows) // self.groups for g in (group, group + 1))
+            own = seed if self.groups == 1 else int(np.random.SeedSequence([seed, group]).generate_state(1)[0])
             for step in itertools.count(start_step):
-                columns = self.rows[batch_indices(len(self.rows), size, seed, step).tolist()]
-                yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+                yield self._read(first + batch_indices(last - first, size, own, step))
         rows = self._stream(group, seed, start_step * size)
         while True:
             yield list(itertools.islice(rows, size))
 
-    def _stream(self, group: int, seed: int, position: int) -> Iterator[dict]:
-        """The undecoded rows of a group from the given position on, one epoch after another."""
+    def _read(self, numbers: torch.Tensor) -> list[Encoded]:
+        values, labels = self.rows.read(numbers.tolist()), self.rows.labels
+        return [
+            (value, None if labels is None else int(labels[k]), self.rows.title(k, value))
+            for k, value in zip(numbers.tolist(), values, strict=True)
+        ]
+
+    def _encoded(self, row: dict) -> Encoded:
+        """A row of a stream."""
+        value = self.rows.read(row)
+        return value, row[self.label_column] if self.label_column else None, file_name(value) or UNNAMED
+
+    def _stream(self, group: int, seed: int, position: int) -> Iterator[Encoded]:
+        """The undecoded images of a group from the given position on, one epoch after another."""
         rows, buffer_size = self._files(group), max(1, SHUFFLE_BUFFER // self.groups)
         announced = self.num_images if self.groups == 1 else None
         epoch, position = divmod(position, announced) if announced else (0, position)
@@ -115,7 +155,7 @@ class StreamedImages:
             for row in rows.shuffle(seed=order, buffer_size=buffer_size):
                 count += 1
                 if count > position:
-                    yield row
+                    yield self._encoded(row)
             if count == 0 or announced not in (None, count):
                 raise ValueError(
                     f"{self.name} streams {count} images but announces {announced}: load it with streaming=False"
@@ -125,31 +165,48 @@ class StreamedImages:
 
     def _files(self, group: int) -> datasets.IterableDataset:
         """The undecoded rows of a group's files, in their own order."""
-        return self.rows.shard(num_shards=self.groups, index=group)
+        return self.rows.rows.shard(num_shards=self.groups, index=group)
 
-    def _candidates(self, group: int, rows: list[dict], number: int) -> Iterator[dict]:
-        yield from rows[number:]
-        yield from rows[:number]
-        yield from itertools.islice(self._files(group), SPARE)
+    def _spare(self, group: int) -> Iterator[Encoded]:
+        """The first images of a group."""
+        if isinstance(self.rows, Rows):
+            first, last = (g * len(self.rows) // self.groups for g in (group, group + 1))
+            return iter(self._read(torch.arange(first, min(last, first + SPARE))))
+        return map(self._encoded, itertools.islice(self._files(group), SPARE))
 
-    def _decode_one(self, group: int, rows: list[dict], number: int) -> tuple[torch.Tensor, int | None]:
-        """Image and label of one of the rows, or of the first readable one after it."""
-        for row in self._candidates(group, rows, number):
-            name = file_name(row[self.image_column]) or UNNAMED
+    def _candidates(self, group: int, images: list[Encoded], number: int) -> Iterator[Encoded]:
+        yield from images[number:]
+        yield from images[:number]
+        yield from self._spare(group)
+
+    def _decode_one(self, group: int, images: list[Encoded], number: int) -> tuple[torch.Tensor, int | None]:
+        """Image and label of one of them, or of the first readable one after it."""
+        for value, label, name in self._candidates(group, images, number):
             try:
-                image = self.decode(row[self.image_column])
+                image = self.decode(value)
             except UnreadableImage as error:
                 if name == UNNAMED or name not in self.skipped:
                     logger.warning("%s: skipped %s: %s", self.name, name, error)
-                    self.skipped.append(name)
+                    self.skipped.add(name, error)
                 continue
-            if self.label_column is None:
-                return conform(image, self.image_shape, name), None
-            if is_missing(row[self.label_column]):
+            if self.label_column is not None and is_missing(label):
                 raise ValueError(f"{self.name}: {name} has no label where the first image has one")
-            return conform(image, self.image_shape, name), row[self.label_column]
-        raise ValueError(f"{self.name}: none of the {len(rows)} images of a slice of a batch can be read")
+            image = conform(image, self.image_shape, name, self.pixels.torch_dtype)
+            if out_of_range(image, self.pixels):
+                raise ValueError(
+                    f"{self.name}: {name} holds values from {{:g}} to {{:g}}, beyond the range {self.pixels.low:g} to "
+                    f"{self.pixels.high:g} (value_range or white_level)".format(*value_extremes(image))
+                )
+            return image, None if label is None else int(label)
+        raise ValueError(
+            f"{self.name}: none of the {len(images)} images of a slice of a batch can be read: "
+            + self.skipped.explain()
+        )
 
 
-def is_missing(label: int | None) -> bool:
-    return label is None or label < 0  # the Hub's mark for a withheld label is -1
+def out_of_range(image: torch.Tensor, pixels: PixelFormat) -> bool:
+    """Whether some value lies beyond the range; never where that is all of the type's."""
+    if (pixels.low, pixels.high) == INTEGER_RANGES.get(pixels.dtype):
+        return False
+    low, high = value_extremes(image)
+    return low < pixels.low or high > pixels.high

@@ -1,13 +1,13 @@
 """The checkpoints of a run.
 
-A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, and the rest (step, best
+A checkpoint holds the raw and the averaged weights and the optimizer's state as safetensors, likewise what else a run
+keeps beside its network (its companions), and the rest (step, best
 validation loss, fp16 loss scale) as JSON. Neither random states nor the learning rate are kept: both are functions of
 the step.
 """
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,29 +16,37 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from run.sharding import shard_of, whole
-from run.written_folder import written_folder
+from run.written_folder import discard
 
 STATE = "state.json"
+CHECKPOINT_NAME = r"step-(\d{8,})"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint's folder, or None if it has not the name of one."""
+    match = re.fullmatch(CHECKPOINT_NAME, path.name)
+    return match and int(match[1])
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first; what an interrupted write left behind has another name."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"step-\d{8,}", p.name) and (p / STATE).is_file())
+    return sorted((p for p in folder.iterdir() if step_of(p) is not None and (p / STATE).is_file()), key=step_of)
 
 
 def checkpoint_tensors(
-    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool
+    network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer, keep: bool, companions: dict
 ) -> dict[str, dict[str, torch.Tensor]]:
     """What the files of a checkpoint hold, by name of the file and of the tensor; to be called by all processes.
 
     Args:
         keep: whether this process will write it; the others, from which sharded tensors are gathered, get no tensors.
+        companions: by the names of their files; each has `state_dict`.
     """
     moments = {
         f"{name}/{key}": value
@@ -46,6 +54,7 @@ def checkpoint_tensors(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     files = {"network": network.state_dict(), "ema": ema_network.state_dict(), "optimizer": moments}
+    files |= {name: companion.state_dict() for name, companion in companions.items()}
     gathered = {file: {} for file in files}
     for file, tensors in files.items():
         for name, tensor in tensors.items():
@@ -55,15 +64,17 @@ def checkpoint_tensors(
     return gathered
 
 
-def save_checkpoint(path: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict, limit: int | None) -> None:
-    """Write a checkpoint of `checkpoint_tensors`, and then delete the oldest ones beyond `limit` (None keeps all)."""
-    with written_folder(path) as folder:
-        for name, content in tensors.items():
-            save_file(content, folder / f"{name}.safetensors")
-        (folder / STATE).write_text(json.dumps(state, indent=2))
-    others = [other for other in list_checkpoints(path.parent) if other != path]
-    for oldest in others[: len(others) + 1 - limit] if limit is not None else []:
-        shutil.rmtree(oldest)
+def write_checkpoint(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], state: dict) -> None:
+    """Write a checkpoint of `checkpoint_tensors` into an empty folder."""
+    for name, content in tensors.items():
+        save_file(content, folder / f"{name}.safetensors")
+    (folder / STATE).write_text(json.dumps(state, indent=2))
+
+
+def delete_oldest(folder: Path, limit: int | None) -> None:
+    """Delete all but the latest `limit` checkpoints (None keeps all)."""
+    for oldest in list_checkpoints(folder)[:-limit] if limit is not None else []:
+        discard(oldest)
 
 
 def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
@@ -95,6 +106,25 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
             )
             optimizer.state[parameter][key] = torch.empty_like(like, dtype=value.dtype).copy_(shard_of(value, like))
     return state
+
+
+def load_companions(path: Path, companions: dict) -> None:
+    """Read what belongs to a run beside its network from a checkpoint.
+
+    Args:
+        companions: by the names of their files; each has `load_state_dict`.
+
+    Raises:
+        ValueError: the checkpoint is without one of them, or a file is damaged or does not fit.
+    """
+    for name, companion in companions.items():
+        file = path / f"{name}.safetensors"
+        if not file.is_file():
+            raise ValueError(f"{name} cannot begin in the middle of a run, but checkpoint {path} has none")
+        try:
+            companion.load_state_dict(_read(file))
+        except ValueError as error:
+            raise ValueError(f"checkpoint {path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

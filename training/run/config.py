@@ -15,16 +15,19 @@ from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, on
 
 @dataclass
 class DataConfig:
-    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, or a folder (of parquet files or images)
+    dataset: str = MISSING  # "fashion_mnist", "cifar10", "cassava", a Hub id, a folder, or a file of arrays
     data_dir: str | None = None  # sub-folder of the data set to read
     split: str = "train"  # the split to train on
     validation: str = "auto"  # a split; "hold_out": part of the training split; "auto": "validation", else "hold_out"
     validation_images: int = 1000  # images that the validation loss is computed on (at most a tenth if held out)
-    image_size: int | None = None  # side that images are resized and cropped to; null = as they are
-    channels: int | None = None  # 1 (gray), 3 (RGB); null = as the data is
+    image_size: Any = None  # side, or [height, width], that images are resized and cropped to; null = as they are
+    channels: int | None = None  # 1 (gray), 3 (RGB), or the number of bands; null = as the data is
+    value_range: list[float] | None = None  # values that are black and white; null = of integers' type, or measured
+    white_level: int | None = None  # short for value_range=[0, white_level]: 4095 for 12 bits in 16-bit files
     max_images: int | None = None  # train on this many images; null = all
     image_column: str | None = None  # needed only where a data set has several
-    label_column: str | None = None  # likewise
+    label_column: str | None = None  # likewise; or one of integers, text or booleans
+    labels: str = "auto"  # "none" reads the images without their labels
     streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
     stream_shards: int = 1  # groups of a stream's files, of which each process reads its own; see streams.py
     horizontal_flip: bool = False  # mirror each image with probability 1/2
@@ -66,12 +69,32 @@ class SamplesConfig:
 
 
 @dataclass
+class DistanceConfig:
+    """Distances of samples from training images, from the same noise every time; needs the extra `eval`."""
+
+    features: str | None = None  # a feature space as evaluate.py has it, such as "fashion-mnist"
+    weights: str | None = None  # path of the feature network, where it is not the usual one
+    num_images: int = 1000  # samples
+    num_reference: int = 10_000  # training images, or all if there are fewer
+    num_inference_steps: int = 18  # steps of the scheduler
+    cache_dir: str = "~/.cache/sde_diffusers/features"  # features of the training images
+
+
+@dataclass
+class PowerAveragesConfig:
+    """Two averages of the weights, of which average.py makes those of other lengths (arXiv 2312.02696)."""
+
+    snapshot_every: int = 0  # steps at which they are kept, in averages/; 0 = no such averages
+    sigma_rel: list[float] = field(default_factory=lambda: [0.05, 0.1])  # widths, as shares of the training
+
+
+@dataclass
 class RunConfig:
     """The keys of every training."""
 
     output_dir: str = MISSING
     overwrite: bool = False  # delete the run that output_dir holds
-    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), the path of a checkpoint, or null
+    resume: str | None = None  # "latest" (a new run if there is no checkpoint yet), a checkpoint's folder, or null
 
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)  # arguments of the network's class
@@ -94,17 +117,27 @@ class RunConfig:
     process_timeout: float = 7200.0  # seconds until a process that does not answer counts as lost; samples take some
     on_write_error: str = "stop"  # or "continue" without the checkpoint, say on a disk that is full for a while
 
+    log_with: list[str] = field(default_factory=lambda: ["tensorboard"])  # also "wandb", "mlflow"
+    tracker_options: dict[str, Any] = field(default_factory=dict)  # by name; for wandb.init, MLflow's start_run
+
 
 @dataclass
 class Config(RunConfig):
     """Of a score network; `model` may also hold a `preset` of NCSNppUNet2DModel."""
 
+    # "auto" stands for what the training images say: scheduler.sigma_max, model.sigma_data, objective.sigma_data.
     initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
-    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments; sigma_max may be "auto"
+    scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
     objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
+    augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
+    learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py
+    power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     sample_every: int = 1000  # 0 = never
+    distance: DistanceConfig = field(default_factory=DistanceConfig)
+    distance_every: int = 0  # 0 = never
+    noise_levels: int = 0  # groups of noise levels by which the validation loss is told apart; 0 = only the whole
 
     push_to_hub: bool = False  # in the background, at checkpoints and at the end; needs `hf auth login`
     hub_model_id: str | None = None  # "owner/name"; null = one of your own, named like output_dir
@@ -112,12 +145,25 @@ class Config(RunConfig):
     hub_license: str | None = None  # for the model card, such as "apache-2.0"
 
 
+WIDEST = 12**-0.5  # width of the mean of all steps, see power_averages.py
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+def is_size(size) -> bool:
+    """Whether `size` is a side, or height and width."""
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    return all(isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides)
+
+
 RUN_RULES = {  # of values that are not null
     "data.validation_images": COUNT,
-    "data.image_size": COUNT,
+    "data.image_size": ("an integer of at least 1, or two of them, [height, width]", is_size),
+    "data.white_level": COUNT,
+    "data.value_range": ("[low, high] with low < high", lambda pair: len(pair) == 2 and pair[0] < pair[1]),
+    "data.labels": ("auto or none", lambda value: value in ("auto", "none")),
     "data.max_images": COUNT,
     "data.stream_shards": COUNT,
-    "data.channels": ("1, 3 or null", lambda value: value in (1, 3)),
+    "data.channels": COUNT,
     "optimizer.lr": POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
     "optimizer.eps": POSITIVE,
@@ -138,6 +184,11 @@ RUN_RULES = {  # of values that are not null
     "checkpoint_every": NATURAL,
     "checkpoints_limit": COUNT,
     "process_timeout": POSITIVE,
+    "log_with": (
+        f"a list of {', '.join(TRACKERS)}, none twice",
+        lambda names: set(names) <= set(TRACKERS) and len(set(names)) == len(names),
+    ),
+    "tracker_options": ("keyed by wandb, mlflow", lambda options: set(options) <= {"wandb", "mlflow"}),
     "on_write_error": ("stop or continue", lambda value: value in ("stop", "continue")),
 }
 RULES = {
@@ -148,6 +199,17 @@ RULES = {
     "samples.guidance_scale": NOT_NEGATIVE,
     "label_dropout": FRACTION,
     "sample_every": NATURAL,
+    "augmentation": ("in [0, 1]", lambda value: 0 <= value <= 1),
+    "power_averages.snapshot_every": NATURAL,
+    "power_averages.sigma_rel": (
+        f"different numbers above 0 and at most {WIDEST:.4f}",
+        lambda widths: widths and len(set(widths)) == len(widths) and all(0 < width <= WIDEST for width in widths),
+    ),
+    "distance.num_images": ("at least 2", lambda value: value >= 2),
+    "distance.num_reference": ("at least 2", lambda value: value >= 2),
+    "distance.num_inference_steps": COUNT,
+    "distance_every": NATURAL,
+    "noise_levels": NATURAL,
 }
 
 

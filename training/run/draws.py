@@ -1,7 +1,8 @@
 """Everything random in training, as a function of (seed, step).
 
-Times, noise, dequantization noise and withheld labels are drawn on the CPU for the global batch, and each process
-takes its slice: a resumed run goes on as an uninterrupted one would have, and N processes follow a single one.
+Times, noise, dequantization noise, withheld labels and augmentations are drawn on the CPU for the global batch, and
+each process takes its slice: a resumed run goes on as an uninterrupted one would have, and N processes follow a single
+one.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from images.augmentation import augmented, draw_augmentations
 from sde_diffusers import DenoisingScoreMatching
+from sde_diffusers.images import PixelFormat
+
+AUGMENTATION = 3  # stream of random numbers beside that of the other draws
 
 
 def seed_of(*key: int) -> int:
@@ -41,17 +46,20 @@ def draw_examples(
     dequantize: bool = False,
     label_dropout: float = 0.0,
     device: torch.device | str = "cpu",
+    pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
 ) -> Examples:
     """Draws times and noise for one process's share of a global batch.
 
     Args:
-        images, labels: uint8 (n, C, H, W) and int64 (n,) or None, the share of this process.
+        images, labels: values (n, C, H, W), floating point if augmented, and int64 (n,) or None, the share of this
+            process.
         objective: draws the times.
         key: seed of all draws, for example (seed, step).
         rank, world_size: this process and their number; the global batch has n * world_size images.
-        dequantize: add uniform noise of one grey level.
+        dequantize: add uniform noise of one level of the values.
         label_dropout: probability that a label is replaced by -1, the network's "no class".
         device: of the result; the times stay on the CPU, in float64.
+        pixels: what the images' values mean.
     """
     own, total = slice(rank * len(images), (rank + 1) * len(images)), world_size * len(images)
     generator = torch.Generator().manual_seed(seed_of(*key))
@@ -62,11 +70,29 @@ def draw_examples(
     times = objective.draw_times(total, generator)[own]
     noise = torch.randn(total, *images.shape[1:], generator=generator)[own]
     dropped = torch.rand(total, generator=generator)[own] < label_dropout
-    unit = move(images).float()
     if dequantize:
-        unit = (unit + move(torch.rand(total, *images.shape[1:], generator=generator)[own])) / 256
+        unit = pixels.dequantized(move(images), move(torch.rand(total, *images.shape[1:], generator=generator)[own]))
     else:
-        unit = unit / 255
+        unit = pixels.to_unit(move(images))
     if labels is not None:
         labels = move(torch.where(dropped, -1, labels))
     return Examples(objective.parameterization.to_model_range(unit), move(noise), times, labels)
+
+
+def draw_augmented(
+    images: Tensor, probability: float, key: tuple[int, ...], *, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """One process's share of a global batch, transformed at random, and labels that tell a network how.
+
+    Args:
+        images: values (n, C, H, W).
+        probability: as `draw_augmentations` takes it.
+        key, rank, world_size: as `draw_examples` takes them; its draws are others.
+
+    Returns:
+        Images for `draw_examples`, the values as float32, and labels (n, `images.augmentation.LABELS`).
+    """
+    generator = torch.Generator().manual_seed(seed_of(*key, AUGMENTATION))
+    labels = draw_augmentations(world_size * len(images), probability, generator)
+    labels = labels[rank * len(images) : (rank + 1) * len(images)]
+    return augmented(images.float(), labels), labels

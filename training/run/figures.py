@@ -85,6 +85,32 @@ def accuracy_curve(noise_levels: Sequence[float], accuracies: Sequence[float], c
     return _picture(figure)
 
 
+def noise_level_curves(levels: Sequence[float], losses: dict[int, Sequence[float | None]]) -> Image.Image:
+    """Loss against the noise level s = sigma / alpha, one line for each step, from light to dark."""
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    shades = np.linspace(0.25, 1.0, len(losses))
+    for shade, (step, values) in zip(shades, losses.items(), strict=True):
+        known = [(level, value) for level, value in zip(levels, values, strict=True) if value is not None]
+        label = f"step {step:,}" if step in (min(losses), max(losses)) else None
+        axes.plot(*zip(*known, strict=True), "o-", color="tab:orange", alpha=shade, markersize=3, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="noise level sigma / alpha", ylabel="validation loss, EMA")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return _picture(figure)
+
+
+def distance_curves(steps: Sequence[int], distances: dict[str, Sequence[float]]) -> Image.Image:
+    """Distances of samples, by their names, over the steps: one panel each."""
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(distances), squeeze=False)[0]
+    for axes, (name, values) in zip(panels, distances.items(), strict=True):
+        axes.plot(steps, values, "o-", color="tab:green", markersize=3)
+        axes.set(xlabel="step", ylabel=f"{name} of samples, EMA", yscale="log" if min(values) > 0 else "linear")
+        axes.grid(alpha=0.3, which="both")
+    return _picture(figure)
+
+
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Exponential moving average over about a thirtieth of the values, without bias at the start."""
     span = max(len(values) / 30, 1.0)

@@ -1,43 +1,76 @@
-"""The folder of a run: whether a new run may have it, and where a resumed one goes on."""
+"""The folder of a run holds one history: what a new run may do with it, and where and how a resumed one goes on.
 
+Going back to an earlier checkpoint begins another history. What the old one wrote after that step, checkpoints above
+all, is then set aside in abandoned/1, abandoned/2, ..., each with the names of a run's folder.
+"""
+
+import json
+import re
 import shutil
+from itertools import count
 from pathlib import Path
 
-from run.checkpoints import list_checkpoints
+from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, step_of
 from run.config import RunConfig
+from run.written_folder import discard, mend, written_folder
 from run.yaml_config import ConfigError
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
-CONTENTS = ("config.yaml", "metrics.jsonl", "checkpoints", "figures", "tensorboard", "best", "pushed", *RESULTS)
-FIXED_KEYS = ("model.", "scheduler.", "data.channels", "data.image_size")  # a resumed run cannot change them
+CHECKPOINTS, METRICS, FIGURES, BEST, ABANDONED = "checkpoints", "metrics.jsonl", "figures", "best", "abandoned"
+AVERAGES = "averages"  # see power_averages.py
+CONTENTS = (
+    *(CHECKPOINTS, "config.yaml", "images.json", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED),
+    *RESULTS,
+)
+VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
+FIXED_KEYS = (  # a resumed run cannot change them
+    *("model.", "scheduler.", "data.channels", "data.image_size", "data.value_range", "data.white_level"),
+)
 FREE_KEYS = ("resume", "overwrite", "output_dir")
+
+
+def mend_folder(folder: Path) -> list[str]:
+    """Put right what a run left there that was killed; what was done, in words."""
+    ours = re.compile("|".join(map(re.escape, CONTENTS)))
+    done = mend(folder, ours) + mend(folder / CHECKPOINTS, re.compile(CHECKPOINT_NAME))
+    done += mend(folder / AVERAGES, re.compile(CHECKPOINT_NAME))
+    return done + mend(folder / FIGURES, re.compile(r".+\.png"))
 
 
 def checkpoint_to_resume(config: RunConfig) -> Path | None:
     """The checkpoint that `config.resume` asks for; None for a new run.
 
     Raises:
-        ConfigError: it is no complete checkpoint.
+        ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds.
     """
     if config.resume is None:
         return None
+    own = Path(config.output_dir) / CHECKPOINTS
     if config.resume == "latest":
-        return (list_checkpoints(Path(config.output_dir) / "checkpoints") or [None])[-1]
+        return max(list_checkpoints(own), key=step_of, default=None)
     path = Path(config.resume)
     if path not in list_checkpoints(path.parent):
         raise ConfigError(f'resume must be null, "latest" or a checkpoint\'s folder, but is {config.resume!r}')
+    if _is_in(path, own):
+        return path
+    if path.resolve().is_relative_to(Path(config.output_dir).resolve()):
+        raise ConfigError(
+            f"resume={config.resume} was set aside when the run in output_dir={config.output_dir} went back to an "
+            "earlier checkpoint, and is not of its history: go on from it in another folder, output_dir=..."
+        )
+    if _present(config) and not config.overwrite:
+        raise ConfigError(
+            f"resume={config.resume} is a checkpoint of another run than the one that output_dir={config.output_dir} "
+            "holds: continue that one with resume=latest, delete it with overwrite=true, or choose another folder"
+        )
     return path
-
-
-def _present(config: RunConfig) -> list[Path]:
-    return [path for name in CONTENTS if (path := Path(config.output_dir) / name).exists()]
 
 
 def require_free_folder(config: RunConfig) -> None:
     """Raise a ConfigError if a new run would mix with an old one, or delete it unasked."""
     present = _present(config)
-    if config.resume:  # a run that died before its first checkpoint starts again; a finished one is not thrown away
-        present = [path for path in present if path.name in RESULTS]
+    if config.resume:  # a run that died before its first checkpoint starts again; nothing else is thrown away
+        present = [path for path in present if path.name in (*RESULTS, ABANDONED)]
     if present and not config.overwrite:
         raise ConfigError(
             f"output_dir {config.output_dir} holds a run: continue it with resume=latest (if there is a checkpoint), "
@@ -45,11 +78,33 @@ def require_free_folder(config: RunConfig) -> None:
         )
 
 
-def clear_folder(config: RunConfig) -> None:
-    """Make the folder of a new run; delete what an old run left there, and nothing else."""
+def prepare_folder(config: RunConfig, checkpoint: Path | None) -> list[str]:
+    """Make the folder that of a run that starts anew or goes on from `checkpoint`.
+
+    A new run deletes what an old one left there, and nothing else. A resumed one finds its own history alone: later
+    checkpoints, and what came with them, are set aside; a checkpoint from elsewhere is copied, so that resume=latest
+    leads there as well.
+
+    Returns:
+        What was done, in words.
+    """
+    folder = Path(config.output_dir)
+    if checkpoint is not None and _is_in(checkpoint, folder / CHECKPOINTS):
+        return _set_aside(folder, step_of(checkpoint))
     for path in _present(config):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        discard(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None:
+        return []
+    own = checkpoint_path(folder / CHECKPOINTS, step_of(checkpoint))
+    with written_folder(own) as copy:
+        shutil.copytree(checkpoint, copy, dirs_exist_ok=True)
+    return [f"{checkpoint} is copied to {own}"]
+
+
+def has_best(folder: Path, step: int) -> bool:
+    """Whether the run has a best model, of `step` or earlier."""
+    return (folder / BEST).exists() and _step_of_best(folder) <= step
 
 
 def changes(saved: dict, present: dict) -> list[str]:
@@ -61,10 +116,50 @@ def changes(saved: dict, present: dict) -> list[str]:
     texts = []
     for key in sorted((saved.keys() | present.keys()) - set(FREE_KEYS)):
         if saved.get(key) != present.get(key):
-            if key.startswith(FIXED_KEYS):
+            if key.startswith(FIXED_KEYS) and saved.get(key) != "auto":  # of a run that did not keep what it measured
                 raise ConfigError(
                     f"{key} was {saved.get(key)!r} when the checkpoint was written and is {present.get(key)!r} now: "
                     "it cannot change"
                 )
             texts.append(f"{key}: {present.get(key)!r}, was {saved.get(key)!r}")
     return texts
+
+
+def _present(config: RunConfig) -> list[Path]:
+    return [path for name in CONTENTS if (path := Path(config.output_dir) / name).exists()]
+
+
+def _step_of_best(folder: Path) -> int:
+    path = folder / BEST / VALIDATION_LOSS
+    return json.loads(path.read_text())["step"] if path.exists() else 0  # of an earlier version, which did not say
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path.parent.resolve() == folder.resolve()
+
+
+def _set_aside(folder: Path, step: int) -> list[str]:
+    """Move what a run wrote after `step` into a folder of its own, if there are checkpoints among it."""
+    checkpoints = folder / CHECKPOINTS
+    later = sorted((path for path in checkpoints.iterdir() if (step_of(path) or 0) > step), key=step_of, reverse=True)
+    if not later:
+        return []
+    target = next(path for k in count(1) if not (path := folder / ABANDONED / str(k)).exists())
+    for name in (CHECKPOINTS, FIGURES):
+        (target / name).mkdir(parents=True)
+    if (folder / METRICS).exists():
+        shutil.copy(folder / METRICS, target)  # whole: the run's own copy loses the lines after `step`
+    for name in (*RESULTS, *([BEST] if _step_of_best(folder) > step else [])):
+        if (folder / name).exists():
+            (folder / name).rename(target / name)
+    for path in (folder / FIGURES).glob("*.png"):
+        if (match := re.search(r"-(\d{8,})$", path.stem)) and int(match[1]) > step:
+            path.rename(target / FIGURES / path.name)
+    for path in (folder / AVERAGES).glob("step-*"):
+        if (step_of(path) or 0) > step:
+            (target / AVERAGES).mkdir(exist_ok=True)
+            path.rename(target / AVERAGES / path.name)
+    for path in later:  # newest first: whenever the process dies, what is left is one history
+        path.rename(target / CHECKPOINTS / path.name)
+    names = ", ".join(path.name for path in reversed(later))
+    return [f"Set aside in {target}, since they came after step {step}: {names}, and the figures and results of then"]

@@ -1,6 +1,9 @@
 """Stopping on SIGTERM or Ctrl-C at the end of a step, on all processes at once."""
 
+import contextlib
 import signal
+import sys
+from collections.abc import Iterator
 from datetime import timedelta
 
 import torch
@@ -42,3 +45,23 @@ class Interruption:
         if self._group is not None:
             dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
         return signal.Signals(number.item()).name if number else None
+
+
+@contextlib.contextmanager
+def ends_in_order() -> Iterator[None]:
+    """A block that SIGTERM and SIGHUP end by SystemExit, as Ctrl-C does by KeyboardInterrupt: nothing stays held."""
+
+    def leave(number, frame):
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:  # not for `nohup`
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) == leave:
+                signal.signal(number, handler)

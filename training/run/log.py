@@ -1,12 +1,11 @@
-"""What a run writes down as it goes: metrics.jsonl, figures/*.png and the same for TensorBoard."""
+"""What a run writes down as it goes: metrics.jsonl, figures/*.png and the same for its trackers."""
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from run.figures import loss_curve
 
@@ -16,46 +15,60 @@ class RunLog:
 
     Args:
         folder: of the run.
-        start_step: what an earlier run wrote after this step is dropped, so that no step appears twice.
+        start_step: what an earlier run wrote after this step is dropped, so that no step appears twice (a run that
+            goes back keeps it all aside, see `folder.py`).
+        trackers: of `trackers.py`.
+
+    Attributes:
+        records: the lines of metrics.jsonl.
     """
 
-    def __init__(self, folder: Path, start_step: int):
+    def __init__(self, folder: Path, start_step: int, trackers: Sequence = ()):
         self._metrics, self._figures = folder / "metrics.jsonl", folder / "figures"
         self._figures.mkdir(parents=True, exist_ok=True)
-        self._records = [record for record in read_metrics(self._metrics) if record["step"] <= start_step]
-        incomplete = self._metrics.with_suffix(".incomplete")
-        incomplete.write_text("".join(json.dumps(record) + "\n" for record in self._records))
-        os.replace(incomplete, self._metrics)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self.records = [record for record in read_metrics(self._metrics) if record["step"] <= start_step]
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        _write_whole(self._metrics, lambda path: path.write_text(lines))
+        self._trackers = trackers
 
-    def metrics(self, step: int, **values: float) -> None:
-        """Append one line of metrics."""
+    def metrics(self, step: int, **values: float | list[float | None]) -> None:
+        """Append one line of metrics; lists do not go to the trackers."""
         record = {"step": step, **values}
-        self._records.append(record)
+        self.records.append(record)
         with self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        scalars = {name: value for name, value in values.items() if not isinstance(value, list)}
+        for tracker in self._trackers if scalars else ():
+            tracker.scalars(step, scalars)
 
     def picture(self, step: int, name: str, image: Image.Image, keep: bool = False) -> Path:
         """Save a picture as figures/NAME.png, or with `keep` as figures/NAME-STEP.png beside earlier ones."""
         path = self._figures / (f"{name}-{step:08d}.png" if keep else f"{name}.png")
-        image.save(path)
-        self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+        _write_whole(path, lambda incomplete: image.save(incomplete, format="PNG"))
+        for tracker in self._trackers:
+            tracker.picture(step, name, image, path)
         return path
 
     def draw_loss(self, step: int) -> None:
         """Draw the loss curve up to now."""
 
         def column(name):
-            return zip(*((r["step"], r[name]) for r in self._records if name in r), strict=True)
+            return zip(*((r["step"], r[name]) for r in self.records if name in r), strict=True)
 
-        if any("loss" in record for record in self._records):
+        if any("loss" in record for record in self.records):
             validation = tuple(column("validation_loss")) or ((), ())
             self.picture(step, "loss", loss_curve(*column("loss"), *validation))
 
     def close(self) -> None:
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that appears complete or not at all."""
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    write(incomplete)
+    os.replace(incomplete, path)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -1,15 +1,21 @@
 """The process of a trainer, and the errors that end it with a message."""
 
+import contextlib
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
+from accelerate import Accelerator
 
 from run.accelerator import make_accelerator
 from run.config import RunConfig
+from run.folder import mend_folder
 from run.health import Diverged
+from run.interruption import ends_in_order
+from run.lock import FolderLock, FolderLost
 from run.memory import keep_freed_memory
 from run.sharding import fsdp_options
 from run.training_run import TrainingRun
@@ -24,6 +30,20 @@ def _lost_process(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
+@contextlib.contextmanager
+def held_folder(folder: Path, accelerator: Accelerator) -> Iterator[FolderLock | None]:
+    """The run's folder, which the main process locks and puts right before the others look at it."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield None
+        return
+    with FolderLock(folder) as lock:
+        for line in mend_folder(folder):
+            print(line)
+        accelerator.wait_for_everyone()
+        yield lock
+
+
 def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -> int:
     """Run a trainer with the configuration that is read here; returns the exit status."""
     try:
@@ -33,9 +53,10 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         if fsdp and (config.compile or config.mixed_precision == "fp16"):
             raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
         accelerator = make_accelerator(config.mixed_precision, timedelta(seconds=config.process_timeout))
-        trainer(config, accelerator, fsdp if dist.is_initialized() else None).run()
-        accelerator.end_training()
-    except (ConfigError, Diverged, WriteError) as error:
+        with ends_in_order(), held_folder(Path(config.output_dir), accelerator) as lock:
+            trainer(config, accelerator, fsdp if dist.is_initialized() else None, lock).run()
+            accelerator.end_training()
+    except (ConfigError, Diverged, FolderLost, WriteError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import get_token
 from tqdm import tqdm
 
-from images.loading import HUB_IDS
+from images.sources import HUB_IDS
 from run.config import Config
 from run.yaml_config import ConfigError
 from sde_diffusers.hub import push_model

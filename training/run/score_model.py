@@ -4,22 +4,24 @@ from functools import partial
 
 import torch
 
+from images.augmentation import LABELS
 from run.config import Config
+from run.measured import AUTO, without_auto
+from run.record import ImageRecord
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.models.presets import NCSNPP_PRESETS
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
-ANY_SIGMA_MAX = 1e4  # stands for sigma_max "auto" until the images are known
 
 
-def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) -> ScoreSdeScheduler:
+def build_scheduler(config: Config) -> ScoreSdeScheduler:
     """The sampler; its `parameterization` says how the network is asked and what it answers.
 
     Args:
         config: with `scheduler.class_name` (a class of sde_diffusers) and the arguments of that class.
-        suggested_sigma_max: takes the place of sigma_max "auto".
 
     Raises:
         ConfigError: on unknown names, keys or values.
@@ -28,25 +30,37 @@ def build_scheduler(config: Config, suggested_sigma_max: float = ANY_SIGMA_MAX) 
     name = arguments.pop("class_name", ScoreSdeProbabilityFlowScheduler.__name__)
     if name not in SCHEDULERS:
         raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
-    if arguments.get("sigma_max") == "auto":
-        if arguments.get("sde") != "ve":
-            raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
-        arguments["sigma_max"] = suggested_sigma_max
-    return construct("scheduler", SCHEDULERS[name], arguments)
+    if arguments.get("sigma_max") == AUTO and arguments.get("sde") != "ve":
+        raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
+    return construct("scheduler", SCHEDULERS[name], without_auto(arguments))
 
 
 def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching:
     """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
-    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), config.objective)
+    arguments = without_auto(config.objective)
+    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), arguments)
 
 
-def build_network(config: Config, image_shape: tuple[int, int, int] | None = None) -> NCSNppUNet2DModel:
+def build_network(
+    config: Config,
+    image_shape: tuple[int, int, int] | None = None,
+    record: ImageRecord | None = None,
+) -> NCSNppUNet2DModel:
     """A new network for images of the given shape (C, H, W); None keeps the preset's.
+
+    Args:
+        record: what their values and classes mean, which the network's configuration will say.
 
     Raises:
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
-    arguments = dict(config.model)
+    arguments = without_auto(config.model)
+    if record is not None:
+        if record.value_dtype != "uint8" or record.value_range != [0, 255]:
+            arguments |= {"value_dtype": record.value_dtype, "value_range": record.value_range}
+        classes, names = arguments.get("num_class_embeds"), record.class_names
+        if classes and names and len(names) <= classes:
+            arguments |= {"class_names": names}
     preset = arguments.pop("preset", None)
     if preset is not None and preset not in NCSNPP_PRESETS:
         raise ConfigError(f"model.preset must be null or one of {', '.join(NCSNPP_PRESETS)}, but is {preset!r}")
@@ -56,7 +70,13 @@ def build_network(config: Config, image_shape: tuple[int, int, int] | None = Non
         for key, actual in (("in_channels", channels), ("sample_size", size)):
             if arguments.setdefault(key, actual) != actual:
                 raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
-    return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
+    if "label_dropout" in arguments:
+        raise ConfigError("model.label_dropout is what label_dropout of the training says: leave it out")
+    if arguments.get("num_class_embeds"):
+        arguments["label_dropout"] = (
+            config.label_dropout
+        )  # whether "no class" was learnt, for all who load the network
+    return construct("model", NCSNppUNet2DModel, without_auto({**NCSNPP_PRESETS.get(preset, {}), **arguments}))
 
 
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
@@ -97,11 +117,16 @@ def check_score_model(config: Config) -> None:
             f"model.image_range is {tuple(network.image_range)}, but scheduler.image_range is "
             f"{parameterization.image_range}: they must be equal"
         )
-    asked = (parameterization.prediction_type, parameterization.time_input)
-    if network.preconditioning == "edm" and asked != ("sample", "sigma"):
-        raise ConfigError(
-            "model.preconditioning=edm needs scheduler.prediction_type=sample and scheduler.time_input=sigma, "
-            f"but they are {asked[0]!r} and {asked[1]!r}"
-        )
+    try:
+        require_network_fits(network, parameterization)
+    except ValueError as error:
+        raise ConfigError(f"model and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.noise_levels and not config.validate_every:
+        raise ConfigError("noise_levels tells the validation loss apart, but there is none: validate_every is 0")
+    if config.augmentation and network.augment_dim != LABELS:
+        raise ConfigError(
+            f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "
+            f"{network.augment_dim!r}"
+        )

@@ -67,6 +67,11 @@ def shard_of(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None).clone()
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a sharded tensor; another one as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def shard_size(network: nn.Module) -> int | None:
     """How many numbers of a sharded network's parameters this process keeps; None if it is whole."""
     shards = [p.to_local() for p in network.parameters() if isinstance(p, DTensor)]

@@ -2,22 +2,30 @@
 
 import torch
 
-from images.loading import ImageData, StreamedImages, hold_out, load_images, split_names
-from run.config import RunConfig
+from images.loading import ImageData, StreamedImages, hold_out, load_images
+from images.sources import Source, open_source
+from run.config import DataConfig, RunConfig
+from run.record import ImageRecord, parted
 from run.yaml_config import ConfigError
 
 Images = ImageData | StreamedImages
-LOADING_KEYS = ("image_size", "channels", "streaming", "image_column", "label_column", "data_dir")
+OPENING_KEYS = ("image_column", "label_column", "data_dir", "labels")
+LOADING_KEYS = ("image_size", "channels", "streaming", "value_range", "white_level")
+HELD_OUT = "held_out"  # what the part of a split is called that a run has set aside
 
 
-def load_splits(config: RunConfig) -> tuple[Images, Images | None]:
+def load_splits(config: RunConfig, record: ImageRecord | None = None) -> tuple[Images, Images | None]:
     """Training and validation images; the latter are None without validation (validate_every=0).
+
+    Args:
+        config: of the run.
+        record: of the run that is resumed: the same images are held out again, and values mean what they did.
 
     Raises:
         ConfigError: the data cannot be had, or lacks the labels or classes that the network expects.
     """
     try:
-        train, validation = _load(config)
+        train, validation = _load(config, record)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
     for images in (train, validation):
@@ -51,21 +59,59 @@ def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> N
         raise ConfigError(f"model.num_class_embeds is {classes}, but {name} has the label {labels.max().item()}")
 
 
-def _load(config: RunConfig) -> tuple[Images, Images | None]:
+def open_data(data: DataConfig) -> Source:
+    """The data set of a configuration, opened."""
+    options = {key: getattr(data, key) for key in OPENING_KEYS}
+    return open_source(data.dataset, streaming=bool(data.streaming), **options)
+
+
+def loading_options(data: DataConfig) -> dict:
+    """How its images are loaded, as `load_images` takes it."""
+    return {key: getattr(data, key) for key in LOADING_KEYS}
+
+
+def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images | None]:
     data = config.data
-    options = {key: getattr(data, key) for key in LOADING_KEYS}
+    if data.split == HELD_OUT:
+        raise ValueError(f"split {HELD_OUT!r} is what a run has not trained on: it is for evaluation")
+    source, options = open_data(data), loading_options(data)
+    known = record.pixels if record and data.value_range is None and data.white_level is None else None
     train = load_images(
-        data.dataset, data.split, max_images=data.max_images, stream_shards=data.stream_shards, **options
+        source,
+        data.split,
+        max_images=data.max_images,
+        stream_shards=data.stream_shards,
+        pixels=known,
+        **options,
     )
     if not config.validate_every:
         return train, None
     split = data.validation
     if split == "auto":
-        names = split_names(data.dataset, data.data_dir, bool(data.streaming))
-        split = "validation" if "validation" in set(names) - {data.split} else "hold_out"
+        split = "validation" if "validation" in set(source.splits) - {data.split} else "hold_out"
+    if split == data.split:
+        raise ValueError(f"validation is {split!r}, the split that is trained on: choose another, or hold_out")
     if split == "hold_out":
+        if train.num_images == 1:
+            raise ValueError(
+                f"validate_every={config.validate_every} sets images aside, but {train.name} has only one: set it to "
+                "0, or data.validation to another split"
+            )
+        if record and record.held_out and isinstance(train, ImageData):
+            return _held_out_again(train, record.held_out)
         # Few of few images; the test split stays unseen, so that the best model is not chosen by it.
         return hold_out(train, max(1, min(data.validation_images, (train.num_images or 0) // 10)), config.seed)
-    channels, side, _ = train.image_shape
-    options |= {"channels": channels, "image_size": data.image_size or side}
-    return train, load_images(data.dataset, split, max_images=data.validation_images, **options)
+    channels, *size = train.image_shape
+    options |= {"channels": channels, "image_size": data.image_size or size, "pixels": train.pixels}
+    return train, load_images(source, split, max_images=data.validation_images, **options)
+
+
+def _held_out_again(data: ImageData, held_out: list[str]) -> tuple[ImageData, ImageData]:
+    train, validation, missing = parted(data, held_out)
+    if not len(validation) or not len(train):
+        raise ValueError(f"none of the {len(held_out)} images that this run has held out is in {data.name} any more")
+    if missing:
+        print(
+            f"{len(missing)} of the {len(held_out)} images held out for validation are missing, such as {missing[0]}"
+        )
+    return train, validation

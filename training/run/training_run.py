@@ -5,10 +5,12 @@ Step k depends on (seed, k) alone, so that a resumed run follows an uninterrupte
 """
 
 import contextlib
+import json
 import math
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,20 +18,41 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from images.description import in_short
 from run.average import AveragedNetwork
-from run.checkpoints import checkpoint_path, checkpoint_tensors, load_checkpoint, save_checkpoint
+from run.checkpoints import (
+    STATE,
+    checkpoint_path,
+    checkpoint_tensors,
+    delete_oldest,
+    load_checkpoint,
+    load_companions,
+    write_checkpoint,
+)
 from run.config import RunConfig
 from run.description import describe_run, how_to_resume
-from run.draws import draw_examples, seed_of
-from run.folder import changes, checkpoint_to_resume, clear_folder, require_free_folder
+from run.draws import Examples, draw_augmented, draw_examples, seed_of
+from run.folder import (
+    BEST,
+    VALIDATION_LOSS,
+    changes,
+    checkpoint_to_resume,
+    has_best,
+    prepare_folder,
+    require_free_folder,
+)
 from run.health import Health
 from run.interruption import Interruption
+from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
+from run.overfitting import warn_of_overfitting
+from run.record import ImageRecord, read_record
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
+from run.trackers import check_trackers, start_trackers
 from run.validation import Validation
-from run.written_folder import WriteError, recover, written_folder
+from run.written_folder import WriteError, written_folder
 from run.yaml_config import ConfigError, as_dict, save_config
 
 DROPOUT = 2  # stream of random numbers beside that of the steps
@@ -45,30 +68,49 @@ class TrainingRun:
         objective: has `parameterization` and `draw_times`, and gives the losses (N,) of (network, x_0, noise, times,
             labels), as `DenoisingScoreMatching` does.
         network, ema_network: what is trained, and its averaged weights, which are what is validated and saved.
+        checkpoint: where the run goes on; None for a new one.
+        companions: what is learned or averaged beside the network, by name: each has `update(step)`, for the end of a
+            step, and `state_dict` and `load_state_dict`, for checkpoints, which have a file of that name.
 
     Args:
         fsdp: arguments of `shard`, if each process is to hold a shard of the network, rather than the whole.
+        lock: of the run's folder, which must be held whenever something is written there; None if nobody else can be.
 
     Raises:
         ConfigError: if data, network and output folder do not allow what the configuration asks for.
     """
 
     label_dropout: float = 0.0
+    augmentation: float = 0.0
+    validation_count: int = 1
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
-    def __init__(self, config: RunConfig, accelerator: Accelerator, fsdp: dict | None = None):
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self,
+        config: RunConfig,
+        accelerator: Accelerator,
+        fsdp: dict | None = None,
+        lock: FolderLock | None = None,
+    ):
+        self.config, self.accelerator, self._lock = config, accelerator, lock
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         check_batches(config, self.world_size)
+        check_trackers(config)
         self.folder = Path(config.output_dir)
         self.checkpoints = self.folder / "checkpoints"
-        checkpoint = checkpoint_to_resume(config)
+        self.checkpoint = checkpoint = checkpoint_to_resume(config)
         if checkpoint is None and accelerator.is_main_process:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
-            self.data, images = load_splits(config)
+            earlier = checkpoint and read_record(checkpoint / STATE)
+            self.data, images = load_splits(config, earlier)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
+        if earlier is not None:
+            accelerator.print(earlier.kept(self.data))
+        if config.data.uniform_dequantization and self.data.pixels.levels is None:
+            raise ConfigError("data.uniform_dequantization is for integers, but the images are float32")
         self.objective = self.build_objective()
         torch.manual_seed(config.seed)
         self.network = self.build_network(new=checkpoint is None)
@@ -84,6 +126,7 @@ class TrainingRun:
         # Of a network in shards, accelerate only has to see to the precision.
         self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
         self.optimizer = accelerator.prepare(optimizer)
+        self.companions = self.build_companions()
         self.step, self.best_loss = 0, math.inf
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -94,12 +137,16 @@ class TrainingRun:
             self.validation = Validation(images, self.objective, config, accelerator, self.checked_labels)
         self.log = None
         if accelerator.is_main_process:
-            if checkpoint is None:
-                clear_folder(config)
+            for line in prepare_folder(config, checkpoint):
+                print(line)
+            if not has_best(self.folder, self.step):
+                self.best_loss = math.inf  # the next validation saves one
             held_out = 0 if self.validation is None else self.validation.num_images
+            print(in_short(self.data))
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
             save_config(config, self.folder / "config.yaml")
-            self.log = RunLog(self.folder, self.step)
+            self.record.write(self.folder)
+            self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
             if self.step == 0:
                 self.draw_start()
 
@@ -120,6 +167,24 @@ class TrainingRun:
     def checked_labels(self, labels: torch.Tensor | None, name: str) -> torch.Tensor | None:
         """The labels of some images of the data set `name` as the objective takes them; ConfigError if it can't."""
         return labels
+
+    def build_companions(self) -> dict:
+        """The `companions`."""
+        return {}
+
+    def weighted(self, losses: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """The losses (n,) of a micro-batch at `times` as their gradient is to be taken."""
+        return losses
+
+    def validation_numbers(self, examples: Examples) -> torch.Tensor:
+        """Of n validation images, (n, `validation_count`): the loss, and what else is to be averaged over all."""
+        return self.objective(self.ema_network, *examples)[:, None]
+
+    def log_validation(self, *means: float) -> None:
+        """Write down the means of what `validation_numbers` gives beside the loss, on the main process."""
+
+    def before_checkpoint(self) -> None:
+        """What a step may be due for before its checkpoint, on all processes."""
 
     def draw_start(self) -> None:
         """Pictures of a new run, on the main process."""
@@ -178,6 +243,7 @@ class TrainingRun:
                 if self.validation is not None and self._due(config.validate_every):
                     with self.averaged():
                         self.validate()
+                self.before_checkpoint()
                 signal = interruption.agreed()
                 if self._due(config.checkpoint_every) or signal:
                     with contextlib.nullcontext() if signal else self._perhaps_unwritten():
@@ -197,9 +263,14 @@ class TrainingRun:
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """One update of the weights and their average; this process's mean loss, and the norm of the gradient."""
-        config = self.config
+        config, augment_labels = self.config, None
         # Drawn by step and process, so that dropout too resumes where it left off.
         torch.manual_seed(seed_of(config.seed, self.step, DROPOUT, self.rank))
+        if self.augmentation:
+            images, augment_labels = draw_augmented(
+                images, self.augmentation, (config.seed, self.step), rank=self.rank, world_size=self.world_size
+            )
+            augment_labels = augment_labels.to(self.accelerator.device)
         examples = draw_examples(
             images,
             self.checked_labels(labels, self.data.name),
@@ -210,6 +281,7 @@ class TrainingRun:
             dequantize=config.data.uniform_dequantization,
             label_dropout=self.label_dropout,
             device=self.accelerator.device,
+            pixels=self.data.pixels,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
@@ -217,15 +289,21 @@ class TrainingRun:
         loss = 0.0
         for i in range(micro_batches):
             wait = contextlib.nullcontext() if i == micro_batches - 1 else self.accelerator.no_sync(self.model)
+            part = slice(i * size, (i + 1) * size)
+            network = self.model
+            if augment_labels is not None:
+                network = partial(network, augment_labels=augment_labels[part])
             with wait:
-                part = self.objective(self.model, *examples[i * size : (i + 1) * size]).mean() / micro_batches
-                self.accelerator.backward(part)
-            loss = loss + part.detach()
+                losses = self.objective(network, *examples[part])
+                self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
+            loss = loss + losses.detach().mean() / micro_batches
         limit = math.inf if config.gradient_clip is None else config.gradient_clip
         gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.network)
+        for companion in self.companions.values():
+            companion.update(self.step + 1)
         self.health.observe(gradient_norm)
         return loss, gradient_norm
 
@@ -240,21 +318,31 @@ class TrainingRun:
 
     def validate(self) -> None:
         """Compute the validation loss, and keep the model if it is the best one; on all processes, when `averaged`."""
-        (loss,) = self.validation.mean(lambda examples: self.objective(self.ema_network, *examples)[:, None])
+        loss, *others = self.validation.mean(self.validation_numbers, self.validation_count)
         better, self.best_loss = loss < self.best_loss, min(loss, self.best_loss)
         if self.accelerator.is_main_process:
             self.log.metrics(self.step, validation_loss=loss)
+            self.log_validation(*others)
             self.log.draw_loss(self.step)
+            warn_of_overfitting(self.log, self.step)
             if better:
-                with self._perhaps_unwritten():
-                    self.save_as(self.folder / "best")
+                with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
+                    self.save_model(folder)
+                    (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
 
     # The run's folder.
 
     def save_as(self, target: Path) -> None:
         """Save the model as the folder `target`, which is there as a whole or not at all."""
-        with written_folder(target) as folder:
+        with self._written(target) as folder:
             self.save_model(folder)
+
+    @contextlib.contextmanager
+    def _written(self, target: Path) -> Iterator[Path]:
+        if self._lock is not None:
+            self._lock.require_held()
+        with written_folder(target) as folder:
+            yield folder
 
     @contextlib.contextmanager
     def _perhaps_unwritten(self) -> Iterator[None]:
@@ -271,7 +359,9 @@ class TrainingRun:
         self.health.check(self.step)
         main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
         with self.averaged():
-            tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, keep=main)
+            tensors = checkpoint_tensors(
+                self.network, self.ema_network, self.optimizer, keep=main, companions=self.companions
+            )
         if main:
             state = {
                 "step": self.step,
@@ -279,13 +369,17 @@ class TrainingRun:
                 "ema_step": self.average.step,
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
+                "images": self.record.as_dict(),
             }
             path = checkpoint_path(self.checkpoints, self.step)
-            save_checkpoint(path, tensors, state, self.config.checkpoints_limit)
+            with self._written(path) as folder:
+                write_checkpoint(folder, tensors, state)
+            delete_oldest(self.checkpoints, self.config.checkpoints_limit)
 
     def _resume(self, path: Path) -> None:
         try:
             state = load_checkpoint(path, self.network, self.ema_network, self.optimizer)
+            load_companions(path, self.companions)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         for change in changes(state["config"], as_dict(self.config)):
@@ -293,7 +387,4 @@ class TrainingRun:
         self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.accelerator.is_main_process:
-            for name in ("best", self.result):
-                recover(self.folder / name)
         self.accelerator.print(f"Resumed from {path}")

@@ -45,6 +45,7 @@ class Validation:
             objective,
             (config.seed, 0, VALIDATION),
             dequantize=config.data.uniform_dequantization,
+            pixels=images.pixels,
         )
         self._own = examples[rank::world_size]
         self._batch_size = max(1, config.batch_size // world_size // config.gradient_accumulation_steps)

@@ -1,7 +1,8 @@
-"""Folders that appear complete or not at all."""
+"""Folders that are there as a whole or not at all, whenever the process that writes them dies."""
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ def written_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name `target` (and the place of what has it) only when complete.
 
     It lies beside `target`, so that renaming stays within one file system. A crash leaves the old folder or the new
-    one; the instant between the two renames is mended by `recover`. An error gives the space back.
+    one; the instant between the two renames is mended by `mend`. An error gives the space back.
 
     Raises:
         WriteError: naming `target`.
@@ -34,19 +35,52 @@ def written_folder(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise WriteError(f"{target} cannot be written: {error}") from error
-    shutil.rmtree(replaced, ignore_errors=True)
     if target.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
     temporary.rename(target)
     _sync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def recover(target: Path) -> None:
-    """Give a folder its name back if a crash struck while it was being replaced."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
-        replaced.rename(target)
+def mend(parent: Path, names: re.Pattern) -> list[str]:
+    """Put right what processes left that were killed while they wrote, replaced or deleted folders in `parent`.
+
+    A folder that was caught between the two renames gets its name back; anything half-written or half-deleted goes.
+
+    Args:
+        names: of the folders that are ours, to be matched in full; others are left alone.
+
+    Returns:
+        What was done, in words.
+    """
+    done = []
+    for path in sorted(parent.glob(".*")) if parent.is_dir() else []:
+        name, _, state = path.name[1:].rpartition(".")
+        if state not in ("incomplete", "replaced") or not names.fullmatch(name):
+            continue
+        if state == "replaced" and not (parent / name).exists():
+            path.rename(parent / name)
+            done.append(f"{parent / name} is back: a process was killed while it replaced it")
+        else:
+            _delete(path)
+            done.append(f"{path} is deleted: a process was killed while it wrote or deleted it")
+    return done
+
+
+def discard(path: Path) -> None:
+    """Delete a folder, or a file, so that no half of it is left under its name, whenever the process dies."""
+    doomed = path.with_name(f".{path.name}.incomplete")
+    _delete(doomed)
+    path.rename(doomed)
+    _delete(doomed)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,18 +1,22 @@
 """A configuration is a dataclass: filled by YAML files and key=value words, and checked before any work is done.
 
-A file may name another one as its `base` (relative to its own folder) and then holds only what differs. Every error
+A file may name another one as its `base` (relative to its own folder) and then holds only what differs. Texts need no
+quotes, whatever YAML takes them for (see `text_keys.py`), and may begin with `~/` for the home folder. Every error
 names the key, its value and what is allowed, or the nearest key.
 """
 
 import difflib
 import inspect
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from run.text_keys import BASE, read_file, read_words
 
 
 class ConfigError(ValueError):
@@ -52,6 +56,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
 
     Args:
         rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
+        given: texts, by the name of their key.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -61,8 +66,9 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
             raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
     structure = OmegaConf.structured(schema)
     try:
-        config = OmegaConf.merge(structure, *(_read_yaml(Path(path)) for path in files))
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(overrides), given)
+        config = OmegaConf.merge(structure, *(_read_yaml(Path(path).expanduser(), schema) for path in files))
+        given = {key: os.path.expanduser(value) for key, value in given.items()}
+        config = OmegaConf.merge(config, read_words(overrides, schema), given)
         if missing := OmegaConf.missing_keys(config):
             raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
         config = OmegaConf.to_object(config)
@@ -70,6 +76,8 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
         raise ConfigError(_explain(error, structure)) from error
     except YAMLError as error:
         raise ConfigError(f"an argument is not YAML: {error}") from error
+    except TypeError as error:  # a list where a section is, say
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     for key, (allowed, rule) in rules.items():
         value = config
         for name in key.split("."):
@@ -111,17 +119,17 @@ def construct(section: str, cls, arguments: dict[str, Any]):
         raise ConfigError(f"{section}: {error}") from error
 
 
-def _read_yaml(path: Path) -> DictConfig:
+def _read_yaml(path: Path, schema: type) -> DictConfig:
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
-        content = OmegaConf.load(path)
+        content = read_file(path, schema)
     except YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
-    base = content.pop("base", None)
-    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base), content)
+    base = content.pop(BASE, None)
+    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base, schema), content)
 
 
 def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:

@@ -13,16 +13,16 @@ import train_feature_network
 from evaluation import feature_networks
 from evaluation.distances import FeatureStatistics, frechet_distance
 from evaluation.feature_networks import (
-    FASHION_MNIST_FEATURES,
-    gray_pixels,
-    load_classifier,
+    SHIPPED,
     load_feature_network,
     shipped_statistics_path,
 )
+from evaluation.residual_classifier import classifier_pixels, load_classifier
 from images.loading import load_images
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
+CIFAR10 = ROOT.parent / "shared" / "data" / "cifar10"
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +54,35 @@ def assert_independent_of_batch(network, images):
 
 
 def test_the_shipped_classifier_knows_garments(garments):
-    classifier, resolution = load_classifier(FASHION_MNIST_FEATURES)
+    classifier, resolution = load_classifier(SHIPPED["fashion-mnist"])
     with torch.inference_mode():
-        logits = classifier(gray_pixels(garments.images, resolution))
+        logits = classifier(classifier_pixels(garments.images, 1, resolution))
     assert (logits.argmax(1) == garments.labels).float().mean() > 0.92
-    assert (FASHION_MNIST_FEATURES / "model.safetensors").stat().st_size <= 2e6
+    assert (SHIPPED["fashion-mnist"] / "model.safetensors").stat().st_size <= 2e6
 
 
 def test_shipped_features(shipped, garments):
     assert shipped.name.startswith("fashion-mnist-features-") and (shipped.dimension, shipped.resolution) == (96, 28)
     assert_independent_of_batch(shipped, garments.images[:5])
     assert shipped(garments.images[:300]).shape == (300, 96)  # more than it computes at a time
+
+
+@pytest.mark.skipif(not SHIPPED["cifar10"].is_dir(), reason="the CIFAR-10 classifier is not in this checkout")
+@pytest.mark.skipif(not CIFAR10.is_dir(), reason="CIFAR-10 is not on this machine")
+def test_the_shipped_classifier_knows_animals_and_vehicles():
+    folder, images = SHIPPED["cifar10"], load_images(str(CIFAR10), "test", max_images=2000)
+    classifier, resolution = load_classifier(folder)
+    with torch.inference_mode():
+        logits = classifier(classifier_pixels(images.images, 3, resolution))
+    assert (logits.argmax(1) == images.labels).float().mean() > 0.87
+    assert (folder / "model.safetensors").stat().st_size <= 5e6
+    network = load_feature_network("cifar10")
+    statistics = FeatureStatistics.load(shipped_statistics_path(network), network.name)
+    assert statistics.count == 50_000 and statistics.description["dataset"] == "cifar10"
+    own = FeatureStatistics.from_features(network(images.images))
+    noisy = (images.images + 16 * torch.randn(images.images.shape)).round().clamp(0, 255).byte()
+    far = FeatureStatistics.from_features(network(noisy))
+    assert frechet_distance(own, statistics) < frechet_distance(far, statistics) / 3
 
 
 def test_gray_images_in_colour_and_larger_ones_have_nearly_the_same_features(shipped, garments):
@@ -83,7 +101,7 @@ def test_colours_become_the_gray_that_pillow_makes_of_them():
     rgb = noise_images(1, 3, 8, 8)
     gray = Image.fromarray(rgb[0].permute(1, 2, 0).numpy()).convert("L")
     expected = torch.tensor(list(gray.tobytes())).view(8, 8)
-    assert ((gray_pixels(rgb, 8)[0, 0] * 255) - expected).abs().max() <= 1
+    assert ((classifier_pixels(rgb, 1, 8)[0, 0] * 255) - expected).abs().max() <= 1
 
 
 def test_shipped_statistics_are_those_of_the_training_images(shipped, garments):
@@ -108,10 +126,10 @@ def test_shipped_statistics_are_recomputed(shipped):
 
 
 def test_other_weights_have_another_name_and_no_shipped_statistics(shipped, tmp_path):
-    weights = load_file(FASHION_MNIST_FEATURES / "model.safetensors")
+    weights = load_file(SHIPPED["fashion-mnist"] / "model.safetensors")
     weights["head.bias"] += 1
     save_file(weights, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((FASHION_MNIST_FEATURES / "config.json").read_text())
+    (tmp_path / "config.json").write_text((SHIPPED["fashion-mnist"] / "config.json").read_text())
     other = load_feature_network("fashion-mnist", weights=tmp_path)
     assert other.name != shipped.name and shipped_statistics_path(other) is None
 
@@ -120,7 +138,7 @@ def test_folders_without_a_classifier_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no config.json in"):
         load_feature_network("fashion-mnist", weights=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"widths": [8, 8, 8], "num_classes": 10, "resolution": 28}))
-    save_file(load_file(FASHION_MNIST_FEATURES / "model.safetensors"), tmp_path / "model.safetensors")
+    save_file(load_file(SHIPPED["fashion-mnist"] / "model.safetensors"), tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="no classifier of train_feature_network.py"):
         load_feature_network("fashion-mnist", weights=tmp_path)
 
@@ -132,7 +150,7 @@ def test_what_is_no_batch_of_images_is_refused(shipped, images):
 
 
 def test_unknown_networks_are_refused():
-    with pytest.raises(ValueError, match="'fashion-mnist', 'dinov2', 'inception', got 'vgg'"):
+    with pytest.raises(ValueError, match="'inception', 'inception-tf', got 'vgg'"):
         load_feature_network("vgg")
 
 
@@ -154,11 +172,40 @@ def test_training_learns_and_leaves_all_that_loading_needs(tmp_path):
         train_feature_network.main([*arguments, *small])  # not over a folder that exists
 
 
+def test_a_classifier_of_coloured_images(tmp_path):
+    """Of the recipe cifar10, on a few images whose colour is their class."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+    from PIL import Image as Picture
+
+    features = Features({"img": Image(), "label": ClassLabel(names=["red", "blue"])})
+    pictures = [Picture.new("RGB", (32, 32), [(200 - k, 0, 0), (0, 0, 200 - k)][k % 2]) for k in range(64)]
+    rows = Dataset.from_dict({"img": pictures, "label": [k % 2 for k in range(64)]}, features=features)
+    for split, part in DatasetDict(train=rows, test=rows).items():
+        (tmp_path / "data").mkdir(exist_ok=True)
+        part.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))
+    arguments = [
+        "--features",
+        "cifar10",
+        "--dataset",
+        str(tmp_path / "data"),
+        "--output_dir",
+        str(tmp_path / "network"),
+    ]
+    small = ["--epochs", "4", "--batch_size", "16", "--lr", "0.02", "--about_data", "of one colour each"]
+    assert train_feature_network.main([*arguments, *small]) == 0
+    network = load_feature_network("cifar10", weights=tmp_path / "network")
+    assert network.name.startswith("cifar10-features-") and (network.dimension, network.resolution) == (160, 32)
+    card = (tmp_path / "network" / "README.md").read_text()
+    assert "64 training images of CIFAR-10 (Krizhevsky 2009, no licence given), of one colour each" in card
+    assert float(card.split("value: ")[1].split()[0]) > 0.9  # which a gray network could not
+    assert network(noise_images(2, 1, 32, 32)).shape == (2, 160)  # gray ones count as colours
+
+
 def test_shifts_move_whole_images_over_black():
     torch.manual_seed(0)
     images = torch.zeros(200, 1, 9, 9, dtype=torch.uint8)
     images[:, :, 4, 4] = 255
-    rows, columns = train_feature_network.shifted(images)[:, 0].nonzero()[:, 1:].T
+    rows, columns = train_feature_network.shifted(images, 2)[:, 0].nonzero()[:, 1:].T
     assert len(rows) == 200 and set(rows.tolist()) == set(columns.tolist()) == {2, 3, 4, 5, 6}
 
 
@@ -296,7 +343,49 @@ def test_inception_weights_that_are_not_there(tmp_path, monkeypatch):
         load_feature_network("inception")
 
 
-@pytest.mark.parametrize("name, module", [("dinov2", "transformers"), ("inception", "cleanfid.inception_torchscript")])
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """Weights for torch-fidelity's network, none of them trained."""
+    fidelity = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    from unittest import mock
+
+    path = tmp_path_factory.mktemp("inception-tf") / "weights.pth"
+    torch.manual_seed(0)
+    with mock.patch.object(fidelity.FeatureExtractorInceptionV3, "load_state_dict"):
+        with mock.patch.object(fidelity, "load_state_dict_from_url"):
+            torch.save(fidelity.FeatureExtractorInceptionV3("any", ["2048"]).state_dict(), path)
+    return path
+
+
+def test_inception_features_are_those_that_torch_fidelity_computes(random_inception):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = load_feature_network("inception-tf", weights=random_inception)
+    assert network.name.startswith("inception-v3-tf-") and (network.dimension, network.resolution) == (2048, 299)
+    images = noise_images(2, 1, 28, 28)
+    theirs = FeatureExtractorInceptionV3("any", ["2048"], feature_extractor_weights_path=str(random_inception))
+    (expected,) = theirs(images.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+    assert (expected[0] - expected[1]).abs().max() > 0
+
+
+def test_torch_fidelitys_weights_that_are_no_tensors_are_refused(tmp_path):
+    pytest.importorskip("torch_fidelity")
+    with pytest.raises(FileNotFoundError, match="weights must be the file weights-inception"):
+        load_feature_network("inception-tf", weights=tmp_path)
+    torch.save({"weights": pytest.raises}, tmp_path / "code.pth")  # a pickle that names a function
+    with pytest.raises(ValueError, match="holds no weights of torch-fidelity's Inception-v3"):
+        load_feature_network("inception-tf", weights=tmp_path / "code.pth")
+
+
+MODULES = {
+    "dinov2": "transformers",
+    "inception": "cleanfid.inception_torchscript",
+    "inception-tf": "torch_fidelity.feature_extractor_inceptionv3",
+}
+
+
+@pytest.mark.parametrize("name, module", MODULES.items())
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match="pip install"):

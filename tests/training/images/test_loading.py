@@ -157,7 +157,9 @@ def test_max_images_are_spaced_evenly(numbered):
     [
         ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
         ({"max_images": -1}, "max_images must be an integer of at least 1, got -1"),
-        ({"channels": 4}, "channels must be 1, 3 or None .*, got 4"),
+        ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
+        ({"image_size": (4,)}, r"image_size must be a side, or height and width, got \(4,\)"),
+        ({"white_level": 9, "value_range": (0, 9)}, r"white_level is 9 and value_range \[0, 9\]: give one of them"),
     ],
 )
 def test_bad_options(options, message):

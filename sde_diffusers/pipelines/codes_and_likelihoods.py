@@ -16,7 +16,7 @@ from sde_diffusers.likelihood import (
 )
 
 
-class ProbabilityFlowMixin:
+class CodesAndLikelihoodsMixin:
     """Latent codes and likelihoods, for pipelines with `unet` and `scheduler`.
 
     They work inside `torch.inference_mode`, too, which they leave meanwhile: no gradient passes its tensors.
@@ -90,24 +90,25 @@ class ProbabilityFlowMixin:
         self,
         images: Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        dequantize: bool | int = True,
+        dequantize: bool | int | None = None,
         probes: int | str | Tensor = 1,
         eps: float = 1e-5,
         rtol: float = 1e-5,
         atol: float = 1e-5,
         class_labels=None,
         probe_distribution: str = "rademacher",
-        levels: int = 256,
+        levels: int | None = None,
         variable: str | None = None,
     ) -> LikelihoodOutput:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
         Args:
-            images: (N, C, H, W) integers in [0, levels) (uint8 by default), or floating point in [0, 1].
+            images: (N, C, H, W) integers of the data's own range, [0, levels) (uint8 by default), or floating point in
+                [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
-            dequantize: number of passes (True: one) with uniform noise u in (round((levels - 1) image) + u) / levels,
-                whose average bounds the discrete likelihood. False: the density at the given values, which must then
-                have been dequantized for the result to be comparable.
+            dequantize: number of passes (True, and None where there are levels: one) with uniform noise u in
+                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the
+                density at the given values, which must then have been dequantized for the result to be comparable.
             probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
                 "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
@@ -116,7 +117,8 @@ class ProbabilityFlowMixin:
                 `probes="exact"` a tenth of them is used.
             class_labels: as in `__call__`; the likelihood is then that given the class.
             probe_distribution: "rademacher" (of less variance) or "gaussian".
-            levels: number of values of a pixel, 2^(bit depth).
+            levels: number of values of a pixel, 2^(bit depth); None = as the data of the network has it (256 for 8
+                bits). Floating-point data have none: the result is then that of their density in their own units.
 
         Returns:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).

@@ -1,0 +1,72 @@
+"""Where network and parameterization meet: what a network does with the value that it is conditioned on must suit it.
+
+Fourier features are those of the value's logarithm, networks of score matching divide their output by the noise level
+that they take the value for, and EDM's preconditioning takes it for sigma. Another value is a number like any other:
+without this check such a network trains badly, or answers NaN, and nothing says why.
+"""
+
+import math
+
+import torch
+
+from sde_diffusers.parameterization import Parameterization
+
+
+def require_network_fits(config, parameterization: Parameterization) -> None:
+    """Raise a `ValueError` if a network cannot be asked as a scheduler would ask it.
+
+    Args:
+        config: the network's configuration: that of `NCSNppUNet2DModel`, of diffusers' `UNet2DModel` (whose Fourier
+            features come with the division), or any other one, of which nothing is known and nothing demanded.
+        parameterization: the scheduler's.
+
+    Raises:
+        ValueError: naming the settings of both.
+    """
+    time_input = parameterization.time_input
+    if getattr(config, "preconditioning", None) == "edm":
+        asked = (parameterization.prediction_type, time_input)
+        if asked != ("sample", "sigma"):
+            raise ValueError(
+                "A network with `preconditioning`='edm' needs a scheduler with `prediction_type`='sample' and "
+                f"`time_input`='sigma', but they are {asked[0]!r} and {asked[1]!r}."
+            )
+    elif getattr(config, "time_embedding_type", None) == "fourier":
+        if getattr(config, "scale_by_sigma", True) and time_input != "sigma":
+            raise ValueError(
+                "The network divides its output by the value that it is conditioned on (`scale_by_sigma`=True, and "
+                "every `UNet2DModel` of diffusers with `time_embedding_type`='fourier'), which then must be sigma, "
+                f"but `time_input` of the scheduler is {time_input!r}: set `scale_by_sigma`=False, or "
+                "`time_input`='sigma'."
+            )
+        if time_input == "index":
+            raise ValueError(
+                "The network takes the logarithm of the value that it is conditioned on "
+                "(`time_embedding_type`='fourier'), but `time_input` of the scheduler is 'index', which begins at 0: "
+                "set `time_embedding_type`='positional', or another `time_input`."
+            )
+    elif getattr(config, "scale_by_sigma", False):
+        _require_same_table(config, parameterization)
+
+
+def _require_same_table(config, parameterization: Parameterization) -> None:
+    """Raise a ValueError unless the scheduler's indices stand for the noise levels that the network divides by."""
+    needed = "The network divides its output by the noise level of an index (`scale_by_sigma`=True with "
+    needed += "`time_embedding_type`='positional')"
+    if parameterization.time_input != "index":
+        raise ValueError(
+            f"{needed}, but `time_input` of the scheduler is {parameterization.time_input!r}: set "
+            "`scale_by_sigma`=False, or `time_input`='index'."
+        )
+    ends = torch.tensor([0.0, config.num_scales - 1.0], dtype=torch.float64)
+    levels = (config.sigma_max, config.sigma_min)
+    same_length = parameterization.table_length == config.num_scales
+    found = parameterization.sde.sigma(parameterization.sde_time(ends)).tolist() if same_length else (None, None)
+    if not same_length or not all(math.isclose(*pair, rel_tol=1e-3) for pair in zip(levels, found, strict=True)):
+        table = f"{parameterization.table_length} noise levels"
+        table += f" from {found[0]:.4g} to {found[1]:.4g}" if same_length else ""
+        raise ValueError(
+            f"{needed}: one of {config['num_scales']} levels from {levels[0]:.4g} to {levels[1]:.4g} (`num_scales`, "
+            f"`sigma_max`, `sigma_min`), but those of the scheduler are {table}: its `sde` must be 've' with the same "
+            "values."
+        )

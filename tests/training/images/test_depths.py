@@ -1,0 +1,243 @@
+"""Images of every depth and number of bands are read as they are, from every kind of file."""
+
+import io
+import logging
+import struct
+import zlib
+
+import datasets
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from images.loading import load_images
+from images.pixels import UnreadableImage, decode_image, suggest_sigma_data, suggest_sigma_max
+from sde_diffusers.images import PixelFormat
+
+RANDOM = np.random.default_rng(0)
+DEEP = {
+    "uint16": RANDOM.integers(0, 65536, (3, 6, 9)).astype(np.uint16),
+    "int16": RANDOM.integers(-1000, 3000, (3, 6, 9)).astype(np.int16),
+    "float32": RANDOM.normal(size=(3, 6, 9)).astype(np.float32),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(values):
+    """A 16-bit PNG file of (H, W, C), by the rules of its specification, with each of the five filters."""
+    height, width, channels = values.shape
+    rows = np.frombuffer(values.astype(">u2").tobytes(), np.uint8).reshape(height, -1).astype(int)
+    size, above, lines = 2 * channels, np.zeros(rows.shape[1], int), b""
+    for y, row in enumerate(rows):
+        left, corner = (np.concatenate([np.zeros(size, int), of[:-size]]) for of in (row, above))
+        a, b, c = abs(above - corner), abs(left - corner), abs(left + above - 2 * corner)
+        paeth = np.where((a <= b) & (a <= c), left, np.where(b <= c, above, corner))
+        predicted = [0, left, above, (left + above) // 2, paeth][y % 5]
+        lines += bytes([y % 5]) + ((row - predicted) % 256).astype(np.uint8).tobytes()
+        above = row
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def decoded(content, **options):
+    return decode_image({"bytes": content, "path": None}, dtype=None, **options)
+
+
+def test_png_of_sixteen_bits_and_three_channels_is_exact():
+    values = RANDOM.integers(0, 65536, (11, 7, 3))
+    assert np.array_equal(decoded(png(values)).permute(1, 2, 0), values)
+    opaque = np.concatenate([values, np.full((11, 7, 1), 65535)], 2)
+    assert np.array_equal(decoded(png(opaque)).permute(1, 2, 0), values)
+    clear = np.concatenate([values, np.zeros((11, 7, 1))], 2)
+    assert (decoded(png(clear)) == 65535).all()
+    bands = RANDOM.integers(0, 65536, (5, 4, 4))
+    assert np.array_equal(decoded(png(bands), channels=4).permute(1, 2, 0), bands)
+
+
+@pytest.mark.parametrize("dtype", DEEP)
+@pytest.mark.parametrize("layout", ["pages", "planes", "gray"])
+def test_tiff_files_are_exact(tmp_path, dtype, layout):
+    values = DEEP[dtype]
+    if layout == "gray":
+        values = values[:1]
+        tifffile.imwrite(tmp_path / "a.tif", values[0])
+    elif layout == "pages":
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="separate")
+    image = decoded((tmp_path / "a.tif").read_bytes())
+    assert np.array_equal(image.numpy(), values) and image.dtype == PixelFormat.of(dtype, (0, 1)).torch_dtype
+
+
+def test_tiff_of_16_bit_colours_is_exact(tmp_path):
+    values = DEEP["uint16"].transpose(1, 2, 0)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    assert np.array_equal(decoded((tmp_path / "a.tif").read_bytes()).permute(1, 2, 0), values)
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_array_files(tmp_path, kind):
+    for k in range(4):
+        save = np.save if kind == "npy" else np.savez
+        save(tmp_path / f"{k}.{kind}", DEEP["float32"] + k)
+    loaded = load_images(str(tmp_path))
+    assert loaded.image_shape == (3, 6, 9) and loaded.pixels.dtype == "float32"
+    assert np.array_equal(loaded.images[2], DEEP["float32"] + 2)
+    assert (loaded.pixels.low, loaded.pixels.high) == (loaded.images.min().item(), loaded.images.max().item())
+
+
+def test_channels_of_arrays():
+    for shape, channels, expected in (
+        ((8, 9), None, (1, 8, 9)),
+        ((5, 8, 9), None, (5, 8, 9)),
+        ((8, 9, 5), None, (5, 8, 9)),
+        ((4, 8, 4), None, UnreadableImage),
+        ((5, 8, 3), 5, (5, 8, 3)),
+        ((4, 4, 4, 4), None, UnreadableImage),
+    ):
+        values = np.zeros(shape, np.int16)
+        if expected is UnreadableImage:
+            with pytest.raises(UnreadableImage, match="shape"):
+                decode_image(values, channels=channels, dtype=None)
+        else:
+            assert decode_image(values, channels=channels, dtype=None).shape == expected
+
+
+def test_medmnist_layout(tmp_path):
+    arrays = {}
+    for split, count in (("train", 6), ("val", 3), ("test", 2)):
+        arrays[f"{split}_images"] = RANDOM.integers(0, 256, (count, 28, 28)).astype(np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count)[:, None] % 4
+    np.savez(tmp_path / "octmnist.npz", **arrays)
+    for path in (tmp_path / "octmnist.npz", tmp_path):
+        train, validation = load_images(str(path)), load_images(str(path), "validation")
+        assert np.array_equal(train.images[:, 0], arrays["train_images"]) and train.labels.tolist() == [
+            0,
+            1,
+            2,
+            3,
+            0,
+            1,
+        ]
+        assert validation.image_shape == (1, 28, 28) and validation.labels.tolist() == [0, 1, 2]
+
+
+def test_npz_of_one_array(tmp_path):
+    images, labels = RANDOM.integers(0, 256, (5, 3, 8, 8)).astype(np.uint8), np.array(["b", "a", "b", "a", "c"])
+    np.savez(tmp_path / "mine.npz", pictures=images, kinds=labels)
+    loaded = load_images(str(tmp_path / "mine.npz"))
+    assert np.array_equal(loaded.images, images)
+    assert loaded.labels.tolist() == [1, 0, 1, 0, 2] and loaded.class_names == ["a", "b", "c"]
+    np.savez(tmp_path / "two.npz", a=images, b=images)
+    with pytest.raises(
+        ValueError, match=r"two\.npz must hold one array of images .* a \(5, 3, 8, 8\), b \(5, 3, 8, 8\)"
+    ):
+        load_images(str(tmp_path / "two.npz"))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_array_columns_of_parquet(tmp_path, dtype):
+    values = RANDOM.integers(0, 200, (3, 5, 8, 8)).astype(dtype)
+    feature = datasets.Features({"cube": datasets.Array3D((5, 8, 8), dtype)})
+    datasets.Dataset.from_dict({"cube": values.tolist()}, feature).to_parquet(tmp_path / "train.parquet")
+    for streaming in (False, True):
+        loaded = load_images(str(tmp_path), streaming=streaming, value_range=(0, 200))
+        images, _ = next(loaded.batches(3, seed=0))
+        assert loaded.pixels.dtype == dtype and sorted(images.sum((1, 2, 3)).tolist()) == sorted(
+            values.astype(float).sum((1, 2, 3)).tolist()
+        )
+
+
+def test_white_level_of_twelve_bits(tmp_path, caplog):
+    values = RANDOM.integers(0, 4096, (4, 16, 16)).astype(np.uint16)
+    values[0, 0, 0] = 4095
+    for k, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    with caplog.at_level(logging.WARNING):
+        dark = load_images(str(tmp_path))
+    assert "white_level=4095" in caplog.text and dark.pixels == PixelFormat.of("uint16")
+    loaded = load_images(str(tmp_path), white_level=4095)
+    assert loaded.pixels == PixelFormat("uint16", 0, 4095) and loaded.pixels.levels == 4096
+    assert loaded.pixels.to_unit(loaded.images).max() == 1 and np.array_equal(loaded.images[:, 0], values)
+    with pytest.raises(ValueError, match=r"0\.png holds values beyond the range 0 to 1023; all images: \d+ to 4095"):
+        load_images(str(tmp_path), white_level=1023)
+    with pytest.raises(ValueError, match=r"\d.png holds values from .* beyond the range 0 to 100"):
+        next(load_images(str(tmp_path), white_level=100, streaming=True).batches(4, seed=0))
+
+
+def test_files_of_several_depths_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="b.png holds uint16 where the images before it hold uint8"):
+        load_images(str(tmp_path))
+
+
+def test_floats_without_a_range(tmp_path):
+    for k in range(3):
+        Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / f"{k}.tif")
+    with pytest.raises(ValueError, match="all values are 0.5, so that their range cannot be measured"):
+        load_images(str(tmp_path))
+    loaded = load_images(str(tmp_path), value_range=(0, 1))
+    assert (loaded.images == 0.5).all()
+    with pytest.raises(ValueError, match="streamed need value_range"):
+        load_images(str(tmp_path), streaming=True)
+
+
+def test_values_that_are_not_finite_are_unreadable(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 4), np.nan, np.float32))
+    with pytest.raises(ValueError, match="no readable image: a.npy .*not finite"):
+        load_images(str(tmp_path))
+
+
+def test_the_first_five_reasons_are_given(tmp_path):
+    for k in range(7):
+        (tmp_path / f"{k}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"no readable image: (\d\.png \(UnidentifiedImageError: [^;]*\)(; )?){5}$"):
+        load_images(str(tmp_path))
+
+
+def test_resizing_keeps_depth_and_range():
+    values = RANDOM.integers(0, 65536, (1, 40, 60)).astype(np.uint16)
+    small = decode_image(values, (10, 12), dtype=None)
+    assert small.shape == (1, 10, 12) and small.min() >= values.min() and small.max() <= values.max()
+    assert len(small.unique()) > 100  # not rounded to 8 bits
+    ramp = np.linspace(-3, 5, 64, dtype=np.float32)[None, None].repeat(64, 1)
+    smooth = decode_image(ramp, 16, dtype=None)[0, 8]
+    assert torch.allclose(smooth, torch.linspace(-3, 5, 64).view(16, 4).mean(1), atol=0.02)
+
+
+@pytest.mark.parametrize("size, shape", [((16, 24), (16, 24)), (12, (12, 12))])
+def test_rectangles(tmp_path, size, shape):
+    for k, sides in enumerate([(48, 32), (60, 40)]):
+        Image.effect_noise(sides, 60).save(tmp_path / f"{k}.png")
+    assert load_images(str(tmp_path), image_size=size).image_shape == (1, *shape)
+
+
+def test_palettes_that_are_gray_have_one_channel():
+    gray = Image.fromarray(RANDOM.integers(0, 256, (8, 8)).astype(np.uint8)).quantize(16)
+    colour = Image.effect_noise((8, 8), 60).convert("RGB").point(lambda v: v // 2, None).quantize(16)
+    colour.putpalette([k for i in range(16) for k in (i * 16, 0, 255 - i * 16)])
+    for image, channels in ((gray, 1), (colour, 3)):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        assert image.mode == "P" and len(decoded(buffer.getvalue())) == channels
+
+
+def test_suggestions_are_in_the_unit_range():
+    pixels = PixelFormat.of("float32", (-2.0, 6.0))
+    images = torch.rand(40, 2, 5, 5) * 8 - 2
+    unit = (images.double() + 2) / 8
+    assert suggest_sigma_data(images, pixels=pixels) == pytest.approx(unit.std(correction=0).item(), rel=1e-5)
+    flat = unit.flatten(1)
+    assert suggest_sigma_max(images, pixels=pixels) == pytest.approx(torch.cdist(flat, flat).max().item(), rel=1e-4)

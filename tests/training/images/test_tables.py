@@ -1,0 +1,104 @@
+"""Tables keep their splits, columns and labels as they were meant."""
+
+import datasets
+import pytest
+from PIL import Image
+
+from images.loading import load_images
+from images.sources import open_source
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def table(count, **columns):
+    images = {"image": [Image.new("L", (4, 4), k) for k in range(count)]}
+    return datasets.Dataset.from_dict(images | columns).cast_column("image", datasets.Image())
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / (name.replace("__", "/") + ".parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content.to_parquet(str(path))
+    return str(folder)
+
+
+def counts(folder):
+    return {split: len(rows) for split, rows in open_source(folder).splits.items()}
+
+
+def test_words_in_file_names_are_no_splits(tmp_path):
+    assert counts(write(tmp_path, a=table(3), my_test_images=table(2), constrained=table(1))) == {"train": 6}
+
+
+def test_the_hubs_layouts(tmp_path):
+    files = {"data__train-00000-of-00002": table(3), "data__train-00001-of-00002": table(2)}
+    files |= {"data__valid-00000-of-00001": table(1), "data__extra-00000-of-00001": table(4)}
+    assert counts(write(tmp_path / "a", **files)) == {"train": 5, "validation": 1, "extra": 4}
+    assert counts(write(tmp_path / "b", default__train__0000=table(3), default__test__0000=table(2))) == {
+        "train": 3,
+        "test": 2,
+    }
+
+
+def test_files_of_no_split_beside_others_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="belong to none, such as other.parquet"):
+        counts(write(tmp_path, train=table(3), other=table(2)))
+
+
+@pytest.mark.parametrize("name", ["plain", "scans [2024]", "a::b", "star *"])
+def test_any_folder_name(tmp_path, name):
+    written = write(tmp_path / "here", train=table(3))
+    (tmp_path / "here").rename(tmp_path / name)
+    assert written and counts(str(tmp_path / name)) == {"train": 3}
+    (tmp_path / name / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: t*.parquet\n---\n"
+    )
+    if name == "plain":
+        assert counts(str(tmp_path / name)) == {"test": 3}
+    else:  # which `datasets`, asked to follow the README, would not find
+        with pytest.raises(ValueError, match="Rename the folder"):
+            counts(str(tmp_path / name))
+
+
+def test_saved_to_disk(tmp_path):
+    table(3).save_to_disk(str(tmp_path / "one [1]"))
+    assert len(load_images(str(tmp_path / "one [1]"))) == 3
+    datasets.DatasetDict({"train": table(3), "test": table(2)}).save_to_disk(str(tmp_path / "two"))
+    assert counts(str(tmp_path / "two")) == {"train": 3, "test": 2}
+
+
+@pytest.mark.parametrize(
+    "values, labels, names",
+    [
+        (["dog", "cat", "dog"], [1, 0, 1], ["cat", "dog"]),
+        ([True, False, True], [1, 0, 1], ["False", "True"]),
+        ([2.0, 0.0, 1.0], [2, 0, 1], None),
+        ([2, 0, 1], [2, 0, 1], None),
+    ],
+)
+def test_labels_of_any_type(tmp_path, values, labels, names, caplog):
+    folder = write(tmp_path, train=table(3, kind=values))
+    assert load_images(folder).labels is None and "columns that could be labels: kind" in caplog.text
+    loaded = load_images(folder, label_column="kind")
+    assert loaded.labels.tolist() == labels and loaded.class_names == names
+    assert load_images(folder, labels="none").labels is None
+
+
+def test_text_is_numbered_over_all_splits(tmp_path):
+    folder = write(tmp_path, train=table(2, kind=["b", "a"]), test=table(2, kind=["c", "b"]))
+    train, test = (load_images(folder, split, label_column="kind") for split in ("train", "test"))
+    assert train.class_names == test.class_names == ["a", "b", "c"]
+    assert train.labels.tolist() == [1, 0] and test.labels.tolist() == [2, 1]
+    with pytest.raises(ValueError, match="once all of it is known: streaming=false"):
+        load_images(folder, label_column="kind", streaming=True)
+
+
+@pytest.mark.parametrize("values, message", [([0.5, 1.0], "fraction"), (["a", None], "1 of 2 images .* row 1")])
+def test_values_that_are_no_labels(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        load_images(write(tmp_path, train=table(2, kind=values)), label_column="kind")

@@ -1,0 +1,202 @@
+"""The folder of a run holds one history, of one run."""
+
+# ruff: noqa: F401, F811 (fixtures)
+
+import json
+import shutil
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
+
+import train
+from run.checkpoints import checkpoint_path, delete_oldest, list_checkpoints
+from run.folder import mend_folder
+from run.lock import LOCK, FolderLock
+
+EVERYTHING = ["steps=12", "checkpoint_every=3", "checkpoints_limit=null", "validate_every=3", "sample_every=6"]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def steps(folder):
+    return [int(name.removeprefix("step-")) for name in names(folder / "checkpoints")]
+
+
+def refused(capsys, config, folder, *overrides):
+    assert train.main([str(config), f"output_dir={folder}", *overrides]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error.splitlines()[-1]  # after the bars of runs before it
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A run of twelve steps, with everything that a run can write."""
+    return run_here(tiny, tmp_path_factory.mktemp("runs") / "finished", *EVERYTHING)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_going_back_begins_another_history(tiny, run, capsys):
+    old = metrics(run)
+    lower = [*EVERYTHING[1:], "optimizer.lr=1e-4"]
+    run_here(tiny, run, *lower, "steps=5", f"resume={run}/checkpoints/step-00000003")
+    output = capsys.readouterr().out
+    aside = run / "abandoned" / "1"
+    assert f"Set aside in {aside}, since they came after step 3: step-00000006, step-00000009, step-00000012" in output
+    assert steps(run) == [3, 5] and steps(aside) == [6, 9, 12]
+    assert list(metrics(run)) == [1, 2, 3, 4, 5] and metrics(aside) == old
+    assert names(aside) == ["best", "checkpoints", "figures", "metrics.jsonl", "pipeline"]
+    assert names(aside / "figures") == ["samples-00000006.png", "samples-00000012.png"]
+    assert names(run / "figures") == ["loss.png", "noising.png", "samples-00000005.png"]
+    assert json.loads((run / "best" / "validation_loss.json").read_text())["step"] == 5
+    assert (run / "pipeline").exists()
+
+    run_here(tiny, run, *lower, "steps=7", "resume=latest")
+    assert f"Resumed from {run}/checkpoints/step-00000005" in capsys.readouterr().out
+    assert steps(run) == [3, 5, 6, 7] and list(metrics(run)) == list(range(1, 8))
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    assert {event.step: event.value for event in board.Scalars("loss")} == pytest.approx(metrics(run))
+
+    run_here(tiny, run, *lower, "steps=6", f"resume={run}/checkpoints/step-00000005/")
+    assert steps(run) == [3, 5, 6] and steps(run / "abandoned" / "2") == [6, 7]
+
+
+def test_the_same_steps_again_are_the_same(tiny, run, finished):
+    """Also the best model, which had to be written once more."""
+    run_here(tiny, run, *EVERYTHING, f"resume={run}/checkpoints/step-00000006")
+    assert_same_bits(final_state(run), final_state(finished))
+    assert metrics(run) == metrics(finished) and metrics(run, "validation_loss") == metrics(
+        finished, "validation_loss"
+    )
+    for path in (finished / "best").rglob("*.safetensors"):
+        assert (run / path.relative_to(finished)).read_bytes() == path.read_bytes()
+    assert names(run / "figures") == names(finished / "figures")
+
+
+def test_the_limit_keeps_the_new_ones(tiny, run):
+    run_here(tiny, run, *EVERYTHING, "steps=5", "checkpoints_limit=2", f"resume={run}/checkpoints/step-00000003")
+    assert steps(run) == [3, 5] and steps(run / "abandoned" / "1") == [6, 9, 12]
+
+
+def test_checkpoints_are_counted_not_spelled(tmp_path):
+    for step in (99_999_999, 100_000_000, 5):
+        checkpoint_path(tmp_path, step).mkdir()
+        (checkpoint_path(tmp_path, step) / "state.json").touch()
+    delete_oldest(tmp_path, 2)
+    assert names(tmp_path) == ["step-100000000", "step-99999999"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-99999999", "step-100000000"]
+
+
+@pytest.mark.parametrize("damage", ["network.safetensors", "state.json"])
+def test_the_remedy_for_a_damaged_checkpoint_holds(tiny, run, capsys, damage):
+    (run / "checkpoints" / "step-00000012" / damage).unlink()
+    if damage != "state.json":  # without it, it counts as none
+        assert "is damaged" in refused(capsys, tiny, run, *EVERYTHING, "resume=latest")
+        assert steps(run) == [3, 6, 9, 12]
+    run_here(tiny, run, *EVERYTHING, "steps=10", f"resume={run}/checkpoints/step-00000009")
+    run_here(tiny, run, *EVERYTHING, "steps=11", "resume=latest")
+    assert f"Resumed from {run}/checkpoints/step-00000010" in capsys.readouterr().out
+    assert steps(run) == [3, 6, 9, 10, 11] and steps(run / "abandoned" / "1") == [12]
+
+
+def test_another_runs_folder_is_refused(tiny, run, finished, capsys):
+    checkpoint, before = finished / "checkpoints" / "step-00000003", metrics(run)
+    error = refused(capsys, tiny, run, *EVERYTHING, f"resume={checkpoint}")
+    assert f"resume={checkpoint} is a checkpoint of another run than the one that output_dir={run} holds" in error
+    assert steps(run) == [3, 6, 9, 12] and metrics(run) == before and not (run / LOCK).exists()
+    shutil.rmtree(run / "checkpoints")  # whatever else is left of it
+    assert "another run" in refused(capsys, tiny, run, *EVERYTHING, f"resume={checkpoint}")
+    run_here(tiny, run, *EVERYTHING, f"resume={checkpoint}", "overwrite=true", "steps=4")
+    assert steps(run) == [3, 4] and steps(finished) == [3, 6, 9, 12]
+
+
+def test_a_checkpoint_that_was_set_aside_goes_on_elsewhere(tiny, run, tmp_path, capsys):
+    run_here(tiny, run, *EVERYTHING, "steps=4", f"resume={run}/checkpoints/step-00000003")
+    aside = run / "abandoned" / "1" / "checkpoints" / "step-00000009"
+    for more in ([], ["overwrite=true"]):
+        error = refused(capsys, tiny, run, *EVERYTHING, f"resume={aside}", *more)
+        assert "not of its history" in error and steps(run / "abandoned" / "1") == [6, 9, 12]
+    run_here(tiny, tmp_path / "other", *EVERYTHING, f"resume={aside}", "steps=10")
+    assert steps(tmp_path / "other") == [9, 10]
+
+
+def test_a_run_that_begins_with_anothers_checkpoint_owns_it(tiny, finished, tmp_path, capsys, monkeypatch):
+    """Killed before its first checkpoint, it goes on from there and not from nothing."""
+
+    def die(run):
+        raise KeyboardInterrupt
+
+    folder, checkpoint = tmp_path / "new", finished / "checkpoints" / "step-00000006"
+    monkeypatch.setattr(train.Training, "after_step", die)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([str(tiny), f"output_dir={folder}", *EVERYTHING, f"resume={checkpoint}"])
+    assert f"{checkpoint} is copied to {folder}/checkpoints/step-00000006" in capsys.readouterr().out
+    monkeypatch.undo()
+    run_here(tiny, folder, *EVERYTHING, "resume=latest")
+    assert f"Resumed from {folder}/checkpoints/step-00000006" in capsys.readouterr().out
+    assert list(metrics(folder)) == list(range(7, 13)) and (folder / "best").exists()
+    assert_same_bits(final_state(folder), final_state(finished))
+
+
+def test_a_folder_in_use_is_refused(tiny, run, tmp_path, capsys):
+    present = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with FolderLock(run):
+        for more in ([], ["resume=latest"], ["overwrite=true"]):
+            assert "is in use by process" in refused(capsys, tiny, run, *EVERYTHING, *more)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")}.keys() == present.keys()
+    with FolderLock(tmp_path / "new"):
+        assert "is in use by process" in refused(capsys, tiny, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refused(capsys, tiny, tmp_path / "file")
+
+
+def test_a_run_that_lost_its_folder_writes_nothing_more(tiny, tmp_path, capsys, monkeypatch):
+    def lose(run):
+        if run.step == 4:
+            shutil.rmtree(run.folder / LOCK)
+
+    monkeypatch.setattr(train.Training, "after_step", lose)
+    assert "FolderLost" in refused(capsys, tiny, tmp_path / "run", "checkpoint_every=3")
+    assert steps(tmp_path / "run") == [3]
+
+
+def test_what_killed_processes_leave_is_put_right(tmp_path):
+    """Of any step, and caught between two renames; what is not ours stays."""
+    folder, checkpoints = tmp_path / "run", tmp_path / "run" / "checkpoints"
+    gone = [checkpoints / ".step-00000007.incomplete", checkpoints / ".step-00000003.replaced"]
+    gone += [folder / f".{name}.incomplete" for name in ("best", "pipeline", "checkpoints", "pushed")]
+    back = [checkpoints / ".step-00000005.replaced", folder / ".best.replaced"]
+    kept = [
+        checkpoints / name for name in ("step-00000003", ".step-5.incomplete", ".mine.incomplete", ".step-00000003")
+    ]
+    kept += [folder / ".mine.replaced"]
+    for path in (*gone, *back, *kept):
+        path.mkdir(parents=True)
+        (path / "file").write_text(path.name)
+    (folder / ".metrics.jsonl.incomplete").touch()
+    (folder / "figures").mkdir()
+    (folder / "figures" / ".loss.png.incomplete").touch()
+    lines = mend_folder(folder)
+    assert len(lines) == len(gone) + len(back) + 2
+    assert names(checkpoints) == sorted([*(path.name for path in kept[:-1]), "step-00000005"])
+    assert names(folder) == [".mine.replaced", "best", "checkpoints", "figures"] and not names(folder / "figures")
+    assert (folder / "best" / "file").read_text() == ".best.replaced"
+    assert (checkpoints / "step-00000005" / "file").read_text() == ".step-00000005.replaced"
+    assert mend_folder(folder) == [] == mend_folder(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_caught_between_two_renames_is_the_latest_again(tiny, run, capsys):
+    last = run / "checkpoints" / "step-00000012"
+    last.rename(last.with_name(".step-00000012.replaced"))
+    shutil.copytree(run / "checkpoints" / "step-00000009", run / "checkpoints" / ".step-00000012.incomplete")
+    run_here(tiny, run, *EVERYTHING, "resume=latest", "steps=13")
+    assert f"Resumed from {last}" in capsys.readouterr().out and steps(run) == [3, 6, 9, 12, 13]

@@ -1,0 +1,185 @@
+"""From files as people have them to samples and evaluations: what values mean, what was held out, what is measured."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import evaluate
+import show_data
+import train
+from run.record import read_record
+from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import PixelFormat
+
+SMALL = """
+output_dir: ???
+data: {}
+model: {block_out_channels: [8, 8], layers_per_block: 1, attention_resolutions: [], fir: false}
+scheduler: {sde: ve, sigma_max: 10.0}
+steps: 2
+batch_size: 4
+mixed_precision: "no"
+validate_every: 0
+sample_every: 0
+log_every: 1
+samples: {rows: 1, columns: 2, num_inference_steps: 2}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Train with these words; what it prints."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+
+    def start(*words):
+        assert train.main([str(tmp_path / "small.yaml"), *map(str, words)]) == 0
+
+    return start
+
+
+def noise(folder, count, shape=(8, 8), top=255, dtype=np.uint8, seed=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    for k in range(count):
+        Image.fromarray(generator.integers(0, top + 1, shape).astype(dtype)).save(folder / f"{seed}_{k:02}.png")
+    return folder
+
+
+def test_sixteen_bits_from_file_to_file(tmp_path, run):
+    (tmp_path / "ramps").mkdir()
+    for k in range(8):
+        ramp = np.linspace(k, 65535 - 100 * k, 64).round().astype(np.uint16).reshape(8, 8)
+        Image.fromarray(ramp).save(tmp_path / "ramps" / f"{k}.png")
+    run(f"data.dataset={tmp_path}/ramps", f"output_dir={tmp_path}/run", "steps=10", "sample_every=10")
+    pipe = ScoreSdePipeline.from_pretrained(tmp_path / "run" / "pipeline")
+    assert pipe.pixel_format == PixelFormat.of("uint16")
+    for k, image in enumerate(pipe(4, 3, generator=torch.Generator().manual_seed(0)).images):
+        image.save(tmp_path / f"{k}.png")
+    values = np.stack([np.asarray(Image.open(tmp_path / f"{k}.png")) for k in range(4)])
+    inside = values[(values > 0) & (values < 65535)]
+    assert values.dtype == np.uint16 and len(inside) and (inside % 257 != 0).mean() > 0.9
+
+
+def test_five_bands_of_floats(tmp_path, run, capsys):
+    (tmp_path / "bands").mkdir()
+    for k in range(6):
+        np.save(tmp_path / "bands" / f"{k}.npy", np.random.default_rng(k).normal(size=(5, 8, 12)).astype(np.float32))
+    run(f"data.dataset={tmp_path}/bands", f"output_dir={tmp_path}/run", "sample_every=2")
+    assert "6 used of 6 found, 5 x 8 x 12, float32 from" in capsys.readouterr().out
+    pipe = ScoreSdePipeline.from_pretrained(tmp_path / "run" / "pipeline")
+    low, high = pipe.pixel_format.low, pipe.pixel_format.high
+    images = pipe(2, 2, output_type="np", data_units=True).images
+    assert images.shape == (2, 8, 12, 5) and images.min() >= low - 1e-5 and images.max() <= high + 1e-5 and low < -2
+    unit = torch.rand(1, 5, 8, 12)
+    assert pipe.bits_per_dim(unit, rtol=0.1, atol=0.1).bits_per_dim.isfinite().all()
+    with pytest.raises(ValueError, match="'pil' cannot hold float32 images of 5 channels"):
+        pipe(1, 2)
+
+
+def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
+    noise(tmp_path / "data", 20, top=60)
+    words = (
+        f"data.dataset={tmp_path}/data",
+        f"output_dir={tmp_path}/run",
+        "scheduler.sigma_max=auto",
+        "validate_every=2",
+    )
+    edm = ("model.image_range=[-1,1]", "scheduler.image_range=[-1,1]", "scheduler.time_input=sigma")
+    edm += ("model.preconditioning=edm", "model.scale_by_sigma=false", "scheduler.prediction_type=sample")
+    words += (*edm, "model.sigma_data=auto", "objective.objective=edm", "objective.sigma_data=${model.sigma_data}")
+    run(*words)
+    first = read_record(tmp_path / "run" / "images.json")
+    config = json.loads((tmp_path / "run" / "pipeline" / "unet" / "config.json").read_text())
+    assert 0 < first.sigma_data < 0.2 and config["sigma_data"] == first.sigma_data and first.num_images == 20
+    noise(tmp_path / "data", 5, top=255, seed=1)
+    capsys.readouterr()
+    run(*words, "steps=4", "resume=latest")
+    assert "As measured when the run began (20 images then, 25 now): sigma_max" in capsys.readouterr().out
+    assert read_record(tmp_path / "run" / "images.json") == first
+    scheduler = json.loads((tmp_path / "run" / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["sigma_max"] == first.sigma_max
+
+
+def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):
+    noise(tmp_path / "data", 40)
+    run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2")
+    held_out = read_record(tmp_path / "run" / "images.json").held_out
+    assert len(held_out) == 4
+    common = [f"data.dataset={tmp_path}/data", "samples.num_images=6", "samples.num_inference_steps=2"]
+    words = [str(tmp_path / "run" / "pipeline"), *common, f"output_dir={tmp_path}/evaluation"]
+    assert evaluate.main([*words, "data.split=held_out"]) == 0
+    (record,) = (r for r in results(tmp_path / "evaluation") if r["metric"].startswith("nearer"))
+    assert record["num_test_images"] == 4 and record["num_reference"] == 36 and record["exact_copies"] == 0
+    assert evaluate.main([*words, "data.test_split=train"]) == 1
+    assert "data.test_split and data.reference_split are both 'train'" in capsys.readouterr().err
+
+
+def test_a_folder_against_a_folder(tmp_path, capsys):
+    own = noise(tmp_path / "own", 12)
+    samples = noise(tmp_path / "samples", 6, seed=1)
+    for k in range(3):  # copies
+        (samples / f"copy{k}.png").write_bytes((own / f"0_{k:02}.png").read_bytes())
+    assert evaluate.main([str(samples), str(own), f"output_dir={tmp_path}/evaluation"]) == 0
+    (record,) = results(tmp_path / "evaluation")
+    assert record["metric"] == "exact_copies" and record["value"] == pytest.approx(3 / 9)
+    assert record["num_images"] == 9 and record["num_reference"] == 12
+    assert evaluate.main([str(samples), str(own), f"output_dir={tmp_path}/e", "likelihood.num_images=2"]) == 1
+    assert "need a pipeline" in capsys.readouterr().err
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())["results"]
+
+
+def test_show_data(tmp_path, capsys):
+    for seed, folder in enumerate(("train/dog", "test/cat", "train/cat")):
+        noise(tmp_path / "data" / folder, 5, seed=seed)
+    (tmp_path / "data" / "notes.txt").write_text("")
+    (tmp_path / "data" / "test" / "cat" / "again.png").write_bytes(
+        (tmp_path / "data" / "train" / "cat" / "2_00.png").read_bytes()
+    )
+    words = [str(tmp_path / "data"), "--json", str(tmp_path / "o.json"), "--picture", str(tmp_path / "o.png")]
+    assert show_data.main(words) == 0
+    numbers = json.loads((tmp_path / "o.json").read_text())
+    assert sorted(numbers) == ["classes", "dtype", "files", "images", "range", "shape", "skipped", "splits"]
+    assert numbers["files"] == numbers["images"] == 16 and numbers["splits"] == {"train": 10, "test": 6}
+    assert numbers["classes"] == {"cat": 5, "dog": 5} and numbers["shape"] == [1, 8, 8] and numbers["dtype"] == "uint8"
+    assert numbers["skipped"] == [{"name": "notes.txt", "reason": "no image by its name"}]
+    printed = capsys.readouterr().out
+    assert "Duplicates: 1 images are in train and in test, such as train/cat/2_00.png = test/cat/again.png" in printed
+    assert "scheduler.image_range=[-1, 1]: model.sigma_data=" in printed
+    assert Image.open(tmp_path / "o.png").width > 300
+    noise(tmp_path / "data" / "train" / "dog", 1, shape=(9, 9), seed=9)
+    assert show_data.main(words) == 1
+    captured = capsys.readouterr()
+    assert "Split train would be refused" in captured.err and "give image_size" in captured.err
+    assert show_data.main([*words, "data.image_size=[4,6]"]) == 0
+    assert json.loads((tmp_path / "o.json").read_text())["shape"] == [1, 4, 6]
+
+
+def test_example_data(tmp_path):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+    import make_example_data
+
+    sys.argv, arguments = ["make", str(tmp_path / "x"), "--images", "6"], sys.argv
+    make_example_data.main()
+    sys.argv = arguments
+    shapes = {}
+    for name in ("leaves", "oct", "octmnist.npz", "deep", "bands", "panoramas"):
+        size = ["data.image_size=32"] if name == "leaves" else []
+        assert show_data.main([str(tmp_path / "x" / name), *size, "--json", str(tmp_path / "o.json")]) == 0
+        numbers = json.loads((tmp_path / "o.json").read_text())
+        shapes[name] = (numbers["shape"], numbers["dtype"], len(numbers["classes"] or []))
+    assert shapes == {
+        "leaves": ([3, 32, 32], "uint8", 3),
+        "oct": ([1, 28, 28], "uint8", 4),
+        "octmnist.npz": ([1, 28, 28], "uint8", 4),
+        "deep": ([1, 16, 16], "uint16", 0),
+        "bands": ([5, 16, 16], "float32", 0),
+        "panoramas": ([1, 24, 40], "uint8", 0),
+    }

@@ -1,0 +1,55 @@
+"""Samples that somebody has drawn already: a folder of images in the place of a pipeline."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from evaluation.config import EvaluationConfig
+from evaluation.samples import Samples
+from evaluation.shards import digest
+from images.loading import ImageData, load_images
+from run.yaml_config import ConfigError
+
+
+def is_folder_of_samples(pipeline: str) -> bool:
+    """Whether what is to be evaluated is a folder or file of images, and no saved pipeline."""
+    path = Path(pipeline).expanduser()
+    return path.is_file() or (path.is_dir() and not (path / "model_index.json").is_file())
+
+
+def load_samples(config: EvaluationConfig) -> ImageData:
+    """The images of the folder, at most `samples.num_images` of them, without their labels.
+
+    Raises:
+        ConfigError: they cannot be read; or the configuration asks for what only a pipeline can do.
+    """
+    if config.likelihood.num_images or config.update_card:
+        raise ConfigError("likelihood.num_images and update_card need a pipeline, but the samples are a folder's")
+    if config.scheduler or config.samples.num_inference_steps or config.samples.guidance_scale != 1:
+        raise ConfigError(f"scheduler and the sampler's settings need a pipeline, but {config.pipeline} holds images")
+    try:
+        return load_images(
+            config.pipeline, labels="none", max_images=config.samples.num_images or None, streaming=False
+        )
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{config.pipeline} is neither a pipeline nor a folder of images: {error}") from error
+
+
+def as_samples(data: ImageData) -> Samples:
+    """The images as an evaluation takes samples."""
+    return Samples(
+        images=data.images,
+        labels=None,
+        sampler={"class_name": "images of a folder"},
+        batch_size=len(data),
+        nfe=0,
+        images_per_second=math.nan,
+        machine={},
+        pixels=data.pixels,
+    )
+
+
+def images_digest(images: torch.Tensor) -> str:
+    """Twelve hexadecimal digits that tell sets of images apart."""
+    return digest(images)[:12]

@@ -1,0 +1,138 @@
+"""Files of many images as arrays: .npy, .npz (also in the layout of MedMNIST) and TIFF stacks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from images.folders import SPLITS
+from images.labels import encode_labels
+from images.rows import Rows
+
+ARRAY_FILES = ("npy", "npz", "tif", "tiff")
+# train_images, val_labels (MedMNIST); x_train, y_test (Keras)
+SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})_(images|labels)")
+SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
+
+
+class ArrayRows(Rows):
+    """The images values[k], each (H, W), (C, H, W) or (H, W, C)."""
+
+    def __init__(self, origin: str, values: np.ndarray, labels: np.ndarray | None, class_names: list[str] | None):
+        self.origin, self.values, self.labels, self.class_names = origin, values, labels, class_names
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, numbers: Sequence[int]) -> list[np.ndarray]:
+        return [np.asarray(self.values[k]) for k in numbers]
+
+    def name(self, number: int) -> str:
+        return f"{self.origin}[{number}]"
+
+
+def read_arrays(path: str, labels: str = "auto", label_column: str | None = None) -> tuple[dict[str, Rows], list[str]]:
+    """The splits of an array file, and what has to be said of them.
+
+    Args:
+        path: of a .npy file or a TIFF file of many images, (N, H, W), (N, H, W, C) or (N, C, H, W); or of a .npz file
+            that holds one such array, with or without one of labels (N,) or (N, 1); or one for each split, named as
+            in MedMNIST (train_images, train_labels, val_images, ...) or Keras (x_train, y_train, ...).
+        labels: "none" leaves labels out.
+        label_column: name of the array of labels in a .npz file, if there are several.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    title, notes = os.path.basename(path), []
+    ending = title.rpartition(".")[2].lower()
+    if ending == "npz":
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in content.files}
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        images, labelled = _splits_of_npz(path, arrays, label_column, notes)
+    elif label_column is not None:
+        raise ValueError(f"label_column {label_column!r} is not in {path}, which holds one array")
+    else:
+        images, labelled = {"train": _single_array(path, ending)}, {}
+    for split, values in images.items():
+        if values.ndim not in (3, 4) or not len(values):
+            raise ValueError(
+                f"{path}: its images for {split} have the shape {values.shape}, not (N, H, W), (N, H, W, C) or "
+                "(N, C, H, W)"
+            )
+    given = {}
+    for split, values in labelled.items() if labels == "auto" else ():
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.shape != images[split].shape[:1]:
+            notes.append(f"labels of shape {values.shape} for {split}: no single class for each image, so no labels")
+            continue
+        given[split] = values.tolist()
+    encoded, names = encode_labels(label_column or "labels", given)
+    splits = {}
+    for split, values in images.items():
+        prefix = title if len(images) == 1 else f"{title}:{split}"
+        splits[split] = ArrayRows(prefix, values, encoded.get(split), names if split in encoded else None)
+    without = [split for split in images if split not in encoded]
+    if encoded and without:
+        notes.append(f"no labels for {', '.join(without)}")
+    return splits, notes
+
+
+def _single_array(path: str, ending: str) -> np.ndarray:
+    try:
+        if ending == "npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        import tifffile  # takes a quarter of a second
+
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            values, axes = series.asarray(), series.axes
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if axes.startswith("YX"):
+        values = values[None]  # a single image
+    return values
+
+
+def _splits_of_npz(path: str, arrays: dict, label_column: str | None, notes: list[str]) -> tuple[dict, dict]:
+    """The arrays of images and of labels, by split."""
+    images, labels, others = {}, {}, []
+    for name, values in arrays.items():
+        first, last = SPLIT_FIRST.fullmatch(name), SPLIT_LAST.fullmatch(name)
+        if first or last:
+            split, of_images = (first[1], first[2] == "images") if first else (last[2], last[1] == "x")
+            (images if of_images else labels)[SPLITS[split]] = values
+        else:
+            others.append(name)
+    if images:
+        if label_column is not None:
+            raise ValueError(
+                f"label_column {label_column!r} is for one array of images, but {path} has {list(arrays)}"
+            )
+        if others:
+            notes.append(f"arrays that are no part of a split are left out: {', '.join(others)}")
+        order = list(dict.fromkeys(SPLITS.values()))
+        return {split: images[split] for split in sorted(images, key=order.index)}, {
+            split: values for split, values in labels.items() if split in images
+        }
+    found = [name for name, values in arrays.items() if values.ndim >= 3]
+    if len(found) != 1:
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in arrays.items())
+        raise ValueError(f"{path} must hold one array of images (N, H, W) or more axes, but holds {shapes or 'none'}")
+    values = arrays.pop(found[0])
+    candidates = [name for name, other in arrays.items() if other.shape in ((len(values),), (len(values), 1))]
+    if label_column is not None and label_column not in candidates:
+        raise ValueError(f"label_column {label_column!r} is no array of {len(values)} labels in {path}: {candidates}")
+    chosen = label_column or (candidates[0] if len(candidates) == 1 else None)
+    if len(candidates) > 1 and chosen is None:
+        notes.append(f"arrays that could be labels: {', '.join(candidates)} (choose with data.label_column)")
+    if left_out := [name for name in arrays if name not in candidates]:
+        notes.append(f"arrays that are left out: {', '.join(left_out)}")
+    return {"train": values}, {"train": arrays[chosen]} if chosen else {}

@@ -1,0 +1,167 @@
+"""Image files of every depth and number of bands: what PIL reads as it is, and TIFF, PNG and arrays that it would not.
+
+PIL rounds PNG and TIFF of three channels with 16 bits to 8, and knows no bands beyond four; here nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from sde_diffusers.images import known_values, picture_values, standard_picture
+
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
+PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # of the colour types that PIL would round: RGB, grey and alpha, RGBA
+
+
+def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndarray:
+    """An encoded image as a standard picture (8-bit grey or RGB, with the bands that `channels` asks for), or as its
+    numbers (C, H, W), one of `VALUE_TYPES`.
+
+    Args:
+        value: {"bytes": the file's content or None, "path": where to read it if it is None}, as `datasets` stores it.
+        channels: see `standard_picture`; also tells which axis of an array holds the channels.
+
+    Raises:
+        Exception: of any kind, as decoders meet broken bytes.
+    """
+    source = _source(value)
+    start = source.read(16)
+    source.seek(0)
+    if start.startswith(NPY_MAGIC) or start.startswith(ZIP_MAGIC):
+        return channels_first(known_values(_array(source)), channels)
+    if start.startswith(PNG_MAGIC) and (values := _deep_png(source)) is not None:
+        return _on_white(values) if channels not in (2, 4) else values
+    source.seek(0)
+    if start.startswith(TIFF_MAGICS) and (values := _deep_tiff(source)) is not None:
+        return values
+    source.seek(0)
+    with Image.open(source) as image:
+        image.load()
+        if image.mode == "F" or image.mode.startswith("I"):
+            return picture_values(image)
+        return standard_picture(image, channels)
+
+
+def _source(value: dict) -> io.BufferedIOBase:
+    """The file, open for reading."""
+    if value is None:
+        raise ValueError("there is no image")
+    if value["bytes"] is not None:
+        return io.BytesIO(value["bytes"])
+    path = value["path"]
+    if "://" in path or "::" in path and not path.startswith("/"):  # in a stream
+        return datasets.download.streaming_download_manager.xopen(path, "rb")
+    with open(path, "rb") as file:
+        return io.BytesIO(file.read())
+
+
+def _array(source) -> np.ndarray:
+    """Of a .npy file, or the only one of a .npz file."""
+    content = np.load(source, allow_pickle=False)
+    if isinstance(content, np.ndarray):
+        return content
+    if len(content.files) != 1:
+        raise ValueError(f"a .npz file of {len(content.files)} arrays is no single image: {', '.join(content.files)}")
+    return content[content.files[0]]
+
+
+def channels_first(values: np.ndarray, channels: int | None = None) -> np.ndarray:
+    """An array (H, W), (C, H, W) or (H, W, C) as (C, H, W); the channels are the shorter one of the outer axes.
+
+    Raises:
+        ValueError: on other dimensions, or if that leaves a choice.
+    """
+    if values.ndim == 2:
+        return values[None]
+    if values.ndim != 3:
+        raise ValueError(f"has the shape {values.shape}, not (H, W), (C, H, W) or (H, W, C)")
+    first, last = values.shape[0], values.shape[2]
+    candidates = [first == channels, last == channels] if channels is not None else [first < last, last < first]
+    if candidates[0] == candidates[1]:
+        raise ValueError(f"has the shape {values.shape}: which axis holds the channels? Give data.channels")
+    return values if candidates[0] else np.moveaxis(values, 2, 0)
+
+
+def _deep_tiff(source) -> np.ndarray | None:
+    """(C, H, W) of a TIFF file that PIL would round, cut or refuse; None for all others."""
+    try:
+        with Image.open(source) as image:
+            single, tags = getattr(image, "n_frames", 1) == 1, image.tag_v2
+            bits, samples, kinds = tags.get(258, (1,)), tags.get(277, 1), tags.get(339, (1,))
+            if single and set(bits) <= {1, 8} and samples in (1, 2, 3, 4) and set(kinds) == {1}:
+                return None
+            if single and samples == 1 and image.mode in ("I;16", "I;16B", "I", "F") and 2 not in kinds:
+                return None
+    except (OSError, SyntaxError, ValueError, KeyError):  # PIL does not know this kind
+        pass
+    import tifffile  # takes a quarter of a second
+
+    source.seek(0)
+    with tifffile.TiffFile(source) as tiff:
+        series = tiff.series[0]
+        values, axes = series.asarray(), series.axes
+        inverted = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    values = known_values(values)
+    if inverted and values.dtype.kind == "u":
+        values = np.iinfo(values.dtype).max - values
+    bands = [k for k, axis in enumerate(axes) if axis not in "YX"]
+    values = np.transpose(values, [*bands, axes.index("Y"), axes.index("X")])
+    wide = [n for n in values.shape[:-2] if n > 1]
+    if len(wide) > 1:
+        raise ValueError(f"has the axes {axes} of shape {series.shape}: pages of several bands are no single image")
+    return values.reshape(-1, *values.shape[-2:])
+
+
+def _deep_png(source) -> np.ndarray | None:
+    """(C, H, W) uint16 of a PNG file with 16 bits and several channels; None for all others.
+
+    PNG predicts each byte from that of the pixel to its left, which lies 2 C bytes before it, and from those above.
+    So each of the 2 C bytes of a pixel is, over the image, an 8-bit grey image with the same predictors: PIL decodes
+    these one by one.
+    """
+    head = source.read(33)
+    if len(head) < 33 or head[12:16] != b"IHDR":
+        return None
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
+    if depth != 16 or colour not in PNG_SAMPLES:
+        return None
+    if interlaced:
+        raise ValueError("an interlaced PNG file of 16-bit colours cannot be read: save it without")
+    if width * height > (Image.MAX_IMAGE_PIXELS or np.inf) * 2:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels exceed the limit of PIL")
+    data = b""
+    while len(start := source.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        content = source.read(length)
+        source.read(4)
+        data += content if kind == b"IDAT" else b""
+    size = 2 * PNG_SAMPLES[colour]
+    lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * size)
+    planes = []
+    for k in range(size):
+        plane = np.concatenate([lines[:, :1], lines[:, 1 + k :: size]], axis=1)
+        content = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+        content += _chunk(b"IDAT", zlib.compress(plane.tobytes(), 0)) + _chunk(b"IEND", b"")
+        planes.append(np.asarray(Image.open(io.BytesIO(PNG_MAGIC + content))))
+    values = np.stack(planes).astype(np.uint16)
+    return values[0::2] * 256 + values[1::2]
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _on_white(values: np.ndarray) -> np.ndarray:
+    """16-bit grey or RGB, from that with an alpha channel if there is one."""
+    if len(values) not in (2, 4):
+        return values
+    opacity = values[-1:].astype(np.float64) / 65535
+    return (opacity * values[:-1] + (1 - opacity) * 65535).round().astype(np.uint16)

@@ -1,0 +1,73 @@
+"""Columns beside image files: metadata.csv and metadata.jsonl, whose column `file_name` says which file is meant."""
+
+from __future__ import annotations
+
+import csv
+import json
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from images.rows import Rows
+
+FILE_NAME = "file_name"
+
+
+@dataclass
+class Metadata:
+    """A table; `rows` maps the path of an image, relative to the data set's folder, to its columns."""
+
+    path: str
+    rows: dict[str, dict]
+    columns: list[str]
+
+    def column(self, name: str) -> dict:
+        """{path of an image: its value}; text that is a whole number in every row of a CSV file is that number."""
+        values = {path: row.get(name) for path, row in self.rows.items()}
+        return _numbers(values) if self.path.endswith(".csv") else values
+
+    def describe(self, splits: Iterable[Rows]) -> str:
+        """What it has to do with the images, in a sentence."""
+        missing, total = set(self.rows), 0
+        for rows in splits:
+            for k in range(len(rows)):
+                name = rows.name(k)
+                total += name in self.rows
+                missing.discard(name)
+        text = f"{self.path} describes {total:,} images"
+        if self.columns:
+            text += f", with the columns {', '.join(self.columns)} (data.label_column takes one of them as labels)"
+        if missing:
+            some = ", ".join(sorted(missing)[:5])
+            text += f"; {len(missing):,} of its rows name no image that is here, such as {some}"
+        return text
+
+
+def read_metadata(path: str, folder: str) -> Metadata:
+    """The table in a file; its file names are relative to `folder`, that of the file within the data set.
+
+    Raises:
+        ValueError: the file cannot be read as such a table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file)) if path.endswith(".csv") else [json.loads(x) for x in file if x.strip()]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if any(not isinstance(line, dict) or FILE_NAME not in line for line in lines):
+        raise ValueError(f"{path} must have a column {FILE_NAME} that says which image each row is about")
+    rows = {
+        posixpath.normpath(posixpath.join(folder, str(line[FILE_NAME]).replace("\\", "/"))): line for line in lines
+    }
+    columns = [name for name in dict.fromkeys(name for line in lines for name in line) if name and name != FILE_NAME]
+    return Metadata(path, rows, columns)
+
+
+def _numbers(values: dict) -> dict:
+    """The text of a CSV column as integers or booleans, where all of it is."""
+    given = {value for value in values.values() if value not in (None, "")}
+    if given and all(value.lstrip("-").isdecimal() for value in given):
+        return {path: int(value) if value else None for path, value in values.items()}
+    if given and {value.lower() for value in given} <= {"true", "false"}:
+        return {path: value.lower() == "true" if value else None for path, value in values.items()}
+    return values

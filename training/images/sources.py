@@ -1,0 +1,249 @@
+"""What `data.dataset` means: a folder, a file of arrays, or a data set of the Hub, opened but not decoded."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import yaml
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from images.arrays import ARRAY_FILES, read_arrays
+from images.folders import LABELS, arrange
+from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
+from images.rows import Rows
+from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, plain_path, read_tables
+
+logger = logging.getLogger("images")
+
+HUB_IDS = {
+    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "cassava": "dpdl-benchmark/cassava",
+}
+EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist"
+HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
+
+
+@dataclass
+class Source:
+    """A data set, opened.
+
+    Attributes:
+        name: for messages and model cards.
+        splits: the images of each split.
+        files: number of data files that were found; None where that is up to the Hub.
+        skipped: (name, reason) of files that are no part of it; `num_skipped` of all.
+        notes: what has to be said of how it was read, in sentences.
+    """
+
+    name: str
+    splits: dict[str, Rows | TableStream]
+    files: int | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    num_skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def __getitem__(self, split: str) -> Rows | TableStream:
+        if split not in self.splits:
+            raise ValueError(
+                f"split {split!r} does not exist in {self.name}; it has {', '.join(map(repr, self.splits))}"
+            )
+        return self.splits[split]
+
+
+def open_source(
+    dataset: str,
+    *,
+    data_dir: str | None = None,
+    streaming: bool = False,
+    labels: str = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Source:
+    """Opens a data set; arguments and errors are those of `load_images`."""
+    if labels not in LABELS:
+        raise ValueError(f"labels must be one of {', '.join(LABELS)}, got {labels!r}")
+    if labels == "none" and label_column is not None:
+        raise ValueError(f"labels is 'none', but label_column is {label_column!r}: leave one of them out")
+    columns = {"labels": labels, "image_column": image_column, "label_column": label_column}
+    path = Path(dataset).expanduser()
+    if dataset not in HUB_IDS and path.is_file():
+        return _open_file(dataset, path, columns)
+    if dataset not in HUB_IDS and path.is_dir():
+        if data_dir is not None and not (path / data_dir).is_dir():
+            raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
+        return _open_folder(dataset, path, data_dir, streaming, columns)
+    return _open_hub(dataset, data_dir, streaming, columns)
+
+
+# ---- on this machine -----------------------------------------------------------------------------------------------
+
+
+def _open_file(name: str, path: Path, columns: dict) -> Source:
+    ending = path.suffix[1:].lower()
+    if ending in TABLE_ENDINGS:
+        notes: list[str] = []
+        splits = open_files(path.parent, [path.name], False)
+        return Source(name, read_tables(splits, name, notes, **columns), 1, notes=notes)
+    if ending not in ARRAY_FILES:
+        raise ValueError(f"{name} is a file, but none of .{', .'.join((*ARRAY_FILES, *sorted(TABLE_ENDINGS)))}")
+    splits, notes = read_arrays(str(path), columns["labels"], columns["label_column"])
+    return Source(name, splits, 1, notes=notes)
+
+
+def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, columns: dict) -> Source:
+    folder, notes = path / data_dir if data_dir else path, []
+    if is_saved_to_disk(folder):
+        return Source(name, read_tables(open_saved(folder, notes), name, notes, **columns), notes=notes)
+    if _has_configs(path):  # its author said which file is what
+        if plain_path(path) != path.absolute():
+            raise ValueError(
+                f"{name}: its README.md says which files are which split, but `datasets` cannot follow that where a "
+                "path holds [ ], * or ::. Rename the folder"
+            )
+        try:
+            splits = dict(datasets.load_dataset(str(path.absolute()), data_dir=data_dir, streaming=streaming))
+        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
+            raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
+        return Source(name, read_tables(splits, name, notes, **columns), notes=notes)
+    listing = list_folder(str(folder))
+    if listing.tables:
+        if listing.num_images:
+            notes.append(
+                f"{listing.num_images:,} image files beside {len(listing.tables)} files of tables are left out: the "
+                "tables are the data set"
+            )
+        try:
+            splits = open_files(folder, listing.tables, streaming)
+        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
+            raise ValueError(f"{name}: its tables cannot be read: {error}") from error
+        tables = read_tables(splits, name, notes, **columns)
+        return Source(name, tables, len(listing.tables), listing.skipped, listing.num_skipped, notes)
+    if not listing.num_images:
+        found = "; ".join(f"{path} ({reason})" for path, reason in listing.skipped[:5]) or "nothing"
+        raise ValueError(
+            f"{name} is neither a folder of images nor a data set of parquet files: it holds {found}"
+            + (f" and {listing.num_skipped - 5} more files" if listing.num_skipped > 5 else "")
+        )
+    if alone := _array_file_alone(listing):
+        return _open_file(name, folder / alone, columns)
+    return _of_files(name, listing, columns)
+
+
+def _array_file_alone(listing: Listing) -> str | None:
+    """The only image file of a folder, if it is one of arrays, and so of many images."""
+    if listing.num_images != 1:
+        return None
+    ((folder, names),) = listing.folders.items()
+    path = os.path.join(folder, os.fsdecode(names[:-1]))
+    if path.lower().endswith(".npy"):
+        try:
+            return path if np.load(os.path.join(listing.root, path), mmap_mode="r").ndim > 2 else None
+        except ValueError:  # its reason is told when it is decoded
+            return None
+    return path if path.lower().endswith(".npz") else None
+
+
+def _of_files(name: str, listing: Listing, columns: dict) -> Source:
+    """A folder of image files, read by the rule of `folders.py`."""
+    if columns["image_column"] is not None:
+        raise ValueError(f"image_column is {columns['image_column']!r}, but {name} is a folder of image files")
+    contents = arrange(listing, columns["labels"], columns["label_column"])
+    return Source(name, contents.splits, listing.num_images, listing.skipped, listing.num_skipped, contents.notes)
+
+
+def _has_configs(folder: Path) -> bool:
+    """Whether a folder's README.md says, as data cards of the Hub do, which files are which split."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    match = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        return bool(match) and "configs" in (yaml.safe_load(match[1]) or {})
+    except yaml.YAMLError:
+        return False
+
+
+# ---- on the Hub ----------------------------------------------------------------------------------------------------
+
+
+def _open_hub(dataset: str, data_dir: str | None, streaming: bool, columns: dict) -> Source:
+    repo_id = HUB_IDS.get(dataset, dataset)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise FileNotFoundError(
+            f"dataset {dataset!r} is not a folder; also allowed: {', '.join(HUB_IDS)}, an id org/name of the Hub"
+        )
+    notes: list[str] = []
+    files, failure = _files_on_hub(repo_id)
+    if failure is None:
+        if data_dir:
+            files = [file for file in files if file.startswith(data_dir.rstrip("/") + "/")]
+        if _are_images(files):
+            return _open_hub_images(repo_id, data_dir, files, columns)
+        splits = datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming)
+        tables = read_tables(dict(splits), repo_id, notes, **columns)
+        if data_dir and streaming:  # the numbers that the repository announces are those of all of it
+            tables = {split: replace(table, num_images=None) for split, table in tables.items()}
+        return Source(repo_id, tables, notes=notes)
+    offline_mode, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True  # spares long retries
+    try:
+        splits = datasets.load_dataset(repo_id, data_dir=data_dir)  # downloaded before
+        return Source(repo_id, read_tables(dict(splits), repo_id, notes, **columns), notes=notes)
+    except OSError:
+        pass
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline_mode
+    try:
+        return _open_hub_images(repo_id, data_dir, None, columns)
+    except OSError:
+        pass
+    if dataset == "fashion_mnist":
+        logger.warning(
+            "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
+            "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.",
+            failure,
+            EMBEDDED_FASHION_MNIST,
+        )
+        return _open_folder("fashion_mnist (embedded sample)", EMBEDDED_FASHION_MNIST, None, streaming, columns)
+    raise ConnectionError(
+        f"dataset {dataset!r}: no such folder, no copy of {repo_id} in the local cache, and the Hub cannot be reached "
+        f"({failure}). Give a local folder with the data, or connect and try again."
+    )
+
+
+def _files_on_hub(repo_id: str) -> tuple[list[str], str | None]:
+    """The files of a data set, and None; or what keeps us from asking."""
+    try:
+        info = HfApi().dataset_info(repo_id, timeout=HUB_TIMEOUT)
+    except GatedRepoError as error:
+        raise FileNotFoundError(f"dataset {repo_id!r} asks for permission: accept its terms and log in") from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(f"dataset {repo_id!r} is neither a folder nor a data set of the Hub") from error
+    except Exception as error:  # the HTTP library's own errors, which differ between releases
+        return [], f"{type(error).__name__}: {error}"
+    if "configs" in (getattr(info, "card_data", None) or {}):
+        return [], None  # its author said which file is what
+    return [file.rfilename for file in info.siblings or ()], None
+
+
+def _are_images(files: list[str]) -> bool:
+    """Whether a repository is a folder of image files, and not of tables with pictures on its card."""
+    endings = [file.rpartition(".")[2].lower() for file in files]
+    return not TABLE_ENDINGS.intersection(endings) and bool(IMAGE_ENDINGS.intersection(endings))
+
+
+def _open_hub_images(repo_id: str, data_dir: str | None, files: list[str] | None, columns: dict) -> Source:
+    """A repository of image files, downloaded (None: earlier) and read by the rule for folders."""
+    patterns = f"{data_dir.rstrip('/')}/*" if data_dir else None
+    folder = snapshot_download(repo_id, repo_type="dataset", allow_patterns=patterns, local_files_only=files is None)
+    listing = list_folder(os.path.join(folder, data_dir) if data_dir else folder)
+    if not listing.num_images:
+        raise FileNotFoundError(f"the cache holds no images of {repo_id}")
+    return _of_files(repo_id, listing, columns)

@@ -1,0 +1,270 @@
+"""Tables of images: parquet, arrow, webdataset files and folders of `Dataset.save_to_disk`, read by `datasets`.
+
+Which file belongs to which split is said here, and not guessed by words inside of names: the name of a file, or of its
+folder at the top, is that of a split, up to the number of its part (train-00000-of-00002.parquet).
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets.features.features import _ArrayXD
+
+from images.folders import SPLITS
+from images.labels import encode_labels, is_missing, refuse_missing_labels
+from images.rows import Rows
+
+BUILDERS = {"parquet": "parquet", "arrow": "arrow", "tar": "webdataset"}
+PART = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?|(?P<word>[A-Za-z]+)([-_.]?\d+)?")
+
+
+class TableRows(Rows):
+    """A table with a column of images, encoded (type Image) or as numbers (Array2D, Array3D)."""
+
+    def __init__(self, rows: datasets.Dataset, image_column: str):
+        self.column, feature = image_column, rows.features[image_column]
+        self.dtype = None if isinstance(feature, datasets.Image) else feature.dtype
+        rows = rows.select_columns([image_column])
+        if self.dtype is None:
+            self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
+        else:
+            self.rows = rows.with_format("numpy")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, numbers: Sequence[int]) -> list:
+        values = self.rows[list(numbers)][self.column]
+        return values if self.dtype is None else [np.asarray(value, self.dtype) for value in values]
+
+    def name(self, number: int) -> str:
+        return f"row {number}"
+
+    def title(self, number: int, value) -> str:
+        return (value["path"] if isinstance(value, dict) else None) or self.name(number)
+
+
+@dataclass
+class TableStream:
+    """A table without random access. The columns are its own; `num_images` is None where it does not tell."""
+
+    rows: datasets.IterableDataset
+    image_column: str
+    label_column: str | None
+    class_names: list[str] | None
+    num_images: int | None
+
+    def read(self, row: dict) -> dict | np.ndarray:
+        """The image of a row as `decode_image` takes it."""
+        feature, value = self.rows.features[self.image_column], row[self.image_column]
+        return value if isinstance(feature, datasets.Image) else np.asarray(value, feature.dtype)
+
+    def limited(self, count: int | None) -> TableStream:
+        """The first `count` images, without labels if the first of all has none."""
+        stream = self
+        if count is not None:
+            announced = self.num_images and min(count, self.num_images)
+            stream = replace(stream, rows=self.rows.take(count), num_images=announced)
+        if self.label_column and is_missing(next(iter(stream.rows), {}).get(self.label_column)):
+            stream = replace(stream, label_column=None, class_names=None)
+        return stream
+
+
+# ---- which files ---------------------------------------------------------------------------------------------------
+
+
+def is_saved_to_disk(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written this folder."""
+    return (folder / "dataset_dict.json").is_file() or all(
+        (folder / name).is_file() for name in ("state.json", "dataset_info.json")
+    )
+
+
+def open_saved(folder: Path, notes: list[str]) -> dict[str, datasets.Dataset]:
+    """The splits of such a folder; a single data set is "train"."""
+    content = datasets.load_from_disk(str(plain_path(folder)))
+    if isinstance(content, datasets.DatasetDict):
+        return dict(content)
+    if str(content.split or "train").partition("[")[0] != "train":
+        notes.append(f"one data set, saved from the split {content.split}: it is the split train here")
+    return {"train": content}
+
+
+def open_files(folder: Path, files: list[str], streaming: bool) -> dict:
+    """The splits of a folder of table files (relative paths), as `datasets` opens them.
+
+    Raises:
+        ValueError: files of several formats, or some that belong to no split beside others that do.
+    """
+    endings = sorted({path.rpartition(".")[2].lower() for path in files})
+    if len(endings) > 1:
+        raise ValueError(f"{folder} holds files of several formats, .{' and .'.join(endings)}: keep them apart")
+    splits: dict[str, list[str]] = {}
+    outside = []
+    for path in sorted(files):
+        split = split_of_file(path)
+        if split is None:
+            outside.append(path)
+        else:
+            splits.setdefault(split, []).append(path)
+    if splits and outside:
+        raise ValueError(
+            f"{folder} holds files of the splits {', '.join(splits)} and others that belong to none, such as "
+            f"{', '.join(outside[:5])}: name them after a split, or read a part of the folder with data_dir"
+        )
+    splits = splits or {"train": outside}
+    order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
+    plain = str(plain_path(folder))
+    data_files = {
+        split: [glob.escape(os.path.join(plain, path)) for path in splits[split]]
+        for split in [*order, *(name for name in splits if name not in order)]
+    }
+    return dict(datasets.load_dataset(BUILDERS[endings[0]], data_files=data_files, streaming=streaming))
+
+
+def split_of_file(path: str) -> str | None:
+    """The split of a table file by its relative path: train-00000-of-00002.parquet, test.arrow, val/0000.parquet."""
+    *folders, name = path.split("/")
+    if match := PART.fullmatch(name.rpartition(".")[0]):
+        if match["split"]:  # the Hub's layout, whatever the split is called
+            return SPLITS.get(match["split"], match["split"])
+        if match["word"] in SPLITS:
+            return SPLITS[match["word"]]
+    named = [folder for folder in folders if folder in SPLITS]
+    return SPLITS[named[0]] if named else None
+
+
+def plain_path(folder: Path) -> Path:
+    """The folder, or a link to it without "::" and brackets, which `datasets` takes for addresses and patterns."""
+    folder = folder.absolute()
+    if "::" not in str(folder) and not glob.has_magic(str(folder)):
+        return folder
+    links = Path(datasets.config.HF_DATASETS_CACHE) / "links"
+    links.mkdir(parents=True, exist_ok=True)
+    link = links / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    if not link.is_symlink():
+        link.symlink_to(folder)
+    return link
+
+
+# ---- which columns -------------------------------------------------------------------------------------------------
+
+
+def read_tables(
+    splits: dict,
+    name: str,
+    notes: list[str],
+    labels: str = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> dict[str, TableRows | TableStream]:
+    """The images and labels of tables that are open.
+
+    Args:
+        splits: {name: Dataset or IterableDataset}.
+        name: of the data set, for messages.
+        notes: what has to be said is added.
+        labels: "none" leaves labels out.
+        image_column, label_column: needed only where the types leave a choice, or labels are no ClassLabel.
+
+    Raises:
+        ValueError: no such column, several that could be meant, or one of another type.
+    """
+    if any(isinstance(rows, datasets.IterableDataset) for rows in splits.values()):
+        return {
+            split: _stream(split, rows, notes, labels, image_column, label_column) for split, rows in splits.items()
+        }
+    found, given, names = {}, {}, None
+    for split, rows in splits.items():
+        image = _image_column(rows.features, image_column)
+        label = _label_column(rows.features, label_column) if labels == "auto" else None
+        found[split] = TableRows(rows, image)
+        if label is not None:
+            given[split] = rows.select_columns([label])[label][:]
+            names = names or getattr(rows.features[label], "names", None)
+        elif labels == "auto" and (choices := _possible_labels(rows.features, image)):
+            notes.append(f"columns that could be labels: {', '.join(choices)} (choose with data.label_column)")
+    if label_column is not None:
+        refuse_missing_labels(name, label_column, given, found)
+    for split, values in given.items():
+        if missing := sum(map(is_missing, values)):
+            notes.append(f"{missing:,} of {len(values):,} images of the split {split} have no label: none has one")
+            given[split] = [None] * len(values)
+    encoded, text = encode_labels(label_column or "label", given)
+    for split, numbers in encoded.items():
+        if numbers is not None:
+            found[split].labels, found[split].class_names = numbers, names or text
+    notes[:] = dict.fromkeys(notes)
+    return found
+
+
+def _stream(split, rows, notes, labels, image_column, label_column) -> TableStream:
+    if rows.features is None:  # of a format without a schema
+        rows = rows._resolve_features()
+    image = _image_column(rows.features, image_column)
+    label = _label_column(rows.features, label_column) if labels == "auto" else None
+    feature = rows.features.get(label)
+    if getattr(feature, "dtype", "") in ("string", "large_string"):
+        raise ValueError(
+            f"label_column {label!r} holds text, which can be numbered only once all of it is known: streaming=false"
+        )
+    class_names = getattr(feature, "names", ["False", "True"] if getattr(feature, "dtype", "") == "bool" else None)
+    announced = (rows.info.splits or {}).get(split)
+    rows = rows.select_columns([image] + ([label] if label else []))
+    if isinstance(rows.features[image], datasets.Image):
+        rows = rows.cast_column(image, datasets.Image(decode=False))
+    return TableStream(rows, image, label, class_names, announced.num_examples if announced else None)
+
+
+def _image_column(features: datasets.Features, column: str | None) -> str:
+    """The column of type Image, or else of arrays; or the one asked for."""
+    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    arrays = [name for name, feature in features.items() if isinstance(feature, _ArrayXD)]
+    if column is not None:
+        if column not in pictures + arrays:
+            raise ValueError(
+                f"image_column {column!r} is not a column of type Image; columns: {dict(features)}. Array2D and "
+                "Array3D will do, too"
+            )
+        return column
+    choices = pictures or arrays
+    if not choices:
+        raise ValueError(f"no column of type Image; columns: {dict(features)}")
+    if len(choices) > 1:
+        kind = "Image" if pictures else "arrays"
+        raise ValueError(f"columns {', '.join(choices)} are all of type {kind}: choose with image_column")
+    return choices[0]
+
+
+def _label_column(features: datasets.Features, column: str | None) -> str | None:
+    """The column of type ClassLabel, or the one asked for, or None."""
+    choices = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if column is not None:
+        if column not in features or (column not in choices and not _can_be_labels(features[column])):
+            raise ValueError(
+                f"label_column {column!r} is not a column of type ClassLabel, integers, text or booleans; columns: "
+                f"{dict(features)}"
+            )
+        return column
+    if len(choices) > 1:
+        raise ValueError(f"columns {', '.join(choices)} are all of type ClassLabel: choose with label_column")
+    return choices[0] if choices else None
+
+
+def _can_be_labels(feature) -> bool:
+    kind = getattr(feature, "dtype", "")
+    return isinstance(feature, datasets.Value) and kind.startswith(
+        ("int", "uint", "bool", "string", "large_s", "float")
+    )
+
+
+def _possible_labels(features: datasets.Features, image: str) -> list[str]:
+    return [name for name, feature in features.items() if name != image and _can_be_labels(feature)]

@@ -1,0 +1,87 @@
+"""What a run has found out about its images and keeps: what values mean, what it has held out.
+
+Measured numbers stand in its configuration (`measured.py`).
+
+A resumed run goes on with these numbers, even if there are more images now; an evaluation finds the images that the
+run has never trained on. The record stands in the run's folder, and in each checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from images.loading import ImageData
+from images.streams import StreamedImages
+from sde_diffusers.images import PixelFormat
+
+RECORD = "images.json"
+
+
+@dataclass
+class ImageRecord:
+    """Attributes:
+    dataset, split, num_images: what was trained on; the number includes images held out, None of a stream.
+    value_dtype, value_range: what the values mean, as `PixelFormat` has it.
+    class_names: of the labels, None where unknown.
+    held_out: names of the images of that split which were set aside; None if none were.
+    """
+
+    dataset: str
+    split: str
+    num_images: int | None
+    value_dtype: str
+    value_range: list[float]
+    class_names: list[str] | None = None
+    held_out: list[str] | None = None
+
+    @classmethod
+    def of(cls, data: ImageData | StreamedImages, split: str, validation=None) -> ImageRecord:
+        """Of the training images, and of validation images if these are a part of the same split."""
+        held_out = None
+        if isinstance(validation, ImageData) and validation.rows is data.rows:
+            held_out = [validation.name_of(k) for k in range(len(validation))]
+        count = None if data.num_images is None else data.num_images + len(held_out or ())
+        pixels = data.pixels
+        return cls(data.name, split, count, pixels.dtype, [pixels.low, pixels.high], data.class_names, held_out)
+
+    @property
+    def pixels(self) -> PixelFormat:
+        return PixelFormat.of(self.value_dtype, self.value_range)
+
+    def kept(self, data: ImageData | StreamedImages) -> str:
+        """What a resumed run keeps, although its images may be others now; in words."""
+        count = None if data.num_images is None else data.num_images + len(self.held_out or ())
+        kept = [f"values from {self.value_range[0]:g} to {self.value_range[1]:g}"]
+        if self.held_out:
+            kept.append(f"{len(self.held_out)} images held out")
+        changed = f" ({self.num_images} images then, {count} now)" if count != self.num_images else ""
+        return f"As measured when the run began{changed}: {', '.join(kept)}"
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def write(self, folder: Path) -> None:
+        (folder / RECORD).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> ImageRecord | None:
+    """The record in a JSON file, or that in the state of a checkpoint; None if there is none, as in older runs."""
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content = content if path.name == RECORD else content.get("images")
+    return ImageRecord(**content) if content else None
+
+
+def parted(data: ImageData, held_out: list[str]) -> tuple[ImageData, ImageData, list[str]]:
+    """The other images of a data set, those with the given names, and the names that are there no more."""
+    names = {name: k for k, name in enumerate(map(data.name_of, range(len(data))))}
+    chosen = sorted(names[name] for name in held_out if name in names)
+    others = sorted(set(range(len(data))) - set(chosen))
+    missing = [name for name in held_out if name not in names]
+    return *(data.part(torch.tensor(part, dtype=torch.int64)) for part in (others, chosen)), missing

@@ -1,0 +1,122 @@
+"""Show what a run would train on:
+
+    python training/show_data.py DATASET [data.key=value ...] [--picture FILE] [--json FILE]
+
+prints the splits of a data set, its classes with their counts, what its values are, what is left out and why, images
+that are in two splits, and the settings that they suggest. DATASET and the keys are those of train.py's `data`.
+`--picture` draws some images with their labels, `--json` writes the numbers. Exit status 1: a run would be refused.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from images.description import describe, duplicates, in_short, suggestions
+from images.loading import ImageData, load_images
+from run.config import RUN_RULES, DataConfig
+from run.splits import loading_options, open_data
+from run.yaml_config import ConfigError, merge
+from sde_diffusers.images import visible
+
+SHOWN, COLUMNS = 50, 10  # images of the picture
+NAMED = 10  # files left out, or twice there, that are named
+
+
+@dataclass
+class ShownConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def show(config: DataConfig, picture: Path | None, numbers: Path | None) -> int:
+    """Print, draw and write; returns the exit status.
+
+    Raises:
+        ConfigError: there is no such data set, or it can mean two things.
+    """
+    try:
+        source = open_data(config)
+        source[config.split]
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"data: {error}") from error
+    for note in source.notes:
+        print(f"Note: {note}")
+    source.notes.clear()  # they need not be said for each split again
+    loaded, refused = {}, {}
+    for split in source.splits:
+        try:
+            loaded[split] = load_images(source, split, max_images=config.max_images, **loading_options(config))
+        except (ValueError, OSError) as error:
+            refused[split] = error
+    description = describe(source, config.split, loaded)
+    if description.files is not None:
+        print(f"Files: {description.files:,}")
+    for split, count in description.splits.items():
+        print(f"Split {split}: {'a stream' if count is None else f'{count:,} images'}")
+    if config.split in loaded:
+        print(in_short(loaded[config.split]))
+    for item in description.skipped[:NAMED]:
+        print(f"Left out: {item['name']} ({item['reason']})")
+    if len(description.skipped) > NAMED:
+        print(f"Left out: {len(description.skipped) - NAMED} more, which --json lists")
+    for (one, other), pairs in duplicates(loaded).items():
+        examples = ", ".join(f"{a} = {b}" for a, b in pairs[:3])
+        print(f"Duplicates: {len(pairs):,} images are in {one} and in {other}, such as {examples}")
+    data = loaded.get(config.split)
+    if isinstance(data, ImageData):
+        for line in suggestions(data):
+            print(f"Suggested: {line}")
+        if picture is not None:
+            contact_sheet(data).savefig(picture, format="png")
+    if numbers is not None:
+        numbers.write_text(json.dumps(description.as_json(), indent=2) + "\n", encoding="utf-8")
+    for split, error in refused.items():
+        print(f"Split {split} would be refused: {error}", file=sys.stderr)
+    return 1 if config.split in refused else 0
+
+
+def contact_sheet(data: ImageData) -> Figure:
+    """Some images, evenly spaced, with their labels."""
+    count = min(SHOWN, len(data))
+    chosen = torch.tensor([k * len(data) // count for k in range(count)])
+    images, labels = data[chosen]
+    unit = visible(data.pixels.to_unit(images)).clamp(0, 1)
+    columns, rows = min(COLUMNS, count), -(-count // COLUMNS)
+    figure = Figure(figsize=(1.2 * columns, 1.4 * rows), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if k < count:
+            axes.imshow(unit[k].permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
+            if labels is not None:
+                label = int(labels[k])
+                axes.set_title(data.class_names[label] if data.class_names else str(label), fontsize=7)
+    return figure
+
+
+def main(arguments: list[str]) -> int:
+    """Show the data set that the arguments describe; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset")
+    parser.add_argument("keys", nargs="*", metavar="data.key=value")
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    rules = {key: rule for key, rule in RUN_RULES.items() if key.startswith("data.")}
+    try:
+        config = merge(ShownConfig, rules, [], options.keys, data={"dataset": options.dataset})
+        return show(config.data, options.picture, options.json)
+    except ConfigError as error:
+        print(f"ConfigError: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
