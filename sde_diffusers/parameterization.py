@@ -29,8 +29,6 @@ from torch import Tensor
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
-NOISE_PREDICTIONS = ("score", "epsilon")
-"""Those that do not tell x_0 where alpha = 0."""
 PURE_NOISE = 2.0**23
 """Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
 TIME_INPUTS = ("sigma", "999t", "1000t", "t", "index")
@@ -126,21 +124,22 @@ class Parameterization:
         t = torch.as_tensor(t, dtype=torch.float64)
         return self.sde.alpha(t), self.sde.sigma(t), *self.sde.derivatives(t)
 
+    def tells_denoised(self, t: Tensor) -> bool:
+        """Whether the answer at time t says anything of x_0 beside the noise, as far as float32 goes."""
+        if self.prediction_type in ("score", "epsilon"):
+            return (-self.sde.half_log_snr(t)).exp().item() < PURE_NOISE
+        return self.denoised_error_scale(t).item() < PURE_NOISE
+
     def velocity_scale(self, t: Tensor) -> Tensor:
         """alpha sigma' - sigma alpha', which turns (noise error) / alpha = -(x_0 error) / sigma into the velocity's
         error at fixed x_t; above 0 also where alpha = 0; float64."""
         alpha, sigma, d_alpha, d_sigma = self._path(t)
         return alpha * d_sigma - sigma * d_alpha
 
-    def _solve_velocity(self, velocity: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """noise and x_0 of x_t = alpha x_0 + sigma noise and velocity = alpha' x_0 + sigma' noise."""
-        alpha, sigma, d_alpha, d_sigma = self._path(t)
-        scale = alpha * d_sigma - sigma * d_alpha
-        p, q, r, s = (expand_like(c / scale, x) for c in (alpha, d_alpha, d_sigma, sigma))
-        return p * velocity - q * x, r * x - s * velocity
-
     def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate E[noise | x_t = x]."""
+        if self.prediction_type == "velocity":
+            return self.noise_and_denoised(output, x, t)[0]
         alpha, sigma = self.kernel(x, t)
         if self.prediction_type == "epsilon":
             return output
@@ -148,20 +147,27 @@ class Parameterization:
             return -sigma * output
         if self.prediction_type == "sample":
             return (x - alpha * output) / sigma
-        if self.prediction_type == "velocity":
-            return self._solve_velocity(output, x, t)[0]
         return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
 
     def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate E[x_0 | x_t = x]."""
-        alpha, sigma = self.kernel(x, t)
         if self.prediction_type == "sample":
             return output
+        if self.prediction_type == "velocity":
+            return self.noise_and_denoised(output, x, t)[1]
+        alpha, sigma = self.kernel(x, t)
         if self.prediction_type == "v_prediction":
             return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
-        if self.prediction_type == "velocity":
-            return self._solve_velocity(output, x, t)[1]
         return (x - sigma * self.noise(output, x, t)) / alpha
+
+    def noise_and_denoised(self, output: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of these estimates, of which a velocity gives one with the other."""
+        if self.prediction_type != "velocity":
+            return self.noise(output, x, t), self.denoised(output, x, t)
+        alpha, sigma, d_alpha, d_sigma = self._path(t)
+        scale = alpha * d_sigma - sigma * d_alpha
+        p, q, r, s = (expand_like(c / scale, x) for c in (alpha, d_alpha, d_sigma, sigma))
+        return p * output - q * x, r * x - s * output
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate of grad log p_t(x)."""

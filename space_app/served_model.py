@@ -44,6 +44,7 @@ SAMPLERS = {
 DEFAULT_SAMPLER, ODE_SAMPLER = [*SAMPLERS][:2]
 NETWORK_KEYS = (  # of a scheduler's configuration: what the network was trained for
     "sde",
+    "sde_parameters",
     "sigma_min",
     "sigma_max",
     "sigma",
@@ -104,7 +105,7 @@ class ServedModel:
         """A new scheduler for this network: one of `SAMPLERS`, with other settings."""
         kind, own_settings, _ = SAMPLERS[sampler]
         network = {key: self.pipe.scheduler.config[key] for key in NETWORK_KEYS}
-        return kind(**{**network, **own_settings, **settings})
+        return kind.from_config(network, **own_settings, **settings)
 
     def pipeline(self, work: Work, scheduler=None, kind=WatchedPipeline):
         """A new pipeline around the shared network, for one request; `work.picture` is the state it is at."""

@@ -83,6 +83,36 @@ def test_from_the_prior(sde):
     assert mean_error < 0.06 and covariance_error < 0.02
 
 
+@pytest.mark.parametrize(
+    "cls, options, steps, tolerance",
+    [
+        (ScoreSdeProbabilityFlowScheduler, {}, 25, 0.05),
+        (ScoreSdeProbabilityFlowScheduler, {"method": "euler"}, 50, 0.1),
+        (ScoreSdePredictorCorrectorScheduler, {"corrector": "none", "predictor": "euler_maruyama"}, 50, 0.03),
+        (ScoreSdePredictorCorrectorScheduler, {"corrector": "none", "predictor": "reverse_diffusion"}, 50, 0.12),
+        (ScoreSdePredictorCorrectorScheduler, {"corrector": "none", "predictor": "ancestral"}, 50, 0.2),
+    ],
+)
+@pytest.mark.parametrize("sde", ["flow", "cosine_vp"])
+def test_the_default_grid_in_fifty_evaluations(sde, cls, options, steps, tolerance):
+    """Of first order, but for Heun's: what is left are the errors of steps of this size, as VP and VE have them."""
+    scheduler = cls(sde=sde, **options)
+    prior = torch.zeros(2).double(), torch.eye(2).double() * scheduler.init_noise_sigma**2
+    mean_error, covariance_error = errors(scheduler, steps, start=prior)
+    assert len(scheduler.times) <= 50 and mean_error < 0.02 and covariance_error < tolerance
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("sde", ["flow", "cosine_vp"])
+def test_predictor_and_corrector_in_fifty_evaluations(sde, predictor):
+    data = Gaussian([0.0] * 16, torch.eye(16) * 0.09)
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde=sde, predictor=predictor)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 16, 1, 1, generator=generator, dtype=torch.float64)
+    x = sample(scheduler, data, x, 25, generator)
+    assert len(scheduler.times) == 50 and x.var().item() / 0.09 == pytest.approx(1, abs=0.22)
+
+
 @pytest.mark.parametrize("predictor", PREDICTORS)
 @pytest.mark.parametrize("sde", SDES)
 def test_predictors_find_the_modes(sde, predictor):

@@ -234,6 +234,12 @@ def test_parameters_that_are_no_longer_of_use_stay_in_the_configuration(tmp_path
     plain.save_pretrained(tmp_path)
     back = ScoreSdeProbabilityFlowScheduler.from_pretrained(tmp_path, sampling_sde="vp")
     assert back.sde.beta_max == 15.0
+    shifted = ScoreSdeExponentialScheduler(
+        sde="flow", sampling_sde="flow", sampling_sde_parameters={"shift": 3.0}, sde_parameters={"shift": 1.5}
+    )
+    for other in ("vp", None):
+        swapped = ScoreSdeProbabilityFlowScheduler.from_config(shifted.config, sampling_sde=other)
+        assert swapped.config.sampling_sde_parameters is None and swapped.training_sde.shift == 1.5
     with pytest.raises(ValueError, match="`beta_max`=3.0 has no effect"):
         ScoreSdeExponentialScheduler.from_config(plain.config, beta_max=3.0)
 

@@ -16,7 +16,7 @@ from sde_diffusers import (
     Parameterization,
     SubVPSDE,
 )
-from sde_diffusers.parameterization import NOISE_PREDICTIONS, PREDICTION_TYPES, SDE_NAMES, TIME_INPUTS
+from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES, TIME_INPUTS
 from sde_diffusers.schedulers.sde_keys import build_sde
 
 SDES = {
@@ -47,7 +47,7 @@ def parameterization(sde, prediction_type="epsilon", time_input="t", image_range
 
 def times(sde, prediction_type):
     """Where noise and x_0 both follow from the answer: not at pure noise, for those that speak of the noise."""
-    silent = sde.alpha(1) == 0 and prediction_type in NOISE_PREDICTIONS
+    silent = sde.alpha(1) == 0 and prediction_type in ("score", "epsilon")
     return TIMES[1:] if silent else TIMES
 
 

@@ -105,6 +105,13 @@ def test_the_default_solver_ends_at_the_data(sde, algorithm, grid):
     assert len(scheduler.times) == steps and scheduler.times[-1].item() == pytest.approx(scheduler.sampling_eps)
 
 
+@pytest.mark.parametrize("eta, algorithm", [(0.0, "data"), (0.0, "noise"), (1.0, "data")])
+@pytest.mark.parametrize("sde", ["flow", "cosine_vp"])
+def test_the_default_grid_in_fifty_evaluations(sde, eta, algorithm):
+    mean, covariance = errors(ScoreSdeExponentialScheduler(sde=sde, eta=eta, algorithm=algorithm), 50)
+    assert mean < 1e-6 and covariance < 0.005
+
+
 @pytest.mark.parametrize("algorithm", FORMS)
 @pytest.mark.parametrize("sde", SDES)
 def test_order_one_is_ddim(sde, algorithm):

@@ -15,13 +15,13 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from sde_diffusers.parameterization import NOISE_PREDICTIONS, PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, plain, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
-# Where a network that predicts noise begins, if its SDE ends in pure noise: half of float32's digits are then left for
-# x_0, and no more than the other half of x_0 is missing from the prior.
-NOISE_PREDICTION_START = math.sqrt(PURE_NOISE)
+# Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
+# noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
+FIRST_TELLING_LEVEL = math.sqrt(PURE_NOISE)
 
 
 @dataclass
@@ -135,8 +135,10 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         are not given to the constructor, and files of older versions are taken for complete.
         """
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
-        for key in ("sde_parameters", "sampling_sde_parameters"):
-            arguments.setdefault(key, None)
+        for name in ("sde", "sampling_sde"):
+            parameters = arguments.setdefault(f"{name}_parameters", None)
+            if parameters and f"{name}_parameters" not in kwargs and arguments.get(name) != config_dict.get(name):
+                arguments[f"{name}_parameters"] = None  # they are those of the SDE whose place another one takes
         taken = cls._taken_keys(arguments.get("sde", "vp"), arguments.get("sampling_sde"))
         for key in SDE_KEYS:
             if arguments.get(key) is not None and key not in taken and key not in kwargs:
@@ -152,8 +154,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
         ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
         levels = self.training_sde.half_log_snr(ends)
-        if (-levels[0]).exp() > PURE_NOISE and self.parameterization.prediction_type in NOISE_PREDICTIONS:
-            levels[0] = -math.log(NOISE_PREDICTION_START)
+        if not self.parameterization.tells_denoised(1.0):
+            levels[0] = -math.log(FIRST_TELLING_LEVEL)
         elif self.sde is self.training_sde:
             return 1.0, eps
         noisiest, cleanest = self.sde.inverse_half_log_snr(levels).tolist()
@@ -227,7 +229,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         """
         s = self.training_time(t)
         x = sample if self.sde is self.training_sde else sample * expand_like(self.input_scale(t), sample)
-        return self.parameterization.noise(model_output, x, s), self.parameterization.denoised(model_output, x, s)
+        return self.parameterization.noise_and_denoised(model_output, x, s)
 
     # The diffusers scheduler interface.
 
@@ -321,11 +323,16 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             original_samples: (N, C, H, W) in `image_range`.
             noise: (N, C, H, W) standard normal.
             timesteps: (N,) or scalar, what the network is conditioned on (as in `self.timesteps`).
+
+        Raises:
+            ValueError: on pure noise, where the sampling SDE has none.
         """
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))
         alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(self.sde.sigma(t), noise)
+        if not sigma.isfinite().all():
+            raise ValueError(f"`timesteps` hold more noise than {self.sde!r} ever has: {timesteps}.")
         return alpha * original_samples + sigma * noise
 
     def _require_steps_left(self) -> None:

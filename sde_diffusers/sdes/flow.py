@@ -35,5 +35,9 @@ class FlowSDE(GaussianSDE):
     def sigma(self, t):
         return self.shift * t / (1 + (self.shift - 1) * t)
 
+    def derivatives(self, t):
+        rate = self.shift / (1 + (self.shift - 1) * t) ** 2
+        return -rate, rate
+
     def inverse_half_log_snr(self, half_log_snr):
         return (-half_log_snr - math.log(self.shift)).sigmoid()

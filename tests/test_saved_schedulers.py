@@ -1,0 +1,37 @@
+"""Configurations that were saved before SDEs had files, names and parameters of their own: the same images, bit for
+bit (tests/data/README.md)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from old_schedulers import drawn
+from safetensors.torch import load_file
+
+import sde_diffusers
+
+DATA = Path(__file__).with_name("data")
+FOLDERS = sorted((DATA / "old_schedulers").iterdir())
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return load_file(DATA / "old_schedulers.safetensors")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_old_configurations_draw_the_same_bits(folder, recorded):
+    assert torch.equal(drawn(folder), recorded[folder.name])
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_old_configurations_are_saved_again_as_they_were(folder, tmp_path):
+    """But for the keys that there were not: none of them, and no parameter, has got a value."""
+    before = json.loads((folder / "scheduler_config.json").read_text())
+    scheduler = getattr(sde_diffusers, before["_class_name"]).from_pretrained(folder)
+    scheduler.save_pretrained(tmp_path)
+    after = json.loads((tmp_path / "scheduler_config.json").read_text())
+    new = {key: after.pop(key) for key in [*after] if key not in before}
+    assert after == before | {"_diffusers_version": after["_diffusers_version"]}
+    assert new == {"sde_parameters": None, "sampling_sde_parameters": None}
