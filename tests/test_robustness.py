@@ -24,6 +24,10 @@ class Pixels:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         return (0.2 * alpha - x.double()) / ((0.4 * alpha) ** 2 + sigma**2)
 
+    def denoised(self, sde, x, t):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return 0.2 + alpha * 0.4**2 * (x.double() - 0.2 * alpha) / ((0.4 * alpha) ** 2 + sigma**2)
+
 
 SAMPLERS = [
     *[
