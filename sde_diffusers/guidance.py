@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
 
 guidance_log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Guidance:
         copies: int = 1,
     ):
         self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
+        require_network_fits(getattr(pipe.unet, "config", None), pipe.scheduler.parameterization)
         self.interval = checked_interval(guidance_interval)
         w = checked_scale("guidance_scale", guidance_scale)
         self.classifier_scale = checked_scale("classifier_scale", classifier_scale)

@@ -105,7 +105,7 @@ class ServedModel:
         """A new scheduler for this network: one of `SAMPLERS`, with other settings."""
         kind, own_settings, _ = SAMPLERS[sampler]
         network = {key: self.pipe.scheduler.config[key] for key in NETWORK_KEYS}
-        return kind.from_config(network, **own_settings, **settings)
+        return kind.from_config({**network, **own_settings, **settings})
 
     def pipeline(self, work: Work, scheduler=None, kind=WatchedPipeline):
         """A new pipeline around the shared network, for one request; `work.picture` is the state it is at."""

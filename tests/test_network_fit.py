@@ -66,7 +66,7 @@ def test_what_fits_answers(options, scheduler):
 def test_what_does_not_fit_is_refused(options, scheduler, message):
     net, scheduler = network(**options), ScoreSdeProbabilityFlowScheduler(**scheduler)
     with pytest.raises(ValueError, match=message):
-        ScoreSdePipeline(net, scheduler)
+        ScoreSdePipeline(net, scheduler)(num_inference_steps=2)
     objective, x = DenoisingScoreMatching(scheduler.parameterization), torch.zeros(2, 1, 8, 8)
     with pytest.raises(ValueError, match=message):
         objective(net, x, x, objective.draw_times(2))
@@ -87,9 +87,9 @@ def test_an_indexed_network_divides_by_the_schedulers_own_noise_levels():
 def test_networks_of_diffusers():
     """Their Fourier features come with the division, of which the configuration says nothing."""
     with pytest.raises(ValueError, match="every `UNet2DModel` of diffusers with `time_embedding_type`='fourier'"):
-        ScoreSdePipeline(diffusers_network("fourier"), ScoreSdeProbabilityFlowScheduler(sde="vp"))
-    ScoreSdePipeline(diffusers_network("fourier"), ScoreSdeProbabilityFlowScheduler(sde="ve"))
-    ScoreSdePipeline(diffusers_network("positional"), ScoreSdeProbabilityFlowScheduler(sde="vp"))
+        ScoreSdePipeline(diffusers_network("fourier"), ScoreSdeProbabilityFlowScheduler(sde="vp"))(1, 2)
+    ScoreSdePipeline(diffusers_network("fourier"), ScoreSdeProbabilityFlowScheduler(sde="ve"))(1, 2)
+    ScoreSdePipeline(diffusers_network("positional"), ScoreSdeProbabilityFlowScheduler(sde="vp"))(1, 2)
 
 
 def test_the_converter_refuses_as_well():

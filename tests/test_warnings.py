@@ -5,7 +5,9 @@ import warnings
 import pytest
 
 
-@pytest.mark.parametrize("module", ["sde_diffusers", "sde_diffusers.sdes", "train", "data", "served_model", __name__])
+@pytest.mark.parametrize(
+    "module", ["sde_diffusers", "sde_diffusers.sdes", "train", "images.loading", "served_model", __name__]
+)
 def test_our_warnings_are_errors(module):
     with pytest.raises(DeprecationWarning):
         warnings.warn_explicit("old", DeprecationWarning, "file.py", 1, module)

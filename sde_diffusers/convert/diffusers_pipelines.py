@@ -6,6 +6,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded, network_answer
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
@@ -72,7 +73,9 @@ def from_diffusers(pipe_or_path, recorded=None):
             f"The network turns {unet.config.in_channels} channels into {unet.config.out_channels}: learned variances "
             "(and other inputs than the noisy image) can't be converted."
         )
-    converted = ScoreSdePipeline(unet=unet, scheduler=_sampler_for(scheduler))
+    sampler = _sampler_for(scheduler)
+    require_network_fits(unet.config, sampler.parameterization)
+    converted = ScoreSdePipeline(unet=unet, scheduler=sampler)
     if recorded is not None:
         check_against_recorded(network_answer(converted), recorded)
     return converted

@@ -18,7 +18,6 @@ from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
-from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 
@@ -54,8 +53,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             none), trained with the same SDE and asked as `unet` is, which guides with a `guide_scale` other than 1.
 
     Raises:
-        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones), or asks
-            for the network in another way than that works (see `require_network_fits`).
+        ValueError: if the scheduler is not of this package (see `sde_diffusers.convert` for diffusers' ones). A
+            network that cannot be asked as the scheduler asks (see `require_network_fits`) is refused when it is used.
     """
 
     model_cpu_offload_seq = "unet->guide->classifier"
@@ -74,7 +73,6 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             raise ValueError(
                 f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
             )
-        require_network_fits(getattr(unet, "config", None), scheduler.parameterization)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod

@@ -95,14 +95,17 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
     run(*words)
     first = read_record(tmp_path / "run" / "images.json")
     config = json.loads((tmp_path / "run" / "pipeline" / "unet" / "config.json").read_text())
-    assert 0 < first.sigma_data < 0.2 and config["sigma_data"] == first.sigma_data and first.num_images == 20
+    scheduler = json.loads((tmp_path / "run" / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
+    assert 0 < config["sigma_data"] < 0.2 and first.num_images == 20
     noise(tmp_path / "data", 5, top=255, seed=1)
     capsys.readouterr()
     run(*words, "steps=4", "resume=latest")
-    assert "As measured when the run began (20 images then, 25 now): sigma_max" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "As measured when the run began (20 images then, 25 now): values from 0 to 255" in said
+    assert f"scheduler.sigma_max: {scheduler['sigma_max']:.4g}, as measured when the run began" in said
     assert read_record(tmp_path / "run" / "images.json") == first
-    scheduler = json.loads((tmp_path / "run" / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
-    assert scheduler["sigma_max"] == first.sigma_max
+    for part, before in (("unet/config.json", config), ("scheduler/scheduler_config.json", scheduler)):
+        assert json.loads((tmp_path / "run" / "pipeline" / part).read_text()) == before
 
 
 def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):

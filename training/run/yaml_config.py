@@ -56,7 +56,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
 
     Args:
         rules: {dotted key: (what is allowed, in words; the test of a value that is not null)}.
-        given: texts, by the name of their key.
+        given: texts, by the name of their key; or such dictionaries, for sections.
 
     Raises:
         ConfigError: naming the key, its value and what is allowed.
@@ -67,8 +67,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
     structure = OmegaConf.structured(schema)
     try:
         config = OmegaConf.merge(structure, *(_read_yaml(Path(path).expanduser(), schema) for path in files))
-        given = {key: os.path.expanduser(value) for key, value in given.items()}
-        config = OmegaConf.merge(config, read_words(overrides, schema), given)
+        config = OmegaConf.merge(config, read_words(overrides, schema), _from_home(given))
         if missing := OmegaConf.missing_keys(config):
             raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
         config = OmegaConf.to_object(config)
@@ -117,6 +116,13 @@ def construct(section: str, cls, arguments: dict[str, Any]):
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section}: {error}") from error
+
+
+def _from_home(given):
+    """A text with the home folder for ~; dictionaries of them likewise, and None as it is."""
+    if isinstance(given, dict):
+        return {key: _from_home(value) for key, value in given.items()}
+    return os.path.expanduser(given) if isinstance(given, str) else given
 
 
 def _read_yaml(path: Path, schema: type) -> DictConfig:
