@@ -20,7 +20,8 @@ import evaluate_checkpoints
 from evaluation import inputs
 from evaluation.config import read_evaluation_config
 from evaluation.distances import FeatureStatistics, frechet_distance
-from evaluation.feature_networks import ResidualClassifier, load_feature_network
+from evaluation.feature_networks import load_feature_network
+from evaluation.residual_classifier import ResidualClassifier
 from evaluation.samples import NOISE, class_labels
 from images.loading import load_images
 from run.draws import seed_of
