@@ -332,7 +332,7 @@ def test_one_image_is_enough_for_training_alone(tiny, tmp_path, capsys):
     for word, message in (
         (
             "scheduler.sigma_max=auto",
-            "scheduler.sigma_max=auto compares images, but there is only one",
+            "scheduler.sigma_max=auto compares images, but .* only one",
         ),
         (
             "validate_every=1",
