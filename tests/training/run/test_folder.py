@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
 
@@ -35,6 +36,7 @@ def refused(capsys, config, folder, *overrides):
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
     """A run of twelve steps, with everything that a run can write."""
+    torch.set_num_threads(1)  # as `one_thread` does, which comes after fixtures of a module
     return run_here(tiny, tmp_path_factory.mktemp("runs") / "finished", *EVERYTHING)
 
 
