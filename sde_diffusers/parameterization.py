@@ -124,18 +124,6 @@ class Parameterization:
         t = torch.as_tensor(t, dtype=torch.float64)
         return self.sde.alpha(t), self.sde.sigma(t), *self.sde.derivatives(t)
 
-    def tells_denoised(self, t: Tensor) -> bool:
-        """Whether the answer at time t says anything of x_0 beside the noise, as far as float32 goes."""
-        if self.prediction_type in ("score", "epsilon"):
-            return (-self.sde.half_log_snr(t)).exp().item() < PURE_NOISE
-        return self.denoised_error_scale(t).item() < PURE_NOISE
-
-    def velocity_scale(self, t: Tensor) -> Tensor:
-        """alpha sigma' - sigma alpha', which turns (noise error) / alpha = -(x_0 error) / sigma into the velocity's
-        error at fixed x_t; above 0 also where alpha = 0; float64."""
-        alpha, sigma, d_alpha, d_sigma = self._path(t)
-        return alpha * d_sigma - sigma * d_alpha
-
     def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate E[noise | x_t = x]."""
         if self.prediction_type == "velocity":
@@ -191,8 +179,10 @@ class Parameterization:
         d_alpha, d_sigma = self.sde.derivatives(torch.as_tensor(t, dtype=torch.float64))
         return expand_like(d_alpha, x_0) * x_0 + expand_like(d_sigma, noise) * noise
 
+    # What an error of it does, at fixed x_t.
+
     def noise_error_scale(self, t: Tensor) -> Tensor:
-        """|d noise / d output| at fixed x_t: how an error of the output becomes one of the noise; float64."""
+        """|d noise / d output|: how an error of the output becomes one of the noise; float64."""
         t = torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         return {
@@ -204,7 +194,7 @@ class Parameterization:
         }[self.prediction_type]()
 
     def denoised_error_scale(self, t: Tensor) -> Tensor:
-        """|d x_0 / d output| at fixed x_t, that is, sigma / alpha times the noise's; float64."""
+        """|d x_0 / d output|, that is, sigma / alpha times the noise's; float64."""
         t = torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         return {
@@ -214,6 +204,18 @@ class Parameterization:
             "v_prediction": lambda: sigma / (alpha**2 + sigma**2),
             "velocity": lambda: sigma / self.velocity_scale(t),
         }[self.prediction_type]()
+
+    def tells_denoised(self, t: Tensor) -> bool:
+        """Whether the answer at time t says anything of x_0 beside the noise, as far as float32 goes."""
+        if self.prediction_type in ("score", "epsilon"):
+            return (-self.sde.half_log_snr(t)).exp().item() < PURE_NOISE
+        return self.denoised_error_scale(t).item() < PURE_NOISE
+
+    def velocity_scale(self, t: Tensor) -> Tensor:
+        """alpha sigma' - sigma alpha', which turns (noise error) / alpha = -(x_0 error) / sigma into the velocity's
+        error; above 0 also where alpha = 0; float64."""
+        alpha, sigma, d_alpha, d_sigma = self._path(t)
+        return alpha * d_sigma - sigma * d_alpha
 
     # The range of its images.
 

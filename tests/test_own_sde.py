@@ -215,8 +215,6 @@ def test_an_sde_without_its_functions_is_refused():
         ({"sde": "test_trigonometric", "sde_parameters": {"ende": 1.0}}, "Did you mean 'end'"),
         ({"sampling_sde": "test_trigonometric", "sampling_sde_parameters": {"s": 1.0}}, "There are: end"),
         ({"sampling_sde_parameters": {"end": 0.5}}, "`sampling_sde_parameters`.* need a `sampling_sde`"),
-        ({"sde": "vp", "sigma_max": 10.0}, "`sigma_max`=10.0 has no effect.* take beta_max, beta_min"),
-        ({"sde": "test_trigonometric", "beta_max": 10.0}, "`beta_max`=10.0 has no effect.*no such parameters"),
     ],
 )
 @pytest.mark.parametrize("cls", SCHEDULERS)
@@ -225,23 +223,27 @@ def test_unknown_names_and_parameters_are_refused(cls, options, message):
         cls(**options)
 
 
-def test_parameters_that_are_no_longer_of_use_stay_in_the_configuration(tmp_path):
-    """As when a `sampling_sde` is taken away and given back."""
+def test_parameters_that_are_no_longer_of_use_are_warned_of(tmp_path, caplog):
+    """As when a `sampling_sde` is taken away; they stay in the configuration, for when it is given back."""
     scheduler = ScoreSdeExponentialScheduler(sde="ve", sampling_sde="sub_vp", beta_max=15.0)
     scheduler.save_pretrained(tmp_path)
+    assert not caplog.text
     plain = ScoreSdeExponentialScheduler.from_pretrained(tmp_path, sampling_sde=None)
+    assert "`beta_max`=15.0 has no effect" in caplog.text and "take sigma_max, sigma_min" in caplog.text
     assert plain.config.beta_max == 15.0 and plain.sde is plain.training_sde
     plain.save_pretrained(tmp_path)
     back = ScoreSdeProbabilityFlowScheduler.from_pretrained(tmp_path, sampling_sde="vp")
     assert back.sde.beta_max == 15.0
-    shifted = ScoreSdeExponentialScheduler(
-        sde="flow", sampling_sde="flow", sampling_sde_parameters={"shift": 3.0}, sde_parameters={"shift": 1.5}
-    )
+
+
+def test_parameters_by_name_leave_with_their_sde():
+    options = {"sampling_sde_parameters": {"shift": 3.0}, "sde_parameters": {"shift": 1.5}}
+    scheduler = ScoreSdeExponentialScheduler(sde="flow", sampling_sde="flow", **options)
     for other in ("vp", None):
-        swapped = ScoreSdeProbabilityFlowScheduler.from_config(shifted.config, sampling_sde=other)
+        swapped = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config, sampling_sde=other)
         assert swapped.config.sampling_sde_parameters is None and swapped.training_sde.shift == 1.5
-    with pytest.raises(ValueError, match="`beta_max`=3.0 has no effect"):
-        ScoreSdeExponentialScheduler.from_config(plain.config, beta_max=3.0)
+    kept = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config)
+    assert (kept.training_sde.shift, kept.sde.shift) == (1.5, 3.0)
 
 
 def test_parameters_of_the_sampling_sde():

@@ -6,6 +6,7 @@ turns one evaluation into the next state. Everything else (grids, counting, conv
 sampling with another SDE than the training's) is here.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -19,9 +20,11 @@ from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, plain, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
+SDE_ARGUMENTS = ("sde", "sampling_sde")
 # Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
 # noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
 FIRST_TELLING_LEVEL = math.sqrt(PURE_NOISE)
+scheduler_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -64,9 +67,9 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
 
     Raises:
-        ValueError: on unknown names or values out of range; on parameters that neither SDE takes (where a saved
-            configuration holds some, they stay in it without effect); if no noise level is left to sample between
-            those that the network knows and `sampling_eps`.
+        ValueError: on unknown names or values out of range; if no noise level is left to sample between those that
+            the network knows and `sampling_eps`. A parameter with a key of its own that neither SDE takes, as one may
+            be left over from another SDE, is warned of.
 
     Attributes (after `set_timesteps`):
         timesteps: (M,) what the network is conditioned on at each of its M evaluations; values repeat.
@@ -87,13 +90,13 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         )
         config = self.config
         keys = {key: config[key] for key in SDE_KEYS if config[key] is not None}
-        taken = self._taken_keys(config.sde, config.sampling_sde)
-        for key in keys:
-            if key not in taken:
-                raise ValueError(
-                    f"`{key}`={keys[key]!r} has no effect: `sde`={config.sde!r} and `sampling_sde`="
-                    f"{config.sampling_sde!r} take {', '.join(taken) or 'no such parameters'}."
-                )
+        classes = [sde_class(argument, config[argument]) for argument in SDE_ARGUMENTS if config[argument] is not None]
+        taken = sorted({key for cls in classes for key in keys_of(cls)})
+        for key in keys.keys() - taken:
+            scheduler_log.warning(
+                f"`{key}`={keys[key]!r} has no effect: `sde`={config.sde!r} and `sampling_sde`="
+                f"{config.sampling_sde!r} take {', '.join(taken) or 'no such parameters'}."
+            )
         self.training_sde = build_sde("sde", config.sde, config.sde_parameters, **keys)
         if config.sampling_sde is None and config.sampling_sde_parameters:
             raise ValueError(
@@ -119,30 +122,18 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self.times = torch.empty(0)
         self._calls, self._state = 0, None
 
-    @staticmethod
-    def _taken_keys(sde: str, sampling_sde: str | None) -> list[str]:
-        """The keys of a configuration that are parameters of its SDEs."""
-        classes = [sde_class("sde", sde)]
-        if sampling_sde is not None:
-            classes.append(sde_class("sampling_sde", sampling_sde))
-        return sorted({key for cls in classes for key in keys_of(cls)})
-
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
-        """As in diffusers, for configurations that were saved.
+        """As in diffusers, for configurations that were saved, or are changed.
 
-        Parameters of an SDE that is no longer in use (the `sampling_sde` of before, say) stay in the configuration and
-        are not given to the constructor, and files of older versions are taken for complete.
+        Files of older versions, which have no parameters by name, are taken for complete. Where another SDE takes the
+        place of one that had parameters, these leave with it.
         """
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
-        for name in ("sde", "sampling_sde"):
-            parameters = arguments.setdefault(f"{name}_parameters", None)
-            if parameters and f"{name}_parameters" not in kwargs and arguments.get(name) != config_dict.get(name):
-                arguments[f"{name}_parameters"] = None  # they are those of the SDE whose place another one takes
-        taken = cls._taken_keys(arguments.get("sde", "vp"), arguments.get("sampling_sde"))
-        for key in SDE_KEYS:
-            if arguments.get(key) is not None and key not in taken and key not in kwargs:
-                kept[key], arguments[key] = arguments[key], None
+        for sde in SDE_ARGUMENTS:
+            parameters = arguments.setdefault(f"{sde}_parameters", None)
+            if parameters and f"{sde}_parameters" not in kwargs and arguments.get(sde) != config_dict.get(sde):
+                arguments[f"{sde}_parameters"] = None
         return arguments, unused, kept
 
     def _interval(self) -> tuple[float, float]:
