@@ -87,8 +87,8 @@ def test_keys_of_a_newer_version(folder, expected, caplog, monkeypatch, file):  
 
 
 def test_values_of_a_newer_version(folder):
-    edit(folder / "scheduler" / "scheduler_config.json", lambda config: config.update(sde="flow"))
-    with pytest.raises(ValueError, match="`sde` must be one of .* but is 'flow'"):
+    edit(folder / "scheduler" / "scheduler_config.json", lambda config: config.update(sde="of_tomorrow"))
+    with pytest.raises(ValueError, match="`sde` must be one of .* but is 'of_tomorrow'"):
         ScoreSdePipeline.from_pretrained(folder)
 
 
