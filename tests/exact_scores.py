@@ -64,18 +64,22 @@ def exact_output(scheduler, data, x):
     """What a perfect network would answer at the scheduler's coming evaluation."""
     p, sde = scheduler.parameterization, scheduler.training_sde
     t = scheduler.training_time(scheduler.times[scheduler.step_index])
-    score, x_0 = data.score(sde, x.double(), t), data.denoised(sde, x.double(), t)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
-    noise = -sigma * score
-    d_alpha, d_sigma = sde.derivatives(t)
+
+    def noise():
+        return -sigma * data.score(sde, x.double(), t)
+
+    def x_0():
+        return data.denoised(sde, x.double(), t)
+
     output = {
-        "score": score,
+        "score": lambda: data.score(sde, x.double(), t),
         "epsilon": noise,
         "sample": x_0,
-        "v_prediction": alpha * noise - sigma * x_0,
-        "velocity": d_alpha * x_0 + d_sigma * noise,
+        "v_prediction": lambda: alpha * noise() - sigma * x_0(),
+        "velocity": lambda: p.velocity(x_0(), noise(), t),
     }
-    return output[p.prediction_type].to(x.dtype)
+    return output[p.prediction_type]().to(x.dtype)
 
 
 def sample(scheduler, data, x, steps, generator=None):

@@ -35,7 +35,8 @@ class CodesAndLikelihoodsMixin:
                 images, or, in "noise_level", these divided by the deviation of images at that time.
             variable: what the solver steps in: "t", exactly as the paper's code, or "noise_level", a function of
                 sigma / alpha in which fewer evaluations are as accurate. None takes the latter for denoisers
-                (prediction type "sample") and tables (time input "index"), and else, for the paper's networks, "t".
+                (prediction type "sample"), tables (time input "index") and SDEs through a table, whose drift jumps in
+                t and for which "t" is refused, and else, for the paper's networks and flows, "t".
             return_dict: whether to return a `ProbabilityFlowOutput`, which also reports evaluations and tolerances.
 
         Returns:
