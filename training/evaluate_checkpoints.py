@@ -22,7 +22,7 @@ from accelerate import Accelerator
 
 from evaluate import Evaluation, launch, write_text
 from evaluation.config import EvaluationConfig
-from run.checkpoints import STATE, list_checkpoints
+from run.checkpoints import list_checkpoints, read_state
 from run.launching import start_all_processes
 from run.written_folder import written_folder
 from run.yaml_config import ConfigError
@@ -50,7 +50,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvaluationConfig, accelerator:
     own = EvaluationConfig(**{**vars(config), "pipeline": str(folder / "pipeline"), "output_dir": str(folder)})
     Evaluation(own, accelerator).run()
     accelerator.wait_for_everyone()
-    state = json.loads((checkpoint / STATE).read_text())
+    state = read_state(checkpoint)
     point = {"step": state["step"], "images_seen": state["step"] * state["config"]["batch_size"]}
     for record in json.loads((folder / "results.json").read_text())["results"]:
         known = record["value"] is not None and record["images"] in ("samples", "test images")

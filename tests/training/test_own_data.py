@@ -93,7 +93,7 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
     edm += ("model.preconditioning=edm", "model.scale_by_sigma=false", "scheduler.prediction_type=sample")
     words += (*edm, "model.sigma_data=auto", "objective.objective=edm", "objective.sigma_data=${model.sigma_data}")
     run(*words)
-    first = read_record(tmp_path / "run" / "images.json")
+    first = read_record(tmp_path / "run")
     config = json.loads((tmp_path / "run" / "pipeline" / "unet" / "config.json").read_text())
     scheduler = json.loads((tmp_path / "run" / "pipeline" / "scheduler" / "scheduler_config.json").read_text())
     assert 0 < config["sigma_data"] < 0.2 and first.num_images == 20
@@ -103,7 +103,7 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
     said = capsys.readouterr().out
     assert "As measured when the run began (20 images then, 25 now): values from 0 to 255" in said
     assert f"scheduler.sigma_max: {scheduler['sigma_max']:.4g}, as measured when the run began" in said
-    assert read_record(tmp_path / "run" / "images.json") == first
+    assert read_record(tmp_path / "run") == first
     for part, before in (("unet/config.json", config), ("scheduler/scheduler_config.json", scheduler)):
         assert json.loads((tmp_path / "run" / "pipeline" / part).read_text()) == before
 
@@ -111,7 +111,7 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
 def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):
     noise(tmp_path / "data", 40)
     run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2")
-    held_out = read_record(tmp_path / "run" / "images.json").held_out
+    held_out = read_record(tmp_path / "run").held_out
     assert len(held_out) == 4
     common = [f"data.dataset={tmp_path}/data", "samples.num_images=6", "samples.num_inference_steps=2"]
     words = [str(tmp_path / "run" / "pipeline"), *common, f"output_dir={tmp_path}/evaluation"]

@@ -10,7 +10,7 @@ from evaluation.config import EvaluationConfig
 from evaluation.feature_networks import FeatureNetwork, load_feature_network, shipped_statistics_path
 from images.loading import ImageData, load_images
 from images.sources import Source, open_source
-from run.record import RECORD, ImageRecord, parted, read_record
+from run.record import ImageRecord, parted, read_record
 from run.score_model import SCHEDULERS
 from run.splits import HELD_OUT
 from run.yaml_config import ConfigError, construct
@@ -86,7 +86,7 @@ def load_data(
         (channels, *size), pixels = samples.image_shape, samples.pixels
     else:
         (channels, *size), pixels = pipe._image_shape, pipe.pixel_format
-    record = read_record(Path(config.pipeline).parent / RECORD)
+    record = read_record(Path(config.pipeline).parent)
     arguments = {"max_images": options.max_images, "image_size": size, "channels": channels, "streaming": False}
     arguments |= {"pixels": None if options.value_range or options.white_level else pixels}
     arguments |= {"value_range": options.value_range, "white_level": options.white_level}

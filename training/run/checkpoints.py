@@ -17,6 +17,7 @@ from torch import nn
 
 from run.sharding import shard_of, whole
 from run.written_folder import discard
+from run.yaml_config import ConfigError
 
 STATE = "state.json"
 CHECKPOINT_NAME = r"step-(\d{8,})"
@@ -71,6 +72,18 @@ def write_checkpoint(folder: Path, tensors: dict[str, dict[str, torch.Tensor]], 
     (folder / STATE).write_text(json.dumps(state, indent=2))
 
 
+def read_state(path: Path) -> dict:
+    """The `state` of a checkpoint, without its weights.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        return json.loads((path / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path / STATE, error) from error
+
+
 def delete_oldest(folder: Path, limit: int | None) -> None:
     """Delete all but the latest `limit` checkpoints (None keeps all)."""
     for oldest in list_checkpoints(folder)[:-limit] if limit is not None else []:
@@ -87,10 +100,7 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
         ValueError: the weights are those of another network, or a file is damaged.
     """
     weights, averages, moments = (_read(path / f"{name}.safetensors") for name in ("network", "ema", "optimizer"))
-    try:
-        state = json.loads((path / STATE).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path / STATE} is damaged: {error}") from error
+    state = read_state(path)
     try:
         own = network.state_dict()
         network.load_state_dict({name: shard_of(value, like=own.get(name)) for name, value in weights.items()})
@@ -131,4 +141,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint")

@@ -6,14 +6,13 @@ and a resumed run, or one on other images, takes it from there.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from images.pixels import suggest_sigma_data, suggest_sigma_max
-from run.checkpoints import STATE
+from run.checkpoints import read_state
 from run.config import Config
 from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat
@@ -45,10 +44,7 @@ def take_measured(config: Config, checkpoint: Path) -> list[str]:
     """
     if not wants_images(config):
         return []
-    try:
-        saved, said = json.loads((checkpoint / STATE).read_text())["config"], []
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{checkpoint / STATE} is damaged: {error}") from error
+    saved, said = read_state(checkpoint)["config"], []
     for section, key in KEYS:
         if getattr(config, section).get(key) == AUTO:
             value = getattr(config, section)[key] = saved.get(f"{section}.{key}", AUTO)

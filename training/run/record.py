@@ -69,13 +69,15 @@ class ImageRecord:
         (folder / RECORD).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
 
 
-def read_record(path: Path) -> ImageRecord | None:
-    """The record in a JSON file, or that in the state of a checkpoint; None if there is none, as in older runs."""
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content = content if path.name == RECORD else content.get("images")
-    return ImageRecord(**content) if content else None
+def read_record(folder: Path) -> ImageRecord | None:
+    """The record in a run's folder; None if there is none, as in those of older releases."""
+    path = folder / RECORD
+    return ImageRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def record_in(state: dict) -> ImageRecord | None:
+    """The record in the state of a checkpoint, likewise."""
+    return ImageRecord(**state["images"]) if state.get("images") else None
 
 
 def parted(data: ImageData, held_out: list[str]) -> tuple[ImageData, ImageData, list[str]]:

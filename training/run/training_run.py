@@ -21,12 +21,12 @@ from tqdm import tqdm
 from images.description import in_short
 from run.average import AveragedNetwork
 from run.checkpoints import (
-    STATE,
     checkpoint_path,
     checkpoint_tensors,
     delete_oldest,
     load_checkpoint,
     load_companions,
+    read_state,
     write_checkpoint,
 )
 from run.config import RunConfig
@@ -47,7 +47,7 @@ from run.lock import FolderLock
 from run.log import RunLog
 from run.optimizer import build_optimizer, learning_rate
 from run.overfitting import warn_of_overfitting
-from run.record import ImageRecord, read_record
+from run.record import ImageRecord, record_in
 from run.sharding import shard, whole
 from run.splits import check_batches, load_splits
 from run.trackers import check_trackers, start_trackers
@@ -104,7 +104,7 @@ class TrainingRun:
             require_free_folder(config)
 
         with accelerator.local_main_process_first():
-            earlier = checkpoint and read_record(checkpoint / STATE)
+            earlier = record_in(read_state(checkpoint)) if checkpoint else None
             self.data, images = load_splits(config, earlier)
         self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
         if earlier is not None:
