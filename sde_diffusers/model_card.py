@@ -12,17 +12,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
+from sde_diffusers.sdes import GaussianSDE
+
 TASK = "unconditional-image-generation"
 CARD_TAGS = ("score-sde", "image-generation")
 SAMPLES_FILE = "samples.png"
 GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
-TRAINING_SDES = {
-    "ve": "VE SDE",
-    "vp": "VP SDE",
-    "sub_vp": "sub-VP SDE",
-    "ve_exponential": "SDE dx = sigma^t dw",
-    "vp_discrete": "VP SDE of a DDPM's table",
-}
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
 WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
 
@@ -138,7 +133,8 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
     height, width = [size] * 2 if isinstance(size, int) else size
     images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
-    sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
+    sde = scheduler.get("sde")
+    sde = getattr(GaussianSDE.registered.get(sde), "title", None) or sde
     variant, parameters = weights_in(folder / "unet")
     arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
     use = [f"from sde_diffusers import {pipeline}\n", f"pipe = {pipeline}.from_pretrained({arguments})"]

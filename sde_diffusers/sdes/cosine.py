@@ -22,6 +22,7 @@ class CosineVPSDE(GaussianSDE):
     """
 
     name = "cosine_vp"
+    title = "VP SDE with the cosine schedule"
     time_grid = "uniform"
     prior_sigma = 1.0
 

@@ -24,6 +24,7 @@ class DiscreteVPSDE(GaussianSDE):
     """
 
     name = "vp_discrete"
+    title = "VP SDE of a DDPM's table"
     time_input = "index"
     prior_sigma = 1.0
     smooth = False

@@ -15,6 +15,7 @@ class ExponentialVESDE(GaussianSDE):
     """
 
     name = "ve_exponential"
+    title = "SDE dx = sigma^t dw"
     prediction_type = "score"
     time_input = "t"
     image_range = (0.0, 1.0)

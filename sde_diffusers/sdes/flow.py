@@ -20,6 +20,7 @@ class FlowSDE(GaussianSDE):
     """
 
     name = "flow"
+    title = "straight path of flow matching"
     prediction_type = "velocity"
     time_input = "t"
     time_grid = "uniform"

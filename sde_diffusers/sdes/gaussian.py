@@ -116,6 +116,8 @@ class GaussianSDE(ABC):
 
     name: ClassVar[str]
     """What configurations call the SDE."""
+    title: ClassVar[str | None] = None
+    """What models' cards call it; None = its name."""
     prediction_type: ClassVar[str] = "epsilon"
     """What its networks return, unless a configuration says otherwise; see `Parameterization`."""
     time_input: ClassVar[str] = "999t"

@@ -12,6 +12,7 @@ class SubVPSDE(VPSDE):
     """Sub-VP SDE (eq. 12 and 29): alpha as in VP, sigma = 1 - alpha^2, g^2 = beta (1 - alpha^4)."""
 
     name = "sub_vp"
+    title = "sub-VP SDE"
 
     def sigma(self, t):
         return -torch.expm1(2 * self.log_alpha(t))

@@ -19,6 +19,7 @@ class VESDE(GaussianSDE):
     """
 
     name = "ve"
+    title = "VE SDE"
     prediction_type = "score"
     time_input = "sigma"
     image_range = (0.0, 1.0)

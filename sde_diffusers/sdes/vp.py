@@ -16,6 +16,7 @@ class VPSDE(GaussianSDE):
     """
 
     name = "vp"
+    title = "VP SDE"
     prior_sigma = 1.0
     of_the_paper = True
 
