@@ -152,11 +152,13 @@ def test_a_base_is_overridden_by_the_file_and_that_by_arguments(tmp_path, tiny):
 # ---- draws ---------------------------------------------------------------------------------------------------------
 
 
-def test_processes_share_the_draws_of_one(tiny):
+@pytest.mark.parametrize("noise_by_image", [True, False])
+def test_processes_share_the_draws_of_one(tiny, noise_by_image):
     config = read_config([str(tiny), "output_dir=x"])
     objective = build_objective(config, build_scheduler(config))
     images, labels = torch.randint(256, (8, 1, 4, 4), dtype=torch.uint8), torch.arange(8)
     options = {"objective": objective, "key": (0, 5), "dequantize": True, "label_dropout": 0.5}
+    options["noise_by_image"] = noise_by_image
     whole = draw_examples(images, labels, **options)
     halves = [
         draw_examples(images[part], labels[part], **options, rank=rank, world_size=2)
@@ -168,6 +170,20 @@ def test_processes_share_the_draws_of_one(tiny):
     assert 0 < (whole.labels == -1).sum() < 8
     other_step = draw_examples(images, labels, **{**options, "key": (0, 6)})
     assert not torch.equal(whole.noise, other_step.noise) and not torch.equal(whole.times, other_step.times)
+    assert len({tuple(row.flatten().tolist()) for row in whole.noise}) == 8
+
+
+def test_a_run_of_an_earlier_release_keeps_its_draws(tiny, tmp_path, capsys):
+    """Its checkpoints do not say how noise is drawn: one generator drew that of the whole batch."""
+    folder = run_here(tiny, tmp_path / "run", "steps=2", "checkpoint_every=1")
+    shutil.rmtree(folder / "pipeline")
+    state = folder / "checkpoints" / "step-00000001" / "state.json"
+    content = json.loads(state.read_text())
+    assert content.pop("noise_by_image")
+    state.write_text(json.dumps(content))
+    run_here(tiny, folder, "steps=2", f"resume={state.parent}")
+    assert "an earlier release, whose draws of noise it keeps" in capsys.readouterr().out
+    assert not json.loads((folder / "checkpoints" / "step-00000002" / "state.json").read_text())["noise_by_image"]
 
 
 # ---- whole runs ----------------------------------------------------------------------------------------------------

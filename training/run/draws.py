@@ -1,10 +1,11 @@
 """Everything random in training, as a function of (seed, step).
 
-Times, noise, dequantization noise, withheld labels and augmentations are drawn on the CPU for the global batch, and
-each process takes its slice: a resumed run goes on as an uninterrupted one would have, and N processes follow a single
-one.
+Everything is drawn on the CPU: times, withheld labels and augmentations, which are few numbers, for the global batch,
+of which each process takes its slice; noise and dequantization noise for each image by itself, so that a process draws
+its own images' alone. A resumed run goes on as an uninterrupted one would have, and N processes follow a single one.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from images.augmentation import augmented, draw_augmentations
 from sde_diffusers import DenoisingScoreMatching
 from sde_diffusers.images import PixelFormat
 
-AUGMENTATION = 3  # stream of random numbers beside that of the other draws
+AUGMENTATION, NOISE, DEQUANTIZATION = 3, 4, 5  # streams of random numbers beside that of the batch
 
 
 def seed_of(*key: int) -> int:
@@ -47,6 +48,7 @@ def draw_examples(
     label_dropout: float = 0.0,
     device: torch.device | str = "cpu",
     pixels: PixelFormat = PixelFormat(),  # noqa: B008 (frozen)
+    noise_by_image: bool = True,
 ) -> Examples:
     """Draws times and noise for one process's share of a global batch.
 
@@ -60,18 +62,27 @@ def draw_examples(
         label_dropout: probability that a label is replaced by -1, the network's "no class".
         device: of the result; the times stay on the CPU, in float64.
         pixels: what the images' values mean.
+        noise_by_image: False draws the noise of the global batch by one generator, as earlier releases did.
     """
     own, total = slice(rank * len(images), (rank + 1) * len(images)), world_size * len(images)
     generator = torch.Generator().manual_seed(seed_of(*key))
+
+    def drawn(draw: Callable[..., Tensor], stream: int) -> Tensor:
+        if not noise_by_image:
+            return draw(total, *images.shape[1:], generator=generator)[own]
+        result, of_image = torch.empty(images.shape, dtype=torch.float32), torch.Generator()
+        for k, row in enumerate(result, own.start):
+            draw(row.shape, generator=of_image.manual_seed(seed_of(*key, stream, k)), out=row)
+        return result
 
     def move(x: Tensor) -> Tensor:
         return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
     times = objective.draw_times(total, generator)[own]
-    noise = torch.randn(total, *images.shape[1:], generator=generator)[own]
+    noise = drawn(torch.randn, NOISE)
     dropped = torch.rand(total, generator=generator)[own] < label_dropout
     if dequantize:
-        unit = pixels.dequantized(move(images), move(torch.rand(total, *images.shape[1:], generator=generator)[own]))
+        unit = pixels.dequantized(move(images), move(drawn(torch.rand, DEQUANTIZATION)))
     else:
         unit = pixels.to_unit(move(images))
     if labels is not None:

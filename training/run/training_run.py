@@ -127,14 +127,16 @@ class TrainingRun:
         self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
         self.optimizer = accelerator.prepare(optimizer)
         self.companions = self.build_companions()
-        self.step, self.best_loss = 0, math.inf
+        self.step, self.best_loss, self.noise_by_image = 0, math.inf, True
         if checkpoint is not None:
             self._resume(checkpoint)
         self.average.start(self.network)
         self.health = Health(config, accelerator, self.checkpoints)
         self.validation = None
         if images is not None:
-            self.validation = Validation(images, self.objective, config, accelerator, self.checked_labels)
+            self.validation = Validation(
+                images, self.objective, config, accelerator, self.checked_labels, self.noise_by_image
+            )
         self.log = None
         if accelerator.is_main_process:
             for line in prepare_folder(config, checkpoint):
@@ -282,6 +284,7 @@ class TrainingRun:
             label_dropout=self.label_dropout,
             device=self.accelerator.device,
             pixels=self.data.pixels,
+            noise_by_image=self.noise_by_image,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
@@ -370,6 +373,7 @@ class TrainingRun:
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "config": as_dict(self.config),
                 "images": self.record.as_dict(),
+                "noise_by_image": self.noise_by_image,
             }
             path = checkpoint_path(self.checkpoints, self.step)
             with self._written(path) as folder:
@@ -385,6 +389,9 @@ class TrainingRun:
         for change in changes(state["config"], as_dict(self.config)):
             self.accelerator.print(f"Changed since the checkpoint was written: {change}")
         self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
+        self.noise_by_image = state.get("noise_by_image", False)
+        if not self.noise_by_image:
+            self.accelerator.print("This run began with an earlier release, whose draws of noise it keeps")
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.accelerator.print(f"Resumed from {path}")

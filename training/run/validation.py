@@ -24,6 +24,7 @@ class Validation:
         images: of which the first `config.data.validation_images` are taken.
         objective: see `TrainingRun`.
         checked_labels: gives the labels as the objective takes them, of those of the images and their name.
+        noise_by_image: see `draw_examples`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Validation:
         config: RunConfig,
         accelerator: Accelerator,
         checked_labels: Callable[[Tensor | None, str], Tensor | None],
+        noise_by_image: bool,
     ):
         self._accelerator = accelerator
         rank, world_size = accelerator.process_index, accelerator.num_processes
@@ -46,6 +48,7 @@ class Validation:
             (config.seed, 0, VALIDATION),
             dequantize=config.data.uniform_dequantization,
             pixels=images.pixels,
+            noise_by_image=noise_by_image,
         )
         self._own = examples[rank::world_size]
         self._batch_size = max(1, config.batch_size // world_size // config.gradient_accumulation_steps)
