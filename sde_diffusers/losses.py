@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.network_fit import require_network_fits
-from sde_diffusers.parameterization import PURE_NOISE, Parameterization, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 
 OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
 
@@ -133,9 +133,9 @@ class DenoisingScoreMatching:
         """
         require_network_fits(getattr(network, "config", None), self.parameterization)
         alpha, sigma = self.parameterization.kernel(x_0, t)
-        network_time = self.parameterization.network_time(t).to(x_0.device, torch.float32)
+        network_time = self.parameterization.network_time(t).float().to(x_0.device, non_blocking=True)
         output = network(alpha * x_0 + sigma * noise, network_time, class_labels).sample
         # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
         error = (output.float() - self.parameterization.target(x_0, noise, t)).square().flatten(1)
         per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
-        return per_image * self.output_weight(t).to(per_image)
+        return per_image * expand_like(self.output_weight(t), per_image)

@@ -25,7 +25,7 @@ def error_norm(error: Tensor) -> float:
     So however large the batch, no image's error exceeds twice what it would be allowed alone.
     """
     per_image = error.square().mean(1)
-    return max(per_image.mean().sqrt().item(), 0.5 * per_image.max().sqrt().item())
+    return torch.maximum(per_image.mean().sqrt(), 0.5 * per_image.max().sqrt()).item()
 
 
 def weighted_sum(weights, tensors) -> Tensor:

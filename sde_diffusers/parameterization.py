@@ -45,9 +45,14 @@ def require_choice(name: str, value, choices) -> None:
 
 
 def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
-    """A scalar or per-image (N,) coefficient, in x's dtype and shaped to multiply x of shape (N, ...)."""
-    coefficient = coefficient.to(device=x.device, dtype=x.dtype)
-    return coefficient.reshape(-1, *[1] * (x.ndim - 1)) if coefficient.ndim else coefficient
+    """A scalar or per-image (N,) coefficient, in x's dtype and shaped to multiply x of shape (N, ...).
+
+    A scalar stays where it is: kernels of a GPU take one from the host as an argument, without waiting for a copy.
+    """
+    coefficient = coefficient.to(x.dtype)
+    if coefficient.ndim == 0:
+        return coefficient
+    return coefficient.to(x.device, non_blocking=True).reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Parameterization:

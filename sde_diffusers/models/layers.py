@@ -60,11 +60,21 @@ class Dropout(nn.Dropout):
         return x.mul_(mask) if self.inplace else x * mask
 
 
+FIR_WEIGHTS = {}  # by device and dtype: to make them anew is to wait for a copy to the device
+
+
 def fir_weight(x, kernel, gain):
     """The separable filter `kernel`, normalised to the sum `gain`, as weights of a depthwise convolution of x."""
-    # Made here, not kept as a buffer: a non-persistent buffer would be lost where networks are built without memory.
-    k = torch.tensor(kernel, dtype=x.dtype, device=x.device)
-    k2d = torch.outer(k, k) * (gain / sum(kernel) ** 2)
+    # Not kept as a buffer: a non-persistent buffer would be lost where networks are built without memory.
+    kept = type(x) is torch.Tensor and not torch.compiler.is_compiling()  # no fake tensors, nor those of a graph
+    key = (tuple(kernel), gain, x.dtype, x.device)
+    k2d = FIR_WEIGHTS.get(key) if kept else None
+    if k2d is None:
+        with torch.inference_mode(False), torch.no_grad():
+            k = torch.tensor(kernel, dtype=x.dtype, device=x.device)
+            k2d = torch.outer(k, k) * (gain / sum(kernel) ** 2)
+        if kept:
+            FIR_WEIGHTS[key] = k2d
     return k2d.expand(x.shape[1], 1, -1, -1)
 
 
@@ -72,7 +82,7 @@ def fir_filter(x, kernel, **options):
     """Correlate every channel with the separable filter `kernel`, normalised to sum 1; see `F.conv2d`."""
     with torch.autocast(x.device.type, enabled=False):
         y = x.to(working_dtype(x))
-        return F.conv2d(y, fir_weight(y, kernel, gain=1).flip(2, 3), groups=x.shape[1], **options).to(x.dtype)
+        return F.conv2d(y, fir_weight(y, kernel[::-1], gain=1), groups=x.shape[1], **options).to(x.dtype)
 
 
 def pad_to_even(x):

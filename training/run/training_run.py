@@ -272,7 +272,7 @@ class TrainingRun:
             images, augment_labels = draw_augmented(
                 images, self.augmentation, (config.seed, self.step), rank=self.rank, world_size=self.world_size
             )
-            augment_labels = augment_labels.to(self.accelerator.device)
+            augment_labels = augment_labels.to(self.accelerator.device, non_blocking=True)
         examples = draw_examples(
             images,
             self.checked_labels(labels, self.data.name),
