@@ -1,0 +1,45 @@
+"""No evaluation of a network makes a GPU wait for the host; torch's meta device stands for the GPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import host_waits  # noqa: E402
+
+from sde_diffusers import NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler  # noqa: E402
+
+UNET = {"sample_size": 8, "in_channels": 2, "block_out_channels": (8, 8), "layers_per_block": 1, "num_class_embeds": 3}
+
+
+def on_gpu():
+    with host_waits.GPU:
+        return NCSNppUNet2DModel(attention_resolutions=(), **UNET)
+
+
+def test_waits_are_counted():
+    def work():
+        x = torch.zeros(3).to(host_waits.GPU) + torch.tensor([1.0, 2.0, 3.0], device=host_waits.GPU)
+        return x + torch.ones(3).to(host_waits.GPU, non_blocking=True)
+
+    count = host_waits.counted(work)
+    assert count.waits == {"cpu -> meta": 1, "torch.tensor on the GPU": 1} and count.operations >= 4
+
+
+@pytest.mark.parametrize("sampler", host_waits.SAMPLERS)
+def test_sampling(sampler):
+    cls, options = host_waits.SAMPLERS[sampler]
+    sampling_sde, guided = (None, {}) if "Heun" in sampler else ("vp", {"class_labels": 1, "guidance_scale": 2.0})
+    scheduler = cls(sde="ve", sampling_sde=sampling_sde, **options)
+    waits, operations = host_waits.of_sampling(on_gpu().eval(), scheduler, **guided)
+    assert waits == 0 and operations > 0
+
+
+def test_likelihood_and_training():
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve")
+    assert host_waits.of_likelihood(on_gpu(), scheduler)[0] == 0
+    assert host_waits.of_training(on_gpu(), scheduler)[0] == 0
