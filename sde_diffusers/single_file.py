@@ -9,7 +9,6 @@ import ast
 import importlib.util
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +52,9 @@ def source_of(cls: type, others: Iterable[type] = ()) -> str:
 
 def with_others(text: str, others: Iterable[type], externals: dict[str, None], bodies: dict[str, str]) -> str:
     """A module's text: what there is of it, imports and bodies, and last the sources of classes of other code."""
-    carried = CarriedSource(defined_names(text + "".join(bodies.values())), (PACKAGE, REMOTE_PACKAGE))
+    others = list(others)
+    known = defined_names(text + "".join(bodies.values())) if others else set()  # not parsed in vain: it takes long
+    carried = CarriedSource(known, (PACKAGE, REMOTE_PACKAGE))
     for other in others:
         carried.add(other)
     for module in carried.package_modules:
@@ -142,12 +143,5 @@ def save_modules(pipeline, folder) -> None:
         others[name] = sdes_of_others(component)
     # A user's subclass of the pipeline is saved as diffusers saves it.
     for path, source in carry_code(index, {key: cls for key, cls in classes.items() if is_ours(cls)}, others).items():
-        write(folder / path, source)
-    write(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        (folder / path).write_text(source, encoding="utf-8")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
