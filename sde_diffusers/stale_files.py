@@ -91,23 +91,23 @@ def safetensors_of(folder: Path, names: list[str]) -> dict[str | None, list[Path
 def same_weights(files: list[Path], others: list[Path]) -> bool:
     """Whether two sets of files hold the same tensors, up to the rounding of 16 bits."""
     try:
-        ours, theirs = ({key: path for path in paths for key in keys_of(path)} for paths in (files, others))
+        ours, theirs = ({key: path for path in paths for key in tensor_names(path)} for paths in (files, others))
         return ours.keys() == theirs.keys() and all(
-            close(tensor_of(ours[key], key), tensor_of(theirs[key], key)) for key in ours
+            nearly_equal(stored_tensor(ours[key], key), stored_tensor(theirs[key], key)) for key in ours
         )
     except (OSError, SafetensorError):
         return False
 
 
-def keys_of(path: Path) -> list[str]:
+def tensor_names(path: Path) -> list[str]:
     with safe_open(path, "pt") as file:
         return list(file.keys())
 
 
-def tensor_of(path: Path, key: str) -> torch.Tensor:
+def stored_tensor(path: Path, key: str) -> torch.Tensor:
     with safe_open(path, "pt") as file:
         return file.get_tensor(key)
 
 
-def close(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+def nearly_equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     return tensor.shape == other.shape and torch.allclose(tensor.double(), other.double(), rtol=2**-7, atol=1e-6)
