@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
@@ -18,6 +17,7 @@ from sde_diffusers.hub_pull import pull_model
 from sde_diffusers.hub_push import push_model
 from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of
 from sde_diffusers.stale_files import stale_files
+from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
 from sde_diffusers.whole_folder import load_whole, whole_save
 
 hub_log = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ class HubPipelineMixin:
         save meanwhile one of the saved states is loaded, whole.
 
         Raises:
+            ValueError: if a component is of another library than this package, diffusers and transformers, its
+                configuration names code, or its weights do not fit.
             OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
         """
         if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
@@ -120,15 +122,25 @@ class HubPipelineMixin:
             pretrained_model_name_or_path = pull_model(
                 str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
             )
-        load = partial(super().from_pretrained, pretrained_model_name_or_path, **kwargs)
-        pipeline = load_whole(pretrained_model_name_or_path, load)
+        load = super().from_pretrained
+
+        def checked_load():
+            if cls._package() is not None:
+                require_no_code_named(pretrained_model_name_or_path, cls.load_config(pretrained_model_name_or_path))
+            return load(pretrained_model_name_or_path, **kwargs)
+
+        pipeline = load_whole(pretrained_model_name_or_path, checked_load)
         for name in pipeline.components.keys() - kwargs.keys():
             warn_of_missing_keys(pretrained_model_name_or_path, name, getattr(pipeline, name))
         return pipeline
 
     @classmethod
     def load_config(cls, *args, **kwargs):
-        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
+        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's.
+
+        Raises:
+            ValueError: if a component is of another library than this package, diffusers and transformers.
+        """
         config = super().load_config(*args, **kwargs)
         package = cls._package()
         if package is not None and isinstance(config, dict):
@@ -137,6 +149,7 @@ class HubPipelineMixin:
             for name, value in config.items():
                 if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
                     config[name] = [package.__name__, value[1]]
+            require_trusted_libraries(config, args[0] if args else cls.__name__, package.__name__)
         return config
 
     @classmethod

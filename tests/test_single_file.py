@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -365,10 +366,6 @@ def computes(pipe):
         return str(error)
 
 
-def compute_elsewhere(pipes, queue):
-    queue.put([computes(pipe) for pipe in pipes])
-
-
 def test_folders_with_different_code_in_one_process(saved, tmp_path, monkeypatch):
     """Each pipeline computes with its own, is saved with it, and pickled, also to a process that is started afresh."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -382,19 +379,15 @@ def test_folders_with_different_code_in_one_process(saved, tmp_path, monkeypatch
     )
     assert [computes(pipe) for pipe in pipes] == expected
     assert [computes(pickle.loads(pickle.dumps(pipe))) for pipe in pipes] == expected
-    context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
-    process = context.Process(target=compute_elsewhere, args=(pipes, queue))
-    process.start()
-    assert queue.get() == expected
-    process.join()
-    for pipe, folder in {first: ours, second: other, again: ours}.items():
-        pipe.save_pretrained(tmp_path / "saved")
-        code = [
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        assert list(processes.map(computes, pipes)) == expected
+    for pipe, folder in {first: ours, second: other}.items():
+        pipe.save_pretrained(tmp_path / "again")
+        saved_code, code = (
             {path: text for path, text in text_files(f).items() if path.endswith(".py")}
-            for f in (folder, tmp_path / "saved")
-        ]
-        assert code[0] == code[1]
+            for f in (tmp_path / "again", folder)
+        )
+        assert saved_code == code
 
 
 def test_the_package_runs_no_code_of_a_folder(saved, tmp_path):

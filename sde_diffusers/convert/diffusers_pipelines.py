@@ -10,6 +10,8 @@ from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.single_file import PACKAGE
+from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
 
 TABLE_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 # Options of diffusers' schedulers that a conversion would lose, with the only values that it can take: what the
@@ -60,7 +62,11 @@ def from_diffusers(pipe_or_path, recorded=None):
     """
     pipe = pipe_or_path
     if isinstance(pipe, (str, Path)):
-        pipe = DiffusionPipeline.from_pretrained(pipe)
+        index = DiffusionPipeline.load_config(pipe)
+        require_trusted_libraries(index, pipe, PACKAGE)
+        folder = pipe if Path(pipe).is_dir() else DiffusionPipeline.download(pipe)
+        require_no_code_named(folder, index)
+        pipe = DiffusionPipeline.from_pretrained(folder)
     components = set(pipe.components)
     if components != {"unet", "scheduler"}:
         raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")
