@@ -27,7 +27,7 @@ def require_trusted_libraries(index: dict, origin: str | Path, package: str) -> 
         if any(part is not None for part in value) and library not in (package, *TRUSTED_LIBRARIES):
             raise ValueError(
                 f"The component `{name}` of {origin} is of {library!r}, and is not loaded: components must be of "
-                f"{package}, {' or '.join(TRUSTED_LIBRARIES)}. Load it with its own class, and make the pipeline of it."
+                f"{package}, {' or '.join(TRUSTED_LIBRARIES)}. Load it with its own class, and give it to a pipeline."
             )
 
 
