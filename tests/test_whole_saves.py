@@ -81,6 +81,16 @@ def test_of_the_earlier_save_nothing_is_left(first, second, tmp_path):
         assert weights_in(tmp_path / "over" / "unet") == weights_in(tmp_path / "new" / "unet")
 
 
+def test_a_network_alone_is_saved_whole(tmp_path):
+    make(0).unet.save_pretrained(tmp_path, **SHARDS)
+    (tmp_path / "notes.txt").write_text("mine")
+    make(1).unet.save_pretrained(tmp_path)
+    assert listing(tmp_path) == {"config.json", "diffusion_pytorch_model.safetensors", "notes.txt"}
+    assert NCSNppUNet2DModel.from_pretrained(tmp_path).conv_out.bias.unique().item() == 2
+    make(0).unet.save_pretrained(tmp_path, variant="fp16", **SHARDS)
+    assert all(".fp16" in name for name in listing(tmp_path) - {"config.json", "notes.txt"})
+
+
 def test_what_is_not_the_pipelines_stays(tmp_path):
     """Untouched, whatever it is called."""
     make(0).save_pretrained(tmp_path, **SHARDS)
@@ -181,8 +191,9 @@ def test_a_save_that_fails_leaves_the_old_folder(error, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is killed in its place")
-@pytest.mark.parametrize("call, state", [(0, 0), (1, 1), (3, 1), (7, 1)])
+@pytest.mark.parametrize("call, state", [(0, 0), (4, 0), (5, 1), (8, 1), (12, 1)])
 def test_killed_at_any_rename_it_is_the_old_or_the_new_folder(call, state, tmp_path):
+    """Four renames save the network, the fifth decides, and each of the others puts a file into its place."""
     make(0).save_pretrained(tmp_path / "saved", **SHARDS)
     pipe, calls = make(1), []
 
