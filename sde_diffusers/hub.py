@@ -15,7 +15,10 @@ from huggingface_hub import CommitInfo
 from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.hub_pull import pull_model
 from sde_diffusers.hub_push import push_model
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of, write
+from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of
+from sde_diffusers.stale_files import stale_files
+from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
+from sde_diffusers.whole_folder import load_whole, whole_save
 
 hub_log = logging.getLogger(__name__)
 
@@ -36,6 +39,14 @@ class HubPipelineMixin:
 
         The arguments are those of `DiffusionPipeline.save_pretrained`; with `push_to_hub=True` also those of
         `push_to_hub`, `repo_id` being the folder's name by default.
+
+        A save is whole: until all is written the folder stays as it was, and then nothing is left of what it replaces
+        (`stale_files.py` says what that is), while other files stay. Several threads or processes may save at once.
+
+        Raises:
+            ValueError: if the folder, or one that is needed within, is a file, or is on another disk by a link; if the
+                code of an SDE of one's own cannot be saved.
+            OSError: if something cannot be written; the folder is then as it was.
         """
         options = {} if push_to_hub else kwargs
         for name, component in self.components.items():
@@ -44,12 +55,13 @@ class HubPipelineMixin:
         for component in self.components.values():
             if others := sdes_of_others(component):
                 source_of(type(component), others)  # refused, if at all, before anything is written
-        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **options)
-        save_modules(self, save_directory)
-        forget_origins(save_directory)
+        with whole_save(save_directory, stale_files) as folder:
+            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, **options)
+            save_modules(self, folder)
+            forget_origins(folder)
         if push_to_hub:
-            repo_id = kwargs.pop("repo_id", Path(save_directory).resolve().name)
-            push_model(save_directory, repo_id, **kwargs)
+            folder = Path(save_directory).expanduser()
+            push_model(folder, kwargs.pop("repo_id", folder.resolve().name), **kwargs)
 
     def push_to_hub(
         self,
@@ -96,9 +108,12 @@ class HubPipelineMixin:
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
 
-        No code of the repository is executed: its classes are looked up in this package.
+        No code of the repository is executed: its classes are looked up in this package. Of a folder into which others
+        save meanwhile one of the saved states is loaded, whole.
 
         Raises:
+            ValueError: if a component is of another library than this package, diffusers and transformers, its
+                configuration names code, or its weights do not fit.
             OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
         """
         if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
@@ -107,14 +122,25 @@ class HubPipelineMixin:
             pretrained_model_name_or_path = pull_model(
                 str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
             )
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        load = super().from_pretrained
+
+        def checked_load():
+            if cls._package() is not None:
+                require_no_code_named(pretrained_model_name_or_path, cls.load_config(pretrained_model_name_or_path))
+            return load(pretrained_model_name_or_path, **kwargs)
+
+        pipeline = load_whole(pretrained_model_name_or_path, checked_load)
         for name in pipeline.components.keys() - kwargs.keys():
             warn_of_missing_keys(pretrained_model_name_or_path, name, getattr(pipeline, name))
         return pipeline
 
     @classmethod
     def load_config(cls, *args, **kwargs):
-        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's."""
+        """As in diffusers, but with the classes of a saved folder's own modules mapped to this package's.
+
+        Raises:
+            ValueError: if a component is of another library than this package, diffusers and transformers.
+        """
         config = super().load_config(*args, **kwargs)
         package = cls._package()
         if package is not None and isinstance(config, dict):
@@ -123,6 +149,7 @@ class HubPipelineMixin:
             for name, value in config.items():
                 if isinstance(value, (list, tuple)) and len(value) == 2 and hasattr(package, str(value[1])):
                     config[name] = [package.__name__, value[1]]
+            require_trusted_libraries(config, args[0] if args else cls.__name__, package.__name__)
         return config
 
     @classmethod
@@ -146,4 +173,4 @@ def forget_origins(folder: str | Path) -> None:
     for path in Path(folder).glob("*/config.json"):
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
-            write(path, json.dumps(config, indent=2) + "\n")
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

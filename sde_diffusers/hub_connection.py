@@ -8,6 +8,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
 )
 
 PATIENCE = 10.0  # seconds that the Hub has for a first answer
@@ -35,6 +36,24 @@ def require_hub(repo_id: str, repo_type: str, token: str | bool | None) -> None:
         raise ConnectionError(
             f"The Hub ({api.endpoint}) cannot be reached: {error or type(error).__name__}."
         ) from error
+
+
+def require_not_public(api: HfApi, repo_id: str, repo_type: str) -> None:
+    """Raise a ValueError if a repository that is to be private exists, and is public.
+
+    The client's `create_repo` takes one that exists as it is, and says nothing.
+    """
+    if "/" not in repo_id:
+        repo_id = f"{api.whoami()['name']}/{repo_id}"
+    try:
+        public = not api.repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE).private
+    except RepositoryNotFoundError:
+        return
+    if public:
+        raise ValueError(
+            f"`private` is True, but {repo_id} is a public repository: everybody would see what is pushed. Make it "
+            "private in its settings, or push to another one."
+        )
 
 
 @contextlib.contextmanager

@@ -14,9 +14,15 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image
 
-from sde_diffusers.hub_connection import clear_transport_errors, require_hub, require_write_access
+from sde_diffusers.hub_connection import (
+    clear_transport_errors,
+    require_hub,
+    require_not_public,
+    require_write_access,
+)
 from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
 from sde_diffusers.repository import Contents, check_size, content_sizes, repository_contents
+from sde_diffusers.single_file import MODULE_DIGEST
 
 LARGEST_PUSH = 20 * 10**9  # bytes
 
@@ -41,14 +47,15 @@ def push_model(
 ) -> CommitInfo | dict[str, int]:
     """Send a saved pipeline's folder to the Hub, with a card, in one commit.
 
-    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights that the new
-    ones replace under other names are deleted from the repository. The folder itself is left alone.
+    A README.md in the folder, or else one on the Hub, keeps its text if it was written by hand; weights and modules
+    that the new ones replace under other names are deleted from the repository. The folder itself is left alone.
 
     Args:
         folder: of the pipeline, as `save_pretrained` writes it.
         repo_id: "owner/name", or "name" for one of your own; it is created if there is none.
         commit_message: of the commit.
-        private: whether a repository that is created is private; None = as your account has it.
+        private: whether a repository that is created is private; None = as your account has it. One that exists stays
+            as it is, but if it is public True is refused.
         token: of an account that may write; None = that of `hf auth login` or HF_TOKEN.
         create_pr: whether to open a pull request instead of committing.
         revision: the branch to commit to, created if there is none; None = main.
@@ -61,7 +68,8 @@ def push_model(
         The commit, a string that is its address; with `dry_run` {path: bytes}.
 
     Raises:
-        ValueError: on arguments out of range or an incomplete folder, before anything is sent.
+        ValueError: on arguments out of range, an incomplete folder, or `private=True` with a public repository, before
+            anything is sent.
         ConnectionError: if the Hub cannot be reached.
         OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
         RuntimeError: if a file cannot be uploaded.
@@ -83,6 +91,8 @@ def push_model(
     require_hub(repo_id, "model", token)
     with clear_transport_errors(f"Pushing to {repo_id}"):
         api = HfApi(token=token)
+        if private:
+            require_not_public(api, repo_id, "model")
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -102,15 +112,17 @@ def commit_contents(api, repo_id, repo_type, contents, stale, message, revision,
 
 
 def replaced_files(remote: list[str], contents: Contents) -> list[str]:
-    """Weights of a repository that would be loaded instead of new ones: the same variant in other shards."""
+    """What new files replace in a repository under other names: shards of the same variant, versions of a module."""
 
-    def weights(path):
+    def role(path):
         folder, _, name = path.rpartition("/")
+        if name.endswith(".py"):
+            return folder, MODULE_DIGEST.sub("", name.removesuffix(".py"))
         match = WEIGHTS.fullmatch(name) or WEIGHTS_INDEX.fullmatch(name)
-        return match and (folder, match["variant"])
+        return match and (folder, match["variant"], "weights")
 
-    new = {weights(path) for path in contents} - {None}
-    return [path for path in remote if path not in contents and weights(path) in new]
+    new = {role(path) for path in contents} - {None}
+    return [path for path in remote if path not in contents and role(path) in new]
 
 
 def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelCard | None:

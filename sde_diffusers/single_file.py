@@ -3,13 +3,18 @@
 diffusers loads such modules with `trust_remote_code=True`, but only one file for each component. So the package's
 modules are joined: every `from sde_diffusers.x import Name` (the only form of import between them) is replaced by the
 source of x, recursively.
+
+diffusers puts all modules, of whichever folder, into one namespace, and runs a module again whenever it loads it. So a
+module's name ends in a digest of its content, and its last line lets what it defined at first stay what it is; or else
+a pipeline would compute with the code of one that was loaded later, and could not be pickled.
 """
 
 import ast
+import hashlib
 import importlib.util
 import inspect
 import json
-import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +24,8 @@ from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PACKAGE = "sde_diffusers"
 REMOTE_PACKAGE = "diffusers_modules"
+MODULE_DIGEST = re.compile("_[0-9a-f]{8}$")
+RUN_ONCE = "\n\nglobals().update(globals().setdefault('_first_run', dict(globals())))\n"
 
 
 def source_of(cls: type, others: Iterable[type] = ()) -> str:
@@ -38,6 +45,7 @@ def source_of(cls: type, others: Iterable[type] = ()) -> str:
     root = cls.__module__.split(".")[0]
     if root == REMOTE_PACKAGE:
         file = Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+        file = file.removesuffix(RUN_ONCE)
         return with_others(file, others, {}, {})
     if root != PACKAGE:
         raise ValueError(f"`cls` must be a class of {PACKAGE}, but {cls.__qualname__} is of {root}.")
@@ -53,7 +61,9 @@ def source_of(cls: type, others: Iterable[type] = ()) -> str:
 
 def with_others(text: str, others: Iterable[type], externals: dict[str, None], bodies: dict[str, str]) -> str:
     """A module's text: what there is of it, imports and bodies, and last the sources of classes of other code."""
-    carried = CarriedSource(defined_names(text + "".join(bodies.values())), (PACKAGE, REMOTE_PACKAGE))
+    others = list(others)
+    known = defined_names(text + "".join(bodies.values())) if others else set()  # not parsed in vain: it takes long
+    carried = CarriedSource(known, (PACKAGE, REMOTE_PACKAGE))
     for other in others:
         carried.add(other)
     for module in carried.package_modules:
@@ -63,7 +73,7 @@ def with_others(text: str, others: Iterable[type], externals: dict[str, None], b
     if bodies:
         text += f"# Generated from the package {PACKAGE}: {', '.join(bodies)}.\n"
     text += "".join(f"{line}\n" for line in sorted(externals)) + "".join(bodies.values())
-    return text + "".join(f"\n\n{definition}\n" for definition in carried.definitions.values())
+    return text + "".join(f"\n\n{definition}\n" for definition in carried.definitions.values()) + RUN_ONCE
 
 
 def defined_names(text: str) -> set[str]:
@@ -103,10 +113,11 @@ def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> 
     bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
 
 
-def module_name(cls: type) -> str:
-    """Name of the file that holds a class in a saved folder, without ".py"; all schedulers share one."""
-    name = cls.__module__.split(".")[-1]
-    return "scheduling_score_sde" if name.startswith("scheduling_") else name
+def module_name(cls: type, source: str) -> str:
+    """Name of the file of this content that holds a class in a saved folder, without ".py"."""
+    name = MODULE_DIGEST.sub("", cls.__module__.split(".")[-1])
+    name = "scheduling_score_sde" if name.startswith("scheduling_") else name  # all schedulers share one
+    return f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def is_ours(cls: type) -> bool:
@@ -124,10 +135,10 @@ def carry_code(index: dict, classes: dict[str, type], others: dict[str, list[typ
     """
     modules = {}
     for key, cls in classes.items():
-        index[key] = [module_name(cls), cls.__name__]
-        modules[f"{'' if key == '_class_name' else key + '/'}{module_name(cls)}.py"] = source_of(
-            cls, others.get(key, ())
-        )
+        source = source_of(cls, others.get(key, ()))
+        name = module_name(cls, source)
+        index[key] = [name, cls.__name__]
+        modules[f"{'' if key == '_class_name' else key + '/'}{name}.py"] = source
     return modules
 
 
@@ -142,12 +153,5 @@ def save_modules(pipeline, folder) -> None:
         others[name] = sdes_of_others(component)
     # A user's subclass of the pipeline is saved as diffusers saves it.
     for path, source in carry_code(index, {key: cls for key, cls in classes.items() if is_ours(cls)}, others).items():
-        write(folder / path, source)
-    write(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        (folder / path).write_text(source, encoding="utf-8")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,12 @@ from huggingface_hub import CommitInfo, HfApi, RepoCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sde_diffusers.hub_connection import clear_transport_errors, require_hub, require_write_access
+from sde_diffusers.hub_connection import (
+    clear_transport_errors,
+    require_hub,
+    require_not_public,
+    require_write_access,
+)
 from sde_diffusers.hub_push import LARGEST_PUSH, commit_contents
 from sde_diffusers.model_card import read_card
 from sde_diffusers.repository import check_size, content_sizes, folder_contents
@@ -57,6 +62,8 @@ def push_space(
     require_hub(repo_id, "space", token)
     with clear_transport_errors(f"Pushing to {repo_id}"):
         api = HfApi(token=token)
+        if private:
+            require_not_public(api, repo_id, "space")
         repo_id = api.create_repo(
             repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
         ).repo_id

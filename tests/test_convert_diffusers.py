@@ -15,7 +15,9 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
     IPNDMScheduler,
+    LCMScheduler,
     RePaintScheduler,
     ScoreSdeVeScheduler,
     UNet1DModel,
@@ -207,13 +209,70 @@ def test_a_flow_has_scores_and_likelihoods():
         (DPMSolverMultistepScheduler(use_beta_sigmas=True), "`use_beta_sigmas`=True"),
         (EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "`timestep_type`"),
         (DDPMScheduler(variance_type="learned_range"), "`variance_type`='learned_range'"),
-        (CogVideoXDDIMScheduler(rescale_betas_zero_snr=False), "`snr_shift_scale`=3.0"),
+        (CogVideoXDDIMScheduler(rescale_betas_zero_snr=True), "`rescale_betas_zero_snr`"),
+        (EulerDiscreteScheduler(interpolation_type="log_linear"), "`interpolation_type`='log_linear'"),
+        (EulerDiscreteScheduler(use_karras_sigmas=True, sigma_max=80.0), "`sigma_max`=80.0"),
+        (UniPCMultistepScheduler(use_karras_sigmas=True, sigma_min=0.002), "`sigma_min`=0.002"),
+        (LCMScheduler(), "LCMScheduler.* distilled"),
         (IPNDMScheduler(), "IPNDMScheduler"),
     ],
 )
 def test_options_that_a_conversion_would_lose_are_named(scheduler, message):
     with pytest.raises(ValueError, match=message):
         from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler))
+
+
+def shifted(scheduler):
+    """As a user shifts the noise of a scheduler: its `betas` do not change."""
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod / (3 - 2 * scheduler.alphas_cumprod)
+    return scheduler
+
+
+BETAS = torch.linspace(5e-4, 0.1, 200).tolist()
+TRAILING = {"timestep_spacing": "trailing", "clip_sample": False}
+
+
+@pytest.mark.parametrize(
+    "scheduler, options",
+    [
+        (EulerDiscreteScheduler(), {}),
+        (EulerDiscreteScheduler(prediction_type="v_prediction", beta_schedule="scaled_linear"), {}),
+        (EulerDiscreteScheduler(prediction_type="sample", trained_betas=BETAS, num_train_timesteps=200), {}),
+        (EulerDiscreteScheduler(use_karras_sigmas=True, prediction_type="sample"), {}),
+        (EulerDiscreteScheduler(use_exponential_sigmas=True, prediction_type="sample"), {}),
+        (HeunDiscreteScheduler(use_karras_sigmas=True, prediction_type="v_prediction"), {"method": "heun"}),
+        (
+            DDIMScheduler(prediction_type="sample", beta_schedule="squaredcos_cap_v2", **TRAILING),
+            {"sampling_eps": 0.1},
+        ),
+        (CogVideoXDDIMScheduler(rescale_betas_zero_snr=False, **TRAILING), {"sampling_eps": 0.1}),
+        (shifted(DDIMScheduler(**TRAILING)), {"sampling_eps": 0.1}),
+    ],
+)
+def test_tables_draw_the_same_images(scheduler, options):
+    """In the scheduler's own steps, where ours lie alike: its alphas, its labels, its prediction."""
+    converted = from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=scheduler))
+    grid = {} if converted.scheduler.config.time_grid else {"time_grid": "uniform"}
+    config = converted.scheduler.config
+    converted.scheduler = type(converted.scheduler).from_config(config, **{"method": "euler", **grid, **options})
+    converted.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    ours = converted(num_inference_steps=10, latents=noise, output_type="latent").images
+    scheduler.set_timesteps(10)
+    theirs = noise * scheduler.init_noise_sigma
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = converted.unet(scheduler.scale_model_input(theirs, t), t).sample
+            theirs = scheduler.step(output, t, theirs).prev_sample
+    torch.testing.assert_close(converted.scheduler.timesteps.float(), scheduler.timesteps.float(), rtol=0, atol=0.05)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-3 * theirs.abs().max().item())
+
+
+def test_a_shift_that_was_set_later(tmp_path):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_shift(4.0)
+    converted = from_diffusers(DDPMPipeline(unet=torch.compile(ddpm_unet()), scheduler=scheduler))
+    assert converted.scheduler.sde.shift == 4.0 and type(converted.unet) is UNet2DModel
 
 
 @pytest.mark.parametrize("option, grid", [("use_karras_sigmas", "karras"), ("use_exponential_sigmas", "log_snr")])

@@ -35,7 +35,8 @@ def network(**changes):
 
 def pipeline(unet=None, **scheduler):
     scheduler = {"sde": "vp_discrete", "method": "euler", "time_grid": "uniform", **scheduler}
-    pipe = ScoreSdePipeline(unet=unet or network(), scheduler=ScoreSdeProbabilityFlowScheduler(**scheduler))
+    unet = network() if unet is None else unet
+    pipe = ScoreSdePipeline(unet=unet, scheduler=ScoreSdeProbabilityFlowScheduler(**scheduler))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -73,6 +74,33 @@ def test_the_folder_needs_diffusers_alone(tmp_path):
     exported = DDPMPipeline.from_pretrained(tmp_path / "exported")
     exported.set_progress_bar_config(disable=True)
     assert exported(1, num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda unet: unet.to(torch.bfloat16),
+        lambda unet: unet.to(torch.float16),
+        lambda unet: unet.train(),
+        torch.compile,
+        lambda unet: torch.compile(unet.to(torch.bfloat16).train()),
+    ],
+    ids=["bfloat16", "float16", "training", "compiled", "all"],
+)
+def test_precision_mode_and_compiling_do_not_matter(change, tmp_path):
+    """The comparison is one of weights' places; the export has the network's precision, and leaves it as it is."""
+    unet = change(network(dropout=0.5))
+    mode, dtype = unet.training, next(unet.parameters()).dtype
+    exported = to_diffusers(pipeline(unet, sde="vp"), tmp_path / "exported").unet
+    assert unet.training is mode and next(unet.parameters()).dtype is dtype
+    assert type(exported) is UNet2DModel and not exported.training
+    assert {parameter.dtype for parameter in exported.parameters()} == {dtype}
+    original = network(dropout=0.5).to(dtype).float()
+    x, labels = torch.randn(2, 3, 16, 16), torch.tensor([3, 700])
+    with torch.no_grad():
+        answers = exported.float()(x, labels).sample, original(x, labels).sample
+    torch.testing.assert_close(*answers, rtol=0, atol=1e-4)
+    assert DDPMPipeline.from_pretrained(tmp_path / "exported", torch_dtype=dtype).unet.dtype is dtype
 
 
 def test_there_and_back(tmp_path):

@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from exact_scores import Gaussian, exact_output
+from module_names import module_at
 from torch import nn
 
 from sde_diffusers import (
@@ -632,8 +633,11 @@ def test_classifier_and_guide_are_saved_with_the_pipeline(tmp_path):
     pipe = small_pipe(guide=small_network(seed=1, width=4))
     pipe.save_pretrained(tmp_path / "saved")
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
-    assert index["classifier"] == ["classifier", "NoiseConditionalClassifier"]
-    assert index["guide"] == ["unet_ncsnpp", "NCSNppUNet2DModel"]
+    modules = [
+        module_at(tmp_path / "saved", name).stem for name in ("classifier/classifier.py", "guide/unet_ncsnpp.py")
+    ]
+    assert index["classifier"] == [modules[0], "NoiseConditionalClassifier"]
+    assert index["guide"] == [modules[1], "NCSNppUNet2DModel"]
     options = {"n": 3, "batch_size": 1, "class_labels": 1, "guidance_scale": 0.0, "classifier_scale": 3.0}
     options["guide_scale"] = 2.0
     loaded = quiet(ScoreSdePipeline.from_pretrained(tmp_path / "saved"))

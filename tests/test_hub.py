@@ -15,9 +15,11 @@ from golden import golden_names, load_golden_pipeline
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from loopback_hub import TOKEN, LoopbackHub
+from module_names import module_at, plain
 from PIL import Image
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
+from sde_diffusers.cli import main
 from sde_diffusers.hub_push import push_model
 from sde_diffusers.model_card import GENERATED
 from sde_diffusers.space import push_space
@@ -90,7 +92,7 @@ def waits(monkeypatch):
 
 
 def names(hub, revision="main", id=ID):
-    return set(hub.model(id).files(revision)) - {".gitattributes"}
+    return {plain(path) for path in hub.model(id).files(revision)} - {".gitattributes"}
 
 
 def front_matter(hub, revision="main"):
@@ -179,9 +181,10 @@ def test_shards_and_variants(hub, pipe, expected):
 def test_what_others_put_into_a_repository_stays(hub, pipe):
     pipe.push_to_hub(ID)
     own = {"handler.py": b"1\n", "unet/plots.py": b"2\n", "images/teaser.png": b"3\n"}
-    hub.model(ID).commit("main", hub.model(ID).files() | own, "by hand")
+    older = {"unet/unet_ncsnpp.py": b"4\n", "pipeline_score_sde_01234567.py": b"5\n"}  # modules of earlier versions
+    hub.model(ID).commit("main", hub.model(ID).files() | own | older, "by hand")
     make_pipeline(seed=1).push_to_hub(ID)
-    assert names(hub) == FILES | own.keys()
+    assert names(hub) == FILES | own.keys() and not older.keys() & hub.model(ID).files().keys()
 
 
 def test_no_path_of_this_machine_is_sent(hub, pipe, saved, tmp_path):
@@ -348,7 +351,7 @@ def test_metadata_that_cannot_be_read_is_refused(hub, saved, tmp_path):
 
 def test_a_dry_run_asks_nobody(hub, pipe, saved):
     sizes = pipe.push_to_hub(ID, dry_run=True)
-    assert set(sizes) == FILES and sizes[WEIGHTS] == (saved / WEIGHTS).stat().st_size
+    assert set(map(plain, sizes)) == FILES and sizes[WEIGHTS] == (saved / WEIGHTS).stat().st_size
     assert push_model(saved, ID, dry_run=True) == sizes
     assert hub.requests == []
 
@@ -362,7 +365,7 @@ def test_large_pushes_are_refused(hub, saved):
 @pytest.mark.parametrize("missing", ["model_index.json", "pipeline_score_sde.py", "unet/unet_ncsnpp.py", WEIGHTS])
 def test_incomplete_folders_are_refused(hub, pipe, tmp_path, missing):
     pipe.save_pretrained(tmp_path)
-    (tmp_path / missing).unlink()
+    module_at(tmp_path, missing).unlink()
     with pytest.raises(ValueError, match="missing"):
         push_model(tmp_path, ID)
     assert hub.requests == []
@@ -410,7 +413,7 @@ def test_the_package_runs_no_code_of_a_repository(hub, pipe, expected, tmp_path,
     files |= dict.fromkeys([*poisoned, "unet/__init__.py", "scheduler/__init__.py", "sde_diffusers.py"], poison)
     hub.model(ID).commit("main", files, "poison")
     if cached:
-        assert list(Path(snapshot_download(ID)).rglob("unet_ncsnpp.py"))
+        assert list(Path(snapshot_download(ID)).rglob("unet_ncsnpp_*.py"))
     hub.requests.clear()
     loaded = ScoreSdePipeline.from_pretrained(ID)
     assert not trace.exists() and not any(request.endswith(".py") for request in hub.requests)
@@ -649,3 +652,49 @@ def test_what_is_no_space_is_refused(hub, space):
     with pytest.raises(ValueError, match="`folder`"):
         push_space(os.devnull, "tester/space", ID)
     assert hub.requests == []
+
+
+# What is to be private.
+
+
+def push_by_command(pipe, folder, space, id):
+    status = main(["push", str(folder), id, "--private"])
+    if status:
+        raise ValueError("`private` is True, but tester/tiny is a public repository, says the command")
+
+
+PRIVATE_PUSHES = {
+    "push_to_hub": lambda pipe, folder, space, id: pipe.push_to_hub(id, private=True),
+    "push_model": lambda pipe, folder, space, id: push_model(folder, id, private=True, create_pr=True),
+    "own name": lambda pipe, folder, space, id: push_model(folder, id.split("/")[1], private=True, revision="trial"),
+    "save_pretrained": lambda pipe, folder, space, id: pipe.save_pretrained(
+        folder, push_to_hub=True, repo_id=id, private=True
+    ),
+    "command": push_by_command,
+    "space": lambda pipe, folder, space, id: push_space(space, id, "tester/model", private=True),
+}
+
+
+@pytest.mark.parametrize("push", PRIVATE_PUSHES.values(), ids=PRIVATE_PUSHES)
+def test_a_public_repository_gets_nothing_that_is_private(hub, pipe, space, tmp_path, push, request):
+    pipe.save_pretrained(tmp_path / "tiny")
+    kind = "spaces" if "space" in request.node.callspec.id else "models"
+    repository = hub.create(ID, kind, private=False)
+    before = dict(repository.files()), list(repository.messages), dict(repository.branches)
+    hub.requests.clear()
+    with pytest.raises(ValueError, match=f"`private` is True, but {ID} is a public repository"):
+        push(pipe, tmp_path / "tiny", space, ID)
+    assert (dict(repository.files()), list(repository.messages), dict(repository.branches)) == before
+    assert not [request for request in hub.requests if not request.startswith("GET ")]
+    repository.private = True
+    push(pipe, tmp_path / "tiny", space, ID)
+    assert len(repository.messages) > len(before[1]) and repository.private
+
+
+def test_what_the_hub_does_not_say_is_not_taken_for_private(hub, saved, waits):
+    """Without an answer to the question whether there is such a repository nothing is sent."""
+    hub.create(ID)
+    hub.fail(f"GET /api/models/{ID}", times=1000, status=500)
+    with pytest.raises(OSError):
+        push_model(saved, ID, private=True)
+    assert not [request for request in hub.requests if not request.startswith("GET ")]

@@ -2,16 +2,22 @@
 
 import ast
 import gc
+import hashlib
 import json
+import multiprocessing
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
+from module_names import plain
 
 import sde_diffusers
 from sde_diffusers import (
@@ -22,7 +28,7 @@ from sde_diffusers import (
     ScoreSdeRestorationPipeline,
 )
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.single_file import source_of
+from sde_diffusers.single_file import RUN_ONCE, source_of
 
 PACKAGE = Path(sde_diffusers.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -264,7 +270,7 @@ torch.save(results, root / "results.pt")
 
 def test_modules_import_alone(saved):
     _, results, _ = saved
-    modules = results["modules"]
+    modules = {plain(path): names for path, names in results["modules"].items()}
     assert "ScoreSdePipeline" in modules["ours/pipeline_score_sde.py"]
     assert "NCSNppUNet2DModel" in modules["ours/unet/unet_ncsnpp.py"]
     assert "ScoreSdeProbabilityFlowScheduler" in modules["ours/scheduler/scheduling_score_sde.py"]
@@ -317,17 +323,71 @@ def test_saving_again_without_the_package_changes_nothing(saved, name):
 def test_index_names_modules_and_classes(saved):
     root = saved[0]
     index = json.loads((root / "ours" / "model_index.json").read_text())
-    assert index["_class_name"] == ["pipeline_score_sde", "ScoreSdePipeline"]
-    assert index["unet"] == ["unet_ncsnpp", "NCSNppUNet2DModel"]
-    assert index["scheduler"] == ["scheduling_score_sde", "ScoreSdePredictorCorrectorScheduler"]
+    named = {key: (plain(f"{value[0]}.py"), value[1]) for key, value in index.items() if isinstance(value, list)}
+    assert named["_class_name"] == ("pipeline_score_sde.py", "ScoreSdePipeline")
+    assert named["unet"] == ("unet_ncsnpp.py", "NCSNppUNet2DModel")
+    assert named["scheduler"] == ("scheduling_score_sde.py", "ScoreSdePredictorCorrectorScheduler")
     assert json.loads((root / "diffusers" / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DModel"]
     # one module for each component is all that diffusers downloads
-    assert sorted(path for path in text_files(root / "ours") if path.endswith(".py")) == [
+    assert sorted(plain(path) for path in text_files(root / "ours") if path.endswith(".py")) == [
         "pipeline_score_sde.py",
         "scheduler/scheduling_score_sde.py",
         "unet/unet_ncsnpp.py",
     ]
     assert str(root) not in "".join(text_files(root / "ours").values())  # nothing of this machine
+
+
+OTHER_CODE = """
+
+def expand_like(*arguments):
+    raise LookupError("this is other code")
+"""
+
+
+def with_other_code(folder):
+    """Append to a saved folder's modules, which then have other names."""
+    index = json.loads((folder / "model_index.json").read_text())
+    for key in ("_class_name", "unet", "scheduler"):
+        path = folder / ("" if key == "_class_name" else key) / f"{index[key][0]}.py"
+        text = path.read_text().removesuffix(RUN_ONCE) + OTHER_CODE + RUN_ONCE
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        index[key][0] = re.sub("_[0-9a-f]{8}$", f"_{digest}", index[key][0])
+        path.rename(path.with_name(f"{index[key][0]}.py")).write_text(text)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def computes(pipe):
+    """The images of a pipeline, or what its code says."""
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        return draw(pipe).tolist()
+    except LookupError as error:
+        return str(error)
+
+
+def test_folders_with_different_code_in_one_process(saved, tmp_path, monkeypatch):
+    """Each pipeline computes with its own, is saved with it, and pickled, also to a process that is started afresh."""
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ours, other = saved[0] / "ours", with_other_code(shutil.copytree(saved[0] / "ours", tmp_path / "other"))
+    first, second, again = (DiffusionPipeline.from_pretrained(f, trust_remote_code=True) for f in (ours, other, ours))
+    assert type(first) is type(again) and type(first.unet) is type(again.unet) is not type(second.unet)
+    pipes, expected = (
+        [first, second, again],
+        [saved[2]["ours"].tolist(), "this is other code", saved[2]["ours"].tolist()],
+    )
+    assert [computes(pipe) for pipe in pipes] == expected
+    assert [computes(pickle.loads(pickle.dumps(pipe))) for pipe in pipes] == expected
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        assert list(processes.map(computes, pipes)) == expected
+    for pipe, folder in {first: ours, second: other}.items():
+        pipe.save_pretrained(tmp_path / "again")
+        saved_code, code = (
+            {path: text for path, text in text_files(f).items() if path.endswith(".py")}
+            for f in (tmp_path / "again", folder)
+        )
+        assert saved_code == code
 
 
 def test_the_package_runs_no_code_of_a_folder(saved, tmp_path):

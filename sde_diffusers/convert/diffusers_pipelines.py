@@ -10,6 +10,8 @@ from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.single_file import PACKAGE
+from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
 
 TABLE_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 # Options of diffusers' schedulers that a conversion would lose, with the only values that it can take: what the
@@ -19,6 +21,8 @@ TABLE_OPTIONS = {
     "use_flow_sigmas": (None, False),
     "use_beta_sigmas": (None, False),
     "timestep_type": (None, "discrete"),
+    "interpolation_type": (None, "linear"),
+    **dict.fromkeys(("sigma_min", "sigma_max", "shift_terminal"), (None,)),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
 FLOW_OPTIONS = {
@@ -31,6 +35,7 @@ FLOW_OPTIONS = {
 NETWORK_OPTIONS = {"time_embedding_type": (None, "positional", "fourier"), "class_embed_type": (None,)}
 # The options that only say where steps lie, and our grid that lies alike.
 GRID_OPTIONS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr", "use_lu_lambdas": "log_snr"}
+DISTILLED_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
@@ -49,22 +54,27 @@ def from_diffusers(pipe_or_path, recorded=None):
 
     Returns:
         `ScoreSdePipeline`, with a `ScoreSdeProbabilityFlowScheduler` for DDPM-like schedulers (DDPM, DDIM and all
-        others that hold `betas`) and for flow-matching ones, whose `shift` becomes that of the SDE it is sampled with
-        (its Euler steps are theirs), and a `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
+        others that hold `betas`; what counts are their `alphas_cumprod`, SNR-shifted ones too) and for flow-matching
+        ones, whose `shift` becomes that of the SDE it is sampled with (its Euler steps are theirs), and a
+        `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
 
     Raises:
-        ValueError: if the pipeline has other components, its terminal signal-to-noise ratio is zero (no finite noise
-            level then stands for t = 1), its network also predicts variances, its scheduler is of another kind, an
-            option of network or scheduler cannot be taken over, which is named, or the answers differ from the
-            recorded ones.
+        ValueError: if a folder names other libraries than this package, diffusers and transformers; if the pipeline
+            has other components, its terminal signal-to-noise ratio is zero (no finite noise level then stands for
+            t = 1), its network also predicts variances, its scheduler is of another kind, an option of network or
+            scheduler cannot be taken over, which is named, or the answers differ from the recorded ones.
     """
     pipe = pipe_or_path
     if isinstance(pipe, (str, Path)):
-        pipe = DiffusionPipeline.from_pretrained(pipe)
+        index = DiffusionPipeline.load_config(pipe)
+        require_trusted_libraries(index, pipe, PACKAGE)
+        folder = pipe if Path(pipe).is_dir() else DiffusionPipeline.download(pipe)
+        require_no_code_named(folder, index)
+        pipe = DiffusionPipeline.from_pretrained(folder)
     components = set(pipe.components)
     if components != {"unet", "scheduler"}:
         raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")
-    unet, scheduler = pipe.unet, pipe.scheduler
+    unet, scheduler = getattr(pipe.unet, "_orig_mod", pipe.unet), pipe.scheduler  # a compiled network is wrapped
     if not isinstance(unet, UNet2DModel):
         raise ValueError(f"The network must be a UNet2DModel, but is a {type(unet).__name__}.")
     _require_options("network", unet.config, NETWORK_OPTIONS)
@@ -107,6 +117,11 @@ def _sampler_for(scheduler):
             f"The scheduler must be ScoreSdeVeScheduler, one of {', '.join(FLOW_SCHEDULERS)}, or hold `betas` as "
             f"DDPMScheduler does, but is {kind}."
         )
+    if kind in DISTILLED_SCHEDULERS:
+        raise ValueError(
+            f"The scheduler is {kind}, whose networks are distilled: they answer with the ends of paths and not with "
+            "means of x_0, so that there is no score."
+        )
     return _table_sampler(scheduler)
 
 
@@ -114,33 +129,45 @@ def _flow_sampler(scheduler):
     """Of a scheduler whose networks take 1000 sigma and predict noise - x_0 on the straight path between them."""
     config = scheduler.config
     _require_options("scheduler", config, FLOW_OPTIONS)
+    shift = scheduler.shift if isinstance(getattr(type(scheduler), "shift", None), property) else config.shift
     return ScoreSdeProbabilityFlowScheduler(
         sde="flow",
         prediction_type="velocity",
         time_input="1000t",
-        sampling_sde=None if config.shift == 1 else "flow",
-        sampling_sde_parameters=None if config.shift == 1 else {"shift": float(config.shift)},
+        sampling_sde=None if shift == 1 else "flow",
+        sampling_sde_parameters=None if shift == 1 else {"shift": float(shift)},
         sampling_eps=scheduler.sigma_min,
     )
 
 
+def _own_betas(scheduler):
+    """(N,) float64, the table whose products are the scheduler's own `alphas_cumprod`.
+
+    Usually that is its `betas`, but SNR-shifted schedulers, and whoever sets them, change the products alone.
+    """
+    betas = scheduler.betas.double()
+    products = getattr(scheduler, "alphas_cumprod", None)
+    if products is None or torch.allclose(products.double(), (1 - betas).cumprod(0), rtol=1e-3, atol=0):
+        return betas
+    products = torch.cat([torch.ones(1, dtype=torch.float64), products.double().cpu()])
+    if not (products[1:] < products[:-1]).all():
+        raise ValueError("The scheduler's `alphas_cumprod` do not fall from below 1: they can't be converted.")
+    return 1 - products[1:] / products[:-1]
+
+
 def _table_sampler(scheduler):
     """Of a scheduler with a table of betas."""
-    config, betas = scheduler.config, scheduler.betas
+    config, betas = scheduler.config, _own_betas(scheduler)
     if config.get("rescale_betas_zero_snr") or not (betas < 1).all():
         raise ValueError(
             "The scheduler's terminal signal-to-noise ratio is zero (`rescale_betas_zero_snr`, or a beta of 1): "
             "x_1 would hold no trace of x_0, and no finite log(alpha / sigma) stands for it."
         )
     _require_options("scheduler", config, TABLE_OPTIONS)
-    products = (1 - betas.double()).cumprod(0)
-    if not torch.allclose(getattr(scheduler, "alphas_cumprod", products).double(), products, rtol=1e-3, atol=1e-6):
-        shift = f" (`snr_shift_scale`={config.snr_shift_scale!r})" if "snr_shift_scale" in config else ""
-        raise ValueError(f"The scheduler's noise is not that of its betas{shift}, and can't be converted.")
     grids = [grid for option, grid in GRID_OPTIONS.items() if config.get(option)]
     return ScoreSdeProbabilityFlowScheduler(
         sde="vp_discrete",
-        trained_betas=betas.double().tolist(),
+        trained_betas=betas.tolist(),
         prediction_type=config.get("prediction_type", "epsilon"),  # RePaintScheduler knows no other
         num_train_timesteps=len(betas),
         time_grid=grids[0] if grids else None,

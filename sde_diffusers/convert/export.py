@@ -5,6 +5,7 @@ residual block on the way up, where ours attends once per level, after the last.
 get an output projection of zeros, so that they add nothing.
 """
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -19,8 +20,9 @@ TRAINING_EPS = 1e-5  # the smallest time of the paper's training
 def to_diffusers(pipe, folder):
     """Write a pipeline as a plain `DDPMPipeline` of diffusers, which `DDIMPipeline.from_pretrained` reads as well.
 
-    A network of diffusers' own (`from_diffusers`) goes out as it is. The exported network is compared with the
-    original on a random input before anything is written.
+    A network of diffusers' own (`from_diffusers`) goes out as it is, a compiled one as what was compiled. The exported
+    network is compared with the original on a random input before anything is written, both in float32 and eval mode;
+    it is written in the precision of the original.
 
     A continuous VP network, conditioned on 999 t, becomes a table of 1000 levels at t = k / 999; the first, where
     there would be no noise, is at t = 1e-5.
@@ -39,13 +41,16 @@ def to_diffusers(pipe, folder):
     if Path(folder).exists():
         raise FileExistsError(f"{folder} exists.")
     scheduler = _ddpm_scheduler(pipe.scheduler)
-    unet, kind = pipe.unet, type(pipe.unet).__name__
+    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)  # a compiled network is wrapped
+    kind = type(unet).__name__
     _require(kind in ("UNet2DModel", "NCSNppUNet2DModel"), "unet", kind, "'UNet2DModel' or 'NCSNppUNet2DModel'")
     classes = unet.config.num_class_embeds
     _require(classes is None, "num_class_embeds", classes, "None, since these pipelines give no classes")
     if kind != "UNet2DModel":
-        unet = _unet2d(unet)
-        _compare(unet, pipe.unet, len(scheduler.betas))
+        original = torch.nn.Module.to(copy.deepcopy(unet), torch.float32).eval()
+        exported = _unet2d(original)
+        _compare(exported, original, len(scheduler.betas))
+        unet = torch.nn.Module.to(exported, unet.dtype)
     exported = DDPMPipeline(unet=unet, scheduler=scheduler)
     write_pipeline(exported, folder)
     return exported
@@ -98,7 +103,7 @@ def _ddpm_scheduler(scheduler):
 
 
 def _unet2d(unet):
-    """Our network as a `UNet2DModel`, with the same weights."""
+    """Our network as a `UNet2DModel`, with the same weights, in float32."""
     config = unet.config
     levels = len(config.block_out_channels)
     for name, allowed in {
@@ -141,8 +146,6 @@ def _unet2d(unet):
         freq_shift=1,
     )
     theirs.load_state_dict(_unet2d_tensors(unet))
-    if unet.dtype != theirs.dtype:
-        theirs = theirs.to(unet.dtype)
     return theirs.to(unet.device).eval()
 
 
@@ -200,11 +203,11 @@ def _unet2d_tensors(unet):
 
 @torch.no_grad()
 def _compare(exported, original, table_length):
-    """Both networks on a random input; a ValueError if their answers differ."""
+    """Both networks, in float32, on a random input; a ValueError if their answers differ."""
     config = original.config
     size = [config.sample_size] * 2 if isinstance(config.sample_size, int) else config.sample_size
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn((2, config.in_channels, *size), generator=generator).to(original.device, original.dtype)
+    x = torch.randn((2, config.in_channels, *size), generator=generator).to(original.device)
     labels = torch.randint(table_length, (2,), generator=generator).to(original.device)
     recorded = {"x": x, "labels": labels, "y": original(x, labels).sample}
     check_against_recorded(lambda x, labels, _: exported(x, labels).sample, recorded)

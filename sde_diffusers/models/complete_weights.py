@@ -1,12 +1,39 @@
-"""Loading that takes a network's weights whole or not at all.
+"""Saving and loading that takes a network's weights whole or not at all.
 
 diffusers initialises tensors that a file lacks at random and leaves out those that the network lacks, with a warning:
-a network that answers nonsense, or a class-conditional one that ignores its classes.
+a network that answers nonsense, or a class-conditional one that ignores its classes. And it saves into a folder beside
+shards or an index of earlier weights, which are then loaded instead.
 """
+
+from pathlib import Path
+
+from sde_diffusers.stale_weights import stale_weights
+from sde_diffusers.whole_folder import whole_save
 
 
 class CompleteWeightsMixin:
     """Before `ModelMixin` among the bases of a network."""
+
+    def save_pretrained(
+        self,
+        save_directory,
+        is_main_process: bool = True,
+        save_function=None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs,
+    ):
+        """Save a network; the arguments are those of `ModelMixin.save_pretrained`.
+
+        The folder is as it was until all is written; earlier weights are then gone, and other files stay.
+        """
+        if push_to_hub:
+            kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
+        options = (is_main_process, save_function, safe_serialization, variant, max_shard_size, push_to_hub)
+        with whole_save(save_directory, stale_weights) as folder:
+            super().save_pretrained(folder, *options, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

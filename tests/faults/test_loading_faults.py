@@ -1,13 +1,16 @@
 """Saved pipelines and repositories that are broken, from another version, or hostile."""
 
+import importlib
 import io
 import json
 import logging
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from test_hub import (  # noqa: F401 (fixtures)
     ID,
@@ -21,6 +24,7 @@ from test_hub import (  # noqa: F401 (fixtures)
 )
 
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.convert import from_diffusers
 from sde_diffusers.hub import push_model
 
 
@@ -135,8 +139,53 @@ def test_shards_outside_the_folder(folder):
 
 def test_components_outside_the_folder(folder):
     edit(folder / "model_index.json", lambda index: index.update(unet=["../../evil", "EvilModel"]))
-    with pytest.raises((ValueError, TypeError), match=r"\.\./\.\./evil"):  # TypeError in diffusers 0.40
+    with pytest.raises(ValueError, match=r"\.\./\.\./evil"):
         ScoreSdePipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("load", [ScoreSdePipeline.from_pretrained, from_diffusers], ids=["ours", "from_diffusers"])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"unet": ["{evil}", "UNet2DModel"]}, "`unet` of .* is of '{evil}'"),
+        ({"scheduler": ["{evil}", "DDPMScheduler"]}, "`scheduler` of .* is of '{evil}'"),
+        ({"classifier": ["{evil}", "AnyModel"]}, "`classifier` of .* is of '{evil}'"),
+        ({"something": ["{evil}.inner", "Model"]}, "`something` of .* is of '{evil}.inner'"),
+        ({"unet": [["{evil}"], "UNet2DModel"]}, "`unet`"),
+        (
+            {"unet/config.json": {"auto_map": {"AutoModel": "{evil}.AnyModel"}}},
+            "unet/config.json names code by `auto_map`",
+        ),
+        (
+            {"unet/config.json": {"_class_name": ["{evil}", "AnyModel"]}},
+            "unet/config.json names code by `_class_name`",
+        ),
+        ({"scheduler/tokenizer_config.json": {"auto_map": {"A": "{evil}.B"}}}, "tokenizer_config.json names code"),
+        ({"unet/model_index.json": {"unet": ["{evil}", "AnyModel"]}}, "a pipeline of the component `unet`"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else ", ".join(value),
+)
+def test_libraries_that_a_folder_names(tmp_path, monkeypatch, load, changes, message):
+    """A module that leaves a mark when it is imported: it is not, since it is none of the three that may be."""
+    folder, mark = tmp_path / "saved", tmp_path / "mark"
+    unet = UNet2DModel(sample_size=8, block_out_channels=(8,), layers_per_block=1, norm_num_groups=4,
+                       down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))  # fmt: skip
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    evil = f"evil_{abs(hash(tmp_path))}"
+    (tmp_path / f"{evil}.py").write_text(f"open({str(mark)!r}, 'w')")
+    (folder / "unet" / f"{evil}.py").write_text(f"open({str(mark)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    changes = json.loads(json.dumps(changes).replace("{evil}", evil))
+    for name, value in changes.items():
+        path = folder / (name if name.endswith(".json") else "model_index.json")
+        if not path.exists():
+            path.write_text("{}")
+        edit(path, lambda config, name=name, value=value: config.update(value if "/" in name else {name: value}))
+    with pytest.raises(ValueError, match=message.replace("{evil}", evil)):
+        load(folder)
+    assert not mark.exists() and evil not in sys.modules
+    importlib.import_module(evil)
+    assert mark.exists()
 
 
 @pytest.mark.parametrize("name", ["../../../../../evil.json", "unet/../../../../../../evil.json"])
