@@ -37,9 +37,9 @@ from sde_diffusers.schedulers.time_grids import time_grid
 EXPONENTIAL_FORMS = ("data", "noise")
 GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(64)
 FORGOTTEN = 40.0  # e^-40 is nothing beside 1 in float64
-# By what factor noise may change the deviation of Gaussian images, and the deviations for which it is looked at, in
-# units of a quarter of the images' range, which is about that of images.
-HOLDS_WITHIN, GAUSSIAN_IMAGES, NO_WIDTH = 1.25, (1.0, 0.5), 1e-9
+# By how much noise may change the deviation of Gaussian images, and the deviations for which it is looked at, in units
+# of a quarter of the images' range, which is about that of images.
+HOLDS_WITHIN, GAUSSIAN_IMAGES, NO_WIDTH = 0.25, (1.0, 0.5), 1e-9
 
 
 def lagrange_integrals(nodes, start, end, density, position) -> list[float]:
@@ -171,8 +171,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
                 return order
             widths = [(high - low) / 4 * width for width in GAUSSIAN_IMAGES]
             ratios = [self._width_left(n, order, eta, w) / self._width_left(n, order, 0.0, w) for w in widths]
-            found[order] = max(ratios, key=lambda ratio: abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf)
-            if all(1 / HOLDS_WITHIN <= ratio <= HOLDS_WITHIN for ratio in ratios):
+            found[order] = max(ratios, key=lambda ratio: math.inf if math.isnan(ratio) else abs(ratio - 1))
+            if abs(found[order] - 1) <= HOLDS_WITHIN:
                 return order
         orders = ", ".join(f"order {order}: {ratio:.3g}" for order, ratio in found.items())
         raise ValueError(
