@@ -192,6 +192,7 @@ def image_bits_per_dim(
         raise ValueError(f"`generator` is a list of {len(generator)}, but there are {len(unit)} images.")
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
+    require_unbounded(scheduler)
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
     guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
@@ -220,6 +221,18 @@ def image_bits_per_dim(
     estimates = torch.stack(estimates)
     errors = standard_errors(estimates, exact, dequantized=passes > 0)
     return LikelihoodOutput(estimates.mean((0, 1)), estimates, errors, latents[0], nfe, rtol, atol)
+
+
+def require_unbounded(scheduler) -> None:
+    """Raise a ValueError if the scheduler clips: its samples are then not those of the ODE, whose density is known."""
+    if scheduler.denoised_range.bounded:
+        keys = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
+        given = ", ".join(f"`{key}`={scheduler.config[key]!r}" for key in keys if scheduler.config[key] is not None)
+        raise ValueError(
+            f"The scheduler bounds E[x_0 | x_t] ({given}), and the likelihood of what it draws is not known. That of "
+            "the network without bounds is: `pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, "
+            "clip_denoised=None, dynamic_thresholding_ratio=None, sample_max_value=None)`."
+        )
 
 
 def likelihood_start(scheduler, eps: float) -> float:

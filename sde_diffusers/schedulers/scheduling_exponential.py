@@ -101,6 +101,9 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         solver_order: int = 3,
         eta: float = 0.0,
         algorithm: str = "data",
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("solver_order", solver_order, (1, 2, 3))

@@ -82,6 +82,9 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         snr: float = 0.16,
         corrector_steps: int = 1,
         per_image_step: bool = False,
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("predictor", predictor, PREDICTORS)

@@ -81,6 +81,9 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         s_min: float = 0.0,
         s_max: float | None = None,
         s_noise: float = 1.0,
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("method", method, ODE_METHODS)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, whole_number
+from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
@@ -66,6 +67,11 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         sampling_eps: time at which sampling ends (1e-5 for "ve", 1e-3 for the others, at least 1/N for tables).
         time_grid: "uniform", "quadratic", "log_snr", "karras" or "noise_share"; the default is the sampler's.
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
+        clip_denoised: whether each E[x_0 | x_t] is clipped to `image_range`, or, a number, to a range so many times as
+            wide about the same middle. Off by default; for networks made to be sampled so, as many of diffusers are.
+        dynamic_thresholding_ratio: instead, the share of an image's values that dynamic thresholding (arXiv
+            2205.11487) leaves as they are, such as 0.995. Off by default.
+        sample_max_value: its largest threshold, in units of half the image range (1).
 
     Raises:
         ValueError: on unknown names or values out of range; if no noise level is left to sample between those that
@@ -113,6 +119,12 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
         require_choice("time_grid", self.time_grid, TIME_GRIDS)
         self.final_denoise = True if config.final_denoise is None else config.final_denoise
+        self.denoised_range = DenoisedRange(
+            self.parameterization.image_range,
+            config.clip_denoised,
+            config.dynamic_thresholding_ratio,
+            config.sample_max_value,
+        )
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps = None
         self.timesteps = self.times = torch.empty(0)
@@ -286,6 +298,10 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         dtype = torch.promote_types(sample.dtype, torch.float32)
         state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])
+        if self.denoised_range.bounded:
+            bounded = self.denoised_range(denoised)
+            noise = noise + self.sde.half_log_snr(self.times[k]).exp().item() * (denoised - bounded)
+            denoised = bounded
 
         def draw() -> Tensor:
             if variance_noise is not None:
