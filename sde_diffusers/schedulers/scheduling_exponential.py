@@ -190,13 +190,13 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         Their answers are multiples of the state, so the last states, newest first, follow a linear recursion.
         """
         levels = self._levels[:n]
-        size = [(alpha * width) ** 2 + sigma**2 for alpha, sigma, _ in levels]
+        size = [(alpha * width) ** 2 + sigma**2 for alpha, sigma, _ in levels]  # the variances of x_t
         of_state = {
             "data": [alpha * width**2 / v for (alpha, _, _), v in zip(levels, size, strict=True)],
             "noise": [sigma / v for (_, sigma, _), v in zip(levels, size, strict=True)],
         }
         covariance = np.zeros((order, order))
-        covariance[0, 0] = size[0]
+        covariance[0, 0] = self.init_noise_sigma**2
         shift = np.eye(order, k=-1)
         with np.errstate(over="ignore", invalid="ignore"):
             for k in range(n):
