@@ -57,7 +57,7 @@ def limit(scheduler, V):
     # The last step's polynomial, through estimates that have become one, is the Taylor polynomial of E[noise | x]
     # along the ODE, r y / (V + r^2) with y in proportion to sqrt(V + r^2).
     r = s / a
-    u = [r / (1 + r) * (1 + 1e-3 * j) for j in range(config.solver_order)]
+    u = [r / (1 + r) * (1 + 1e-3 / (1 + r) * j) for j in range(config.solver_order)]
     noise = [w / (1 - w) / math.sqrt((V + (w / (1 - w)) ** 2) * (V + r * r)) for w in u]
     jump = sum(value * integral(lambda w: 1.0, u, j, r, 0.0) for j, value in enumerate(noise))
     return variance / a**2 * (1 + jump) ** 2
@@ -150,12 +150,12 @@ def chain_variance(scheduler, V, n):
     levels = [*zip(sde.alpha(times).tolist(), sde.sigma(times).tolist(), strict=True), (1.0, 0.0)]
     paper = scheduler.time_grid == "uniform" and sde.is_paper_grid(times)
     table = paper_table(sde, n, times[-1].item()) if paper else None
-    ends = [*times.tolist(), 0.0]
+    ends, log_alpha = [*times.tolist(), 0.0], [*sde.log_alpha(times).tolist(), 0.0]
     variance = scheduler.init_noise_sigma**2
     for i in range(n):
         (al, s), (al_s, s_s) = levels[i], levels[i + 1]
         P = al * al * V + s * s
-        a = al / al_s
+        a = math.exp(log_alpha[i] - log_alpha[i + 1])
         b = math.sqrt(max(0.0, s * s - (a * s_s) ** 2))
         posterior = b * s_s / s
         langevin = a * a

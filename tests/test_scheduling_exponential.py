@@ -151,6 +151,22 @@ def test_the_sde_solver_converges_to_the_moments(sde, eta, algorithm, order, tol
     assert mean < 1e-5 and fine < tolerance and fine < 0.7 * coarse + 2e-3
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_many_steps_from_pure_noise(eta):
+    """Estimates at u = 1, where alpha is 0 in float64 for several steps, do not count twice."""
+    scheduler = ScoreSdeExponentialScheduler(
+        sde="vp", beta_max=1e5, prediction_type="sample", time_grid="uniform", eta=eta, sampling_eps=1e-4
+    )
+    scheduler.set_timesteps(2000)
+    assert (scheduler.sde.alpha(scheduler.times) == 0).sum() > 10
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    for t in scheduler.timesteps:  # data of one value: the state's mean is alpha times that
+        x = scheduler.step(torch.ones_like(x), t, x, variance_noise=torch.zeros_like(x)).prev_sample
+        if scheduler.step_index < len(scheduler.times):
+            alpha = scheduler.sde.alpha(scheduler.times[scheduler.step_index])
+            assert x.item() == pytest.approx(alpha.item(), rel=1e-3, abs=1e-6)
+
+
 # sde, algorithm, solver_order, eta, steps, whether it can be done
 MUCH_NOISE = [
     ("vp", "data", 3, 3.0, 20, False),  # came out 1.56 times as wide

@@ -142,6 +142,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             return "data", 0.0, [1.0], 0.0
         kappa = 1 + eta**2
         nodes = [sigma / (alpha + sigma) for alpha, sigma, _ in self._levels[k + 1 - order : k + 1]]
+        while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
+            nodes = nodes[1:]
         if form == "noise":
             start, end = sigma_t / alpha_t, sigma_s / alpha_s
             integrals = lagrange_integrals(nodes, start, end, lambda s: kappa, lambda s: s / (1 + s))
