@@ -4,7 +4,9 @@ Each sub-command is a parser whose default `run` takes the parsed arguments and 
 """
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
@@ -25,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_push_parser(commands)
     add_push_space_parser(commands)
     options = parser.parse_args(arguments)
+    for name, value in vars(options).items():  # "~", where the shell left it: in quotes, after "="
+        if isinstance(value, (str, Path)) and str(value).startswith("~"):
+            setattr(options, name, type(value)(os.path.expanduser(value)))
     try:
         return options.run(options)
     except (OSError, RuntimeError, ValueError) as error:

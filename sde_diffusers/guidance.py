@@ -27,14 +27,15 @@ In x / alpha the classifier's images are x_0 plus noise of scale sigma / alpha, 
 import logging
 import math
 from contextlib import contextmanager
-from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
+from sde_diffusers.scalars import real_number
 
 guidance_log = logging.getLogger(__name__)
 
@@ -316,8 +317,13 @@ def require_shape(name, pipe) -> tuple[int, int, int]:
 
 
 def image_shape(network) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a network was made for."""
+    """(C, H, W) of the images that a network was made for; a `ValueError` if its configuration does not say."""
     size = network.config.sample_size
+    if size is None:
+        raise ValueError(
+            "`sample_size` of the network is None, so that nothing says how large its images are: give `latents` (or "
+            "an `image`) of that size, or set it by `unet.register_to_config(sample_size=...)`."
+        )
     return (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
@@ -341,23 +347,22 @@ def class_of(network) -> type:
 
 def checked_scale(name: str, value) -> float:
     """A finite number of at least 0, of Python, numpy or torch, as a float; else a `ValueError` names the argument."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not 0 <= real_number(value) < math.inf:
         raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
-    return float(value)
+    return float(real_number(value))
 
 
 def checked_interval(interval) -> tuple[float, float] | None:
     """`guidance_interval`; a `ValueError` unless it is None or (low, high) with 0 <= low < high."""
     if interval is None:
         return None
-    pair = isinstance(interval, (tuple, list)) and len(interval) == 2
-    if not pair or not all(isinstance(v, Real) for v in interval) or not 0 <= interval[0] < interval[1]:
+    pair = isinstance(interval, (tuple, list, np.ndarray, Tensor)) and len(interval) == 2
+    low, high = map(real_number, interval if pair else (1, 0))
+    if not 0 <= low < high:
         raise ValueError(
             f"`guidance_interval` must be None or noise levels (low, high) with 0 <= low < high, but is {interval!r}."
         )
-    return float(interval[0]), float(interval[1])
+    return float(low), float(high)
 
 
 def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:

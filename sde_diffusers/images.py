@@ -207,8 +207,9 @@ def read_images(name: str, value, channels: int | None = None, pixels: PixelForm
     Args:
         name: of the argument, for messages.
         value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
-            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W). Numbers are of the type of `pixels` and
-            mean what it says; or uint8 or uint16, whose largest value is white; or floating point in [0, 1]. A
+            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W). Numbers are of the type of `pixels`, or
+            other integers, and mean what it says; or uint8 or uint16, whose largest value is white; or floating point
+            in [0, 1]. A
             floating point PIL image is in the units of `pixels` where those are float32, as files are.
         channels: the number of channels C that the result must have.
         pixels: the format of the model's images; None is uint8.
@@ -259,12 +260,12 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
             )
         return unit
     dtype = str(images.dtype).removeprefix("torch.")
-    own = dtype == pixels.dtype or images.dtype == pixels.torch_dtype
-    if not own and dtype not in ("uint8", "uint16"):
+    own = dtype == pixels.dtype or dtype not in ("uint8", "uint16")
+    if images.dtype == torch.bool or (own and pixels.levels is None):
         raise ValueError(
             f"`{name}` must be {pixels.dtype}, uint8, uint16, or floating point in [0, 1], but is {images.dtype}."
         )
-    own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int32)
+    own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int64)
     low, high = wide.min().item(), wide.max().item()
     if low < own_format.low or high > own_format.high:
         raise ValueError(

@@ -7,6 +7,7 @@ the prior plus the change of volume on the way (`probability_flow.py`).
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -15,6 +16,7 @@ from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
+from sde_diffusers.scalars import real_number, whole_number
 
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
 
@@ -58,7 +60,7 @@ class LikelihoodOutput(BaseOutput):
     atol: float
 
 
-def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, float]:
+def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: bool = True) -> dict[str, float]:
     """Standard error of the mean of nested draws, split into what causes it (analysis of variance).
 
     With deviations s_image between images, s_deq between the K passes of an image and s_probe between the P probes of
@@ -67,25 +69,28 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False) -> dict[str, f
     Args:
         estimates: (K, P, N) as in `LikelihoodOutput`.
         exact_trace: whether there are no probes, so that they cause no error.
+        dequantized: whether the passes differ in dequantization noise; else that causes no error.
 
     Returns:
-        "probe", "dequantization", "images": the square roots of the three terms, and "total". A part that one draw
-        alone cannot show (P = 1, K = 1 or N = 1) is NaN and, but for the last, contained in the next part.
+        "probe", "dequantization", "images": the square roots of the three terms, and "total". What one draw alone
+        cannot show is NaN: a part whose P or K is 1 is contained in the next one instead, and one image (N = 1) says
+        nothing of "images" and "total".
     """
     passes, probes, n = estimates.shape
 
     def variance(values: Tensor, dim: int) -> float:
         return values.var(dim).mean().item() if values.shape[dim] > 1 else math.nan
 
-    def beyond(observed: float, explained: float) -> float:
-        return max(0.0, observed - explained) if not math.isnan(explained) else observed
+    def beyond(observed: float, *explained: float) -> float:
+        left = observed - sum(part for part in explained if not math.isnan(part))
+        return 0.0 if left < 0 else left  # NaN stays
 
     # Variances of the mean over the draws of one image, from the innermost level outwards.
     probe = 0.0 if exact_trace else variance(estimates, 1) / (passes * probes)
-    dequantization = beyond(variance(estimates.mean(1), 0) / passes, probe)
+    dequantization = beyond(variance(estimates.mean(1), 0) / passes, probe) if dequantized else 0.0
     total = variance(estimates.mean((0, 1)), 0)
-    draws = sum(part for part in (probe, dequantization) if not math.isnan(part))
-    parts = {"probe": probe, "dequantization": dequantization, "images": beyond(total, draws), "total": total}
+    images = beyond(total, probe, dequantization)
+    parts = {"probe": probe, "dequantization": dequantization, "images": images, "total": total}
     return {name: math.sqrt(part / n) for name, part in parts.items()}
 
 
@@ -118,12 +123,12 @@ def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, varia
 
 def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-5, variable=None):
     """See `ScoreSdePipeline.interpolate`."""
-    if not isinstance(steps, int) or steps < 2:
+    if not whole_number(steps) >= 2:
         raise ValueError(f"`steps` must be an integer of at least 2 (both ends are included), but is {steps!r}.")
     ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
     if ends[0].shape != ends[1].shape:
         raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels = Guidance(pipe, len(ends[0]), class_labels).labels
+    labels, steps = Guidance(pipe, len(ends[0]), class_labels).labels, whole_number(steps)
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
     path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
@@ -166,10 +171,10 @@ def image_bits_per_dim(
     variable=None,
 ) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
-    pixels, given = pipe.pixel_format, levels
-    levels = pixels.levels if levels is None else levels
-    if levels is not None and (not isinstance(levels, int) or levels < 2):
+    if levels is not None and not whole_number(levels) >= 2:
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
+    pixels, given = pipe.pixel_format, None if levels is None else whole_number(levels)
+    levels = pixels.levels if given is None else given
     foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
     if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
         raise ValueError(
@@ -178,14 +183,16 @@ def image_bits_per_dim(
         )
     unit = checked_images(pipe, "images", images, given)
     dequantize = levels is not None if dequantize is None else dequantize
-    if dequantize and levels is None:
-        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
-    if not isinstance(dequantize, int) or dequantize < 0:
+    passes = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
+    if not passes >= 0:
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
+    if passes and levels is None:
+        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
     if isinstance(generator, list) and len(generator) != len(unit):
         raise ValueError(f"`generator` is a list of {len(generator)}, but there are {len(unit)} images.")
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
+    require_unbounded(scheduler)
     start, end = likelihood_start(scheduler, eps), scheduler.start_time
     guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
     check_probes(probes, probe_distribution, unit.shape)
@@ -198,8 +205,8 @@ def image_bits_per_dim(
     # their own units, in which they span pixels.high - pixels.low.
     log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
-    for _ in range(max(1, int(dequantize))):
-        if dequantize:
+    for _ in range(max(1, passes)):
+        if passes:
             bins = (unit * (levels - 1)).round()
             x = low + (high - low) * (bins + draw(torch.rand, unit, generator)) / levels
         else:
@@ -212,17 +219,29 @@ def image_bits_per_dim(
         latents.append(z.float())
         nfe += flow.nfe
     estimates = torch.stack(estimates)
-    errors = standard_errors(estimates, exact)
+    errors = standard_errors(estimates, exact, dequantized=passes > 0)
     return LikelihoodOutput(estimates.mean((0, 1)), estimates, errors, latents[0], nfe, rtol, atol)
+
+
+def require_unbounded(scheduler) -> None:
+    """Raise a ValueError if the scheduler clips: its samples are then not those of the ODE, whose density is known."""
+    if scheduler.denoised_range.bounded:
+        keys = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
+        given = ", ".join(f"`{key}`={scheduler.config[key]!r}" for key in keys if scheduler.config[key] is not None)
+        raise ValueError(
+            f"The scheduler bounds E[x_0 | x_t] ({given}), and the likelihood of what it draws is not known. That of "
+            "the network without bounds is: `pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, "
+            "clip_denoised=None, dynamic_thresholding_ratio=None, sample_max_value=None)`."
+        )
 
 
 def likelihood_start(scheduler, eps: float) -> float:
     """The time at which the images are taken to be: eps, or the earliest one that SDE and network know."""
-    if not (isinstance(eps, (int, float)) and 0 < eps < scheduler.start_time):
+    if not 0 < real_number(eps) < scheduler.start_time:
         raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
     sde, trained = scheduler.sde, scheduler.training_sde
     cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
-    return max(eps, sde.smallest_time, cleanest)
+    return max(real_number(eps), sde.smallest_time, cleanest)
 
 
 def prior_logp(scheduler, z: Tensor) -> Tensor:
@@ -249,10 +268,10 @@ def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
     if isinstance(probes, str):
         d = like[0].numel()
         return torch.eye(d, dtype=torch.float64, device=like.device).view(d, 1, *like.shape[1:]).expand(d, *like.shape)
-    if isinstance(probes, Tensor):
+    if isinstance(probes, Tensor) and probes.ndim:
         return probes.to(like.device, torch.float64).view(-1, *like.shape)
     source = rademacher if distribution == "rademacher" else torch.randn
-    return torch.stack([draw(source, like, generator) for _ in range(probes)])
+    return torch.stack([draw(source, like, generator) for _ in range(whole_number(probes))])
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
@@ -292,7 +311,7 @@ def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor
 
 def check_solver(rtol, atol, variable) -> None:
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        if not 0 < real_number(value) < math.inf:
             raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
     if variable is not None:
         require_choice("variable", variable, ODE_VARIABLES)
@@ -300,13 +319,13 @@ def check_solver(rtol, atol, variable) -> None:
 
 def check_probes(probes, distribution, shape) -> None:
     require_choice("probe_distribution", distribution, PROBE_DISTRIBUTIONS)
-    if isinstance(probes, Tensor):
+    if isinstance(probes, Tensor) and probes.ndim:
         good = probes.ndim in (4, 5) and probes.shape[-4:] == shape and probes.numel() > 0
         got = f"a tensor of shape {tuple(probes.shape)}"
     elif isinstance(probes, str):
         good, got = probes == "exact", repr(probes)
     else:
-        good, got = isinstance(probes, int) and not isinstance(probes, bool) and probes >= 1, repr(probes)
+        good, got = whole_number(probes) >= 1, repr(probes)
     if not good:
         size = ", ".join(map(str, shape))
         raise ValueError(

@@ -19,11 +19,14 @@ An SDE that ends in pure noise (alpha = 0) has no uniform half_log_snr. There "l
 log(1 + alpha^2 / sigma^2) / 2, which is the same where images are to be seen, and weighs by 1 + s^2 more.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.scalars import real_number
 
 OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
 
@@ -60,18 +63,23 @@ class DenoisingScoreMatching:
                 '`objective`="discrete" draws entries of a noise table: the network must have `time_input`="index", '
                 f"but has {parameterization.time_input!r}."
             )
-        if not 0 < eps < 1:
+        if not 0 < real_number(eps) < 1:
             raise ValueError(f"`eps` must lie in (0, 1), but is {eps!r}.")
-        if not (sigma_data > 0 and log_sigma_std > 0):
+        if not (0 < real_number(sigma_data) < math.inf and 0 < real_number(log_sigma_std) < math.inf):
             raise ValueError(
-                f"`sigma_data` and `log_sigma_std` must be above 0, but are {sigma_data!r} and {log_sigma_std!r}."
+                "`sigma_data` and `log_sigma_std` must be finite and above 0, but are "
+                f"{sigma_data!r} and {log_sigma_std!r}."
             )
         self.parameterization = parameterization
         self.sde = parameterization.sde
         self.objective = objective
         self.reduce_mean = reduce_mean
-        self.eps = max(eps, self.sde.smallest_time)
-        self.sigma_data, self.log_sigma_mean, self.log_sigma_std = sigma_data, log_sigma_mean, log_sigma_std
+        if not -math.inf < real_number(log_sigma_mean) < math.inf:
+            raise ValueError(f"`log_sigma_mean` must be a finite number, but is {log_sigma_mean!r}.")
+        self.eps = max(real_number(eps), self.sde.smallest_time)
+        self.sigma_data, self.log_sigma_mean, self.log_sigma_std = map(
+            real_number, (sigma_data, log_sigma_mean, log_sigma_std)
+        )
         self.ends = torch.tensor([self.eps, 1.0], dtype=torch.float64)
         self.to_pure_noise = (-self.sde.half_log_snr(self.ends[1])).exp() > PURE_NOISE
 
@@ -133,9 +141,10 @@ class DenoisingScoreMatching:
         """
         require_network_fits(getattr(network, "config", None), self.parameterization)
         alpha, sigma = self.parameterization.kernel(x_0, t)
-        network_time = self.parameterization.network_time(t).float().to(x_0.device, non_blocking=True)
+        precision = torch.promote_types(x_0.dtype, torch.float32)
+        network_time = self.parameterization.network_time(t).to(precision).to(x_0.device, non_blocking=True)
         output = network(alpha * x_0 + sigma * noise, network_time, class_labels).sample
         # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
-        error = (output.float() - self.parameterization.target(x_0, noise, t)).square().flatten(1)
+        error = (output.to(precision) - self.parameterization.target(x_0, noise, t)).square().flatten(1)
         per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
         return per_image * expand_like(self.output_weight(t), per_image)

@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
+from sde_diffusers.scalars import real_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 TASK = "unconditional-image-generation"
@@ -106,7 +107,7 @@ def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) ->
     if not datasets:
         raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
     for name, value in metrics.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if not math.isfinite(real_number(value)):
             raise ValueError(f"`metrics` must be finite numbers, but {name} is {value!r}.")
     return [
         EvalResult(
@@ -115,7 +116,7 @@ def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) ->
             dataset_name=datasets[0].split("/")[-1],
             metric_type=re.sub(r"\W+", "_", name.lower()),
             metric_name=name,
-            metric_value=value,
+            metric_value=real_number(value),
         )
         for name, value in metrics.items()
     ]
@@ -131,7 +132,7 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
     network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
     size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
-    height, width = [size] * 2 if isinstance(size, int) else size
+    height, width = [size] * 2 if isinstance(size, int) else size or ("height", "width")
     images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
     sde = scheduler.get("sde")
     sde = getattr(GaussianSDE.registered.get(sde), "title", None) or sde

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -156,10 +157,10 @@ class Downsampling(LinearOperator):
     """
 
     def __init__(self, factor: int):
-        if not isinstance(factor, int) or factor < 2:
+        if not whole_number(factor) >= 2:
             raise ValueError(f"`factor` must be an integer above 1, but is {factor!r}.")
-        self.factor = factor
-        self.gram = 1 / factor**2
+        self.factor = whole_number(factor)
+        self.gram = 1 / self.factor**2
 
     def measurement_shape(self, image_shape):
         n, c, height, width = image_shape
@@ -232,7 +233,7 @@ class GaussianBlur(Blur):
     """
 
     def __init__(self, std: float):
-        require_positive(std=std)
+        (std,) = require_positive(std=std)
         self.std = std
         self._axes = {}
 
@@ -316,7 +317,7 @@ def random_mask(shape: tuple[int, ...], share: float, generator=None) -> Tensor:
     Raises:
         ValueError: unless 0 < share < 1.
     """
-    if not 0 < share < 1:
+    if not 0 < real_number(share) < 1:
         raise ValueError(f"`share` must lie between 0 and 1, but is {share!r}.")
     noise = torch.rand(shape, generator=generator).flatten(-2)
     return (noise.argsort(-1).argsort(-1) < round(share * noise.shape[-1])).view(shape)

@@ -22,10 +22,12 @@ still tell what the network thinks of it.
 """
 
 import difflib
+import math
 
 import torch
 from torch import Tensor
 
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
@@ -74,15 +76,18 @@ class Parameterization:
     def __init__(self, sde, prediction_type, time_input, image_range, num_train_timesteps=1000):
         require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         require_choice("time_input", time_input, TIME_INPUTS)
-        if len(image_range) != 2 or not image_range[0] < image_range[1]:
-            raise ValueError(f"`image_range` must be (low, high) with low < high, but is {image_range!r}.")
-        if not isinstance(num_train_timesteps, int) or num_train_timesteps < 2:
+        low, high = map(real_number, image_range if len(image_range) == 2 else (1, 0))
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(
+                f"`image_range` must be finite numbers (low, high) with low < high, but is {image_range!r}."
+            )
+        if not whole_number(num_train_timesteps) >= 2:
             raise ValueError(f"`num_train_timesteps` must be an integer above 1, but is {num_train_timesteps!r}.")
         self.sde = sde
         self.prediction_type = prediction_type
         self.time_input = time_input
-        self.image_range = tuple(float(bound) for bound in image_range)
-        self.table_length = getattr(sde, "num_betas", num_train_timesteps)
+        self.image_range = (float(low), float(high))
+        self.table_length = getattr(sde, "num_betas", whole_number(num_train_timesteps))
 
     # How the network is asked.
 

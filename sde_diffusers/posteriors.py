@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sde_diffusers.operators import LinearOperator
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -124,7 +125,7 @@ class PiGDM(PosteriorMethod):
     sigma_data: float = 0.5
 
     def __post_init__(self):
-        require_positive(sigma_data=self.sigma_data)
+        (self.sigma_data,) = require_positive(sigma_data=self.sigma_data)
 
     def weight(self, measurement, denoised, covariance, noise_level):
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
@@ -150,7 +151,7 @@ class DPS(PosteriorMethod):
     sigma_data: float = 0.5
 
     def __post_init__(self):
-        require_positive(step=self.step, sigma_data=self.sigma_data)
+        self.step, self.sigma_data = require_positive(step=self.step, sigma_data=self.sigma_data)
 
     def weight(self, measurement, denoised, covariance, noise_level):
         operator = measurement.operator
@@ -184,10 +185,11 @@ class MMPS(PosteriorMethod):
     damping: float = 0.1
 
     def __post_init__(self):
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if not whole_number(self.steps) >= 1:
             raise ValueError(f"`steps` must be a positive integer, but is {self.steps!r}.")
-        if not 0 <= self.damping < math.inf:
+        if not 0 <= real_number(self.damping) < math.inf:
             raise ValueError(f"`damping` must be a finite number of at least 0, but is {self.damping!r}.")
+        self.steps, self.damping = whole_number(self.steps), real_number(self.damping)
 
     @property
     def products(self) -> int:

@@ -27,11 +27,12 @@ from diffusers import (
 
 from sde_diffusers import (
     VESDE,
+    ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.convert import from_diffusers
+from sde_diffusers.convert import from_diffusers, to_diffusers
 
 
 def ddpm_unet(**options):
@@ -99,6 +100,39 @@ def test_ddim_draws_the_same_images(beta_schedule, prediction_type):
     theirs = pipe(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="np").images
     torch.testing.assert_close(ours.images, torch.tensor(theirs).permute(0, 3, 1, 2), rtol=0, atol=2e-3)
     assert ours.nfe == 10
+
+
+@pytest.mark.parametrize(
+    "bounds, key",
+    [
+        ({"clip_sample": True}, "clip_denoised"),
+        ({"clip_sample": True, "clip_sample_range": 0.5}, "clip_denoised"),
+        ({"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3.0}, "sample_max_value"),
+    ],
+)
+def test_bounds_on_x_0_go_there_and_back(bounds, key, tmp_path):
+    """The images are DDIM's with the same bounds; likelihoods are not claimed for them."""
+    ddim = DDIMScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", **bounds)
+    pipe = DDIMPipeline(unet=ddpm_unet(), scheduler=ddim)
+    converted = from_diffusers(pipe)
+    exported = to_diffusers(converted, tmp_path / "exported").scheduler.config
+    assert all(exported[name] == value for name, value in bounds.items())
+    converted.scheduler = ScoreSdeExponentialScheduler.from_config(
+        converted.scheduler.config, solver_order=1, time_grid="uniform", sampling_eps=0.1
+    )
+    for p in (pipe, converted):
+        p.set_progress_bar_config(disable=True)
+    ours = converted(2, num_inference_steps=10, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    theirs = pipe(
+        2,
+        num_inference_steps=10,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+        use_clipped_model_output=True,  # the noise that fits x_0
+    ).images
+    torch.testing.assert_close(ours, torch.tensor(theirs).permute(0, 3, 1, 2), rtol=0, atol=2e-3)
+    with pytest.raises(ValueError, match=f"`{key}`.*from_config"):
+        converted.bits_per_dim(torch.zeros(1, 3, 16, 16))
 
 
 @pytest.mark.parametrize("cls", [ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler])

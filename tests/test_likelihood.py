@@ -317,9 +317,53 @@ def test_standard_errors_tell_their_sources_apart():
     for name, deviation in deviations.items():
         assert errors[name] == pytest.approx(deviation / math.sqrt(draws[name]), rel=0.05)
     assert errors["total"] ** 2 == pytest.approx(sum(errors[name] ** 2 for name in deviations))
-    single = standard_errors(estimates[:1, :1])
-    assert math.isnan(single["probe"]) and math.isnan(single["dequantization"])
-    assert single["images"] == single["total"]
+
+
+@pytest.mark.parametrize(
+    "shape, options, unknown",
+    [
+        ((1, 5, 9), {}, {"dequantization"}),
+        ((1, 1, 9), {}, {"dequantization", "probe"}),
+        ((4, 1, 9), {}, {"probe"}),
+        ((1, 1, 9), {"exact_trace": True}, {"dequantization"}),
+        ((4, 1, 9), {"exact_trace": True}, set()),
+        ((1, 1, 9), {"exact_trace": True, "dequantized": False}, set()),
+        ((1, 5, 9), {"dequantized": False}, set()),
+        ((4, 5, 1), {}, {"images", "total"}),
+        ((1, 5, 1), {}, {"dequantization", "images", "total"}),
+    ],
+)
+def test_standard_errors_are_nan_where_one_draw_cannot_show_them(shape, options, unknown):
+    g = torch.Generator().manual_seed(0)
+    estimates, passes, images = (
+        torch.randn(size, generator=g, dtype=torch.float64) for size in (shape, (shape[0], 1, 1), (1, 1, shape[2]))
+    )
+    errors = standard_errors(estimates + passes + 9 * images, **options)
+    assert {name for name, error in errors.items() if math.isnan(error)} == unknown
+    assert options.get("exact_trace", False) == (errors["probe"] == 0)
+    assert options.get("dequantized", True) or errors["dequantization"] == 0
+    if "images" not in unknown:  # each part that is not known is in the next one
+        known = sum(errors[name] ** 2 for name in ("probe", "dequantization", "images") if name not in unknown)
+        assert known == pytest.approx(errors["total"] ** 2)
+
+
+@pytest.mark.parametrize("passes, probes", [(4, 5), (1, 5), (4, 1), (1, 1)])
+def test_standard_errors_cover_what_causes_them(passes, probes):
+    """By repetition: each part, with what it contains, is within 1.96 standard errors of 0 in 95 % of the draws."""
+    g, n, repetitions = torch.Generator().manual_seed(0), 100, 1000
+    sources = {"probe": (passes, probes, n), "dequantization": (passes, 1, n), "images": (1, 1, n)}
+    covered = dict.fromkeys([*sources, "total"], 0)
+    for _ in range(repetitions):
+        draws = {name: torch.randn(shape, generator=g, dtype=torch.float64) for name, shape in sources.items()}
+        errors, carried = standard_errors(sum(draws.values())), 0.0
+        for name, values in draws.items():
+            carried += values.mean().item()
+            if not math.isnan(errors[name]):
+                covered[name] += abs(carried) <= 1.96 * errors[name]
+                carried = 0.0
+        covered["total"] += abs(sum(values.mean().item() for values in draws.values())) <= 1.96 * errors["total"]
+    expected = {name: 0.95 for name in covered if not math.isnan(errors[name])}
+    assert {name: covered[name] / repetitions for name in expected} == pytest.approx(expected, abs=0.03)
 
 
 def test_one_seed_one_value_and_batches_do_not_matter():

@@ -228,6 +228,27 @@ def test_one_error_has_one_loss(sde, name):
         torch.testing.assert_close(value, values[0], rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_double_precision_passes_through(prediction_type):
+    """The loss of float64 images and answers is theirs to the last digits, and so is its gradient."""
+    loss = objective(VPSDE(), "edm", prediction_type)
+    x_0, noise = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    times = []
+
+    def of_weight(w):
+        network = lambda x, time, _: times.append(time) or SimpleNamespace(sample=w * x)  # noqa: E731
+        return loss(network, x_0, noise, t).sum()
+
+    w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(of_weight, (w,))
+    x = loss.parameterization.kernel(x_0, t)
+    error = w * (x[0] * x_0 + x[1] * noise) - loss.parameterization.target(x_0, noise, t)
+    expected = (error.square().flatten(1).mean(1) * loss.output_weight(t)).sum()
+    torch.testing.assert_close(of_weight(w), expected, rtol=1e-12, atol=0)
+    assert times[0].dtype == torch.float64
+
+
 def test_reduce_mean(sde):
     """The mean over an image's dimensions, or half the sum as in the paper's code."""
     x_0, noise = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))

@@ -473,6 +473,57 @@ def test_our_network_runs_under_diffusers_schedulers(scheduler):
     assert x.shape == (2, 1, 8, 8) and torch.isfinite(x).all()
 
 
+BOUNDS = [{"clip_denoised": True}, {"clip_denoised": 0.5}, {"dynamic_thresholding_ratio": 0.5, "sample_max_value": 4}]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("sampling_sde", [None, "ve", "flow"])
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_bounds_on_x_0(cls, sampling_sde, bounds):
+    """Where x_0 is in the range they change nothing; where it is not, it is brought there, and the noise fits it."""
+    options = {"sde": "vp", "sampling_sde": sampling_sde, "prediction_type": "sample"}
+    free, bounded = cls(**options), cls(**options, **bounds)
+    for scheduler in (free, bounded):
+        scheduler.set_timesteps(6)
+    x, noise = start(free, 4), torch.zeros(4, 2, 1, 1).double()
+    within = torch.full_like(x, 0.4)
+    for k in range(len(free.times)):
+        arguments = {"timestep": free.timesteps[k], "sample": x, "variance_noise": noise}
+        output = bounded.step(within, **arguments)
+        torch.testing.assert_close(
+            output.prev_sample, free.step(within, **arguments).prev_sample, rtol=1e-9, atol=1e-9
+        )
+    beyond = torch.tensor([3.0, -1.0]).double().reshape(1, 2, 1, 1).expand_as(x)
+    width = bounds.get("clip_denoised", 1)
+    expected = beyond / 2 if "sample_max_value" in bounds else beyond.clamp(-width, width)
+    if "sample_max_value" in bounds:  # the median is 2
+        expected = expected.clamp(-1, 1)
+    for scheduler in (free, bounded):
+        scheduler.set_timesteps(6)
+    for k in range(len(free.times)):
+        arguments = {"timestep": free.timesteps[k], "sample": x, "variance_noise": noise}
+        output = bounded.step(beyond, **arguments)
+        torch.testing.assert_close(output.pred_original_sample, expected, rtol=1e-9, atol=1e-9)
+        fitting = free.step(expected, **arguments).prev_sample
+        torch.testing.assert_close(output.prev_sample, fitting, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"clip_denoised": -1.0}, "clip_denoised"),
+        ({"clip_denoised": "yes"}, "clip_denoised"),
+        ({"dynamic_thresholding_ratio": 1.5}, "dynamic_thresholding_ratio"),
+        ({"dynamic_thresholding_ratio": True}, "dynamic_thresholding_ratio"),
+        ({"dynamic_thresholding_ratio": 0.9, "sample_max_value": 0.5}, "sample_max_value"),
+        ({"sample_max_value": 2.0}, "sample_max_value"),
+    ],
+)
+def test_bad_bounds_are_refused(options, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        ScoreSdeExponentialScheduler(**options)
+
+
 def test_euler_is_ddim():
     """On a DDPM table our Euler steps are diffusers' DDIM steps, network labels included."""
     ddim = DDIMScheduler(timestep_spacing="trailing", clip_sample=False)

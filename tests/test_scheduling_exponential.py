@@ -151,6 +151,61 @@ def test_the_sde_solver_converges_to_the_moments(sde, eta, algorithm, order, tol
     assert mean < 1e-5 and fine < tolerance and fine < 0.7 * coarse + 2e-3
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_many_steps_from_pure_noise(eta):
+    """Estimates at u = 1, where alpha is 0 in float64 for several steps, do not count twice."""
+    scheduler = ScoreSdeExponentialScheduler(
+        sde="vp", beta_max=1e5, prediction_type="sample", time_grid="uniform", eta=eta, sampling_eps=1e-4
+    )
+    scheduler.set_timesteps(2000)
+    assert (scheduler.sde.alpha(scheduler.times) == 0).sum() > 10
+    x = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    for t in scheduler.timesteps:  # data of one value: the state's mean is alpha times that
+        x = scheduler.step(torch.ones_like(x), t, x, variance_noise=torch.zeros_like(x)).prev_sample
+        if scheduler.step_index < len(scheduler.times):
+            alpha = scheduler.sde.alpha(scheduler.times[scheduler.step_index])
+            assert x.item() == pytest.approx(alpha.item(), rel=1e-3, abs=1e-6)
+
+
+# sde, algorithm, solver_order, eta, steps, whether it can be done
+MUCH_NOISE = [
+    ("vp", "data", 3, 3.0, 20, False),  # came out 1.56 times as wide
+    ("ve", "data", 3, 30.0, 500, False),  # 1,501 times
+    ("sub_vp", "data", 1, 100.0, 50, False),  # collapsed
+    ("vp", "noise", 1, 0.5, 20, False),  # 2.1 times
+    ("flow", "noise", 3, 3.0, 10, False),
+    ("vp", "data", 3, 2.0, 10, True),  # in order 2
+    ("flow", "data", 3, 3.0, 100, True),
+    ("ve", "noise", 3, 2.0, 20, True),  # in order 1
+    ("cosine_vp", "data", 2, 10.0, 2000, True),
+]
+
+
+@pytest.mark.parametrize("sde, algorithm, order, eta, steps, possible", MUCH_NOISE)
+def test_much_noise_is_sampled_right_or_refused(sde, algorithm, order, eta, steps, possible):
+    scheduler = ScoreSdeExponentialScheduler(sde=sde, algorithm=algorithm, solver_order=order, eta=eta)
+    if possible:
+        scheduler.set_timesteps(steps)
+        assert 1 <= scheduler.held_order <= order
+        width = (scheduler.parameterization.image_range[1] - scheduler.parameterization.image_range[0]) / 4
+        assert scheduler._width_left(steps, scheduler.held_order, eta, width) == pytest.approx(width, rel=0.15)
+    else:
+        with pytest.raises(ValueError, match="`eta`.*steps"):
+            scheduler.set_timesteps(steps)
+
+
+@pytest.mark.parametrize(
+    "algorithm, order, eta", [("data", 3, 0.0), ("data", 3, 1.0), ("data", 2, 2.0), ("noise", 3, 1)]
+)
+@pytest.mark.parametrize("sde", ["ve", "flow"])
+def test_the_width_is_known_before_the_steps_are_taken(sde, algorithm, order, eta):
+    """What the recursion says beforehand is what the steps themselves do."""
+    scheduler = ScoreSdeExponentialScheduler(sde=sde, algorithm=algorithm, solver_order=order, eta=eta)
+    _, covariance = moments_after(scheduler, Gaussian([0.0], [[0.3**2]]), 40)
+    expected = scheduler._width_left(40, scheduler.held_order, eta, 0.3)
+    assert covariance.sqrt().item() == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize(
     "cls, options",

@@ -112,7 +112,8 @@ def main(arguments: list[str]) -> int:
     rules = {key: rule for key, rule in RUN_RULES.items() if key.startswith("data.")}
     try:
         config = merge(ShownConfig, rules, [], options.keys, data={"dataset": options.dataset})
-        return show(config.data, options.picture, options.json)
+        picture, listing = (path and path.expanduser() for path in (options.picture, options.json))
+        return show(config.data, picture, listing)
     except ConfigError as error:
         print(f"ConfigError: {error}", file=sys.stderr)
         return 1

@@ -56,7 +56,8 @@ def from_diffusers(pipe_or_path, recorded=None):
         `ScoreSdePipeline`, with a `ScoreSdeProbabilityFlowScheduler` for DDPM-like schedulers (DDPM, DDIM and all
         others that hold `betas`; what counts are their `alphas_cumprod`, SNR-shifted ones too) and for flow-matching
         ones, whose `shift` becomes that of the SDE it is sampled with (its Euler steps are theirs), and a
-        `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`.
+        `ScoreSdePredictorCorrectorScheduler` for `ScoreSdeVeScheduler`. Bounds on x_0 (`clip_sample`, `thresholding`)
+        are taken over; `from_config(..., clip_denoised=None)` takes them off.
 
     Raises:
         ValueError: if a folder names other libraries than this package, diffusers and transformers; if the pipeline
@@ -171,4 +172,12 @@ def _table_sampler(scheduler):
         prediction_type=config.get("prediction_type", "epsilon"),  # RePaintScheduler knows no other
         num_train_timesteps=len(betas),
         time_grid=grids[0] if grids else None,
+        **_bounds(config),
     )
+
+
+def _bounds(config):
+    """The bounds on x_0 with which networks are sampled there; thresholding comes before clipping."""
+    if config.get("thresholding"):
+        return {key: config[key] for key in ("dynamic_thresholding_ratio", "sample_max_value")}
+    return {"clip_denoised": config.get("clip_sample_range") or 1.0} if config.get("clip_sample") else {}

@@ -97,9 +97,18 @@ def _ddpm_scheduler(scheduler):
         num_train_timesteps=len(betas),
         trained_betas=betas.tolist(),
         prediction_type=prediction,
-        clip_sample=False,
+        **_bounds(scheduler),
         timestep_spacing="trailing",  # begins at the noisiest level, as our samplers do
     )
+
+
+def _bounds(scheduler):
+    """What bounds x_0, under the names of diffusers."""
+    bounds = scheduler.denoised_range
+    if bounds.ratio is not None:
+        names = {"dynamic_thresholding_ratio": bounds.ratio, "sample_max_value": bounds.largest}
+        return {"clip_sample": False, "thresholding": True, **names}
+    return {"clip_sample": True, "clip_sample_range": bounds.width} if bounds.bounded else {"clip_sample": False}
 
 
 def _unet2d(unet):

@@ -8,6 +8,8 @@ the one before, then a mean over the image and a linear layer. Like a denoiser (
 scaled to unit variance: x_t of any SDE is of that form once divided by alpha, with noise_level = sigma / alpha.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -19,6 +21,7 @@ from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import Downsample, FourierFeatures, ResidualBlock, conv2d, linear
+from sde_diffusers.scalars import plain_config, real_number, whole_number
 
 
 class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
@@ -58,17 +61,18 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         class_names=None,
     ):
         super().__init__()
+        self.register_to_config(**plain_config(self.config))
         counts = {"in_channels": in_channels, "layers_per_block": layers_per_block, "patch_size": patch_size}
         for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
+            if not whole_number(value) >= 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if not isinstance(num_classes, int) or num_classes < 2:
+        if not whole_number(num_classes) >= 2:
             raise ValueError(f"`num_classes` must be an integer above 1, got {num_classes!r}.")
-        if not block_out_channels or any(not isinstance(n, int) or n < 2 for n in block_out_channels):
+        if not block_out_channels or any(not whole_number(n) >= 2 for n in block_out_channels):
             raise ValueError(f"`block_out_channels` must be integers above 1, got {block_out_channels!r}.")
-        if not 0 <= dropout < 1:
+        if not 0 <= real_number(dropout) < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}.")
-        if not sigma_data > 0:
+        if not 0 < real_number(sigma_data) < math.inf:
             raise ValueError(f"`sigma_data` must be positive, got {sigma_data!r}.")
         PixelFormat.of(value_dtype, value_range)  # refuses what is none
         check_class_names(class_names, num_classes)

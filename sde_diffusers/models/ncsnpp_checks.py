@@ -1,5 +1,9 @@
 """What an `NCSNppUNet2DModel` can be built of."""
 
+import math
+
+from sde_diffusers.scalars import real_number, whole_number
+
 
 def check_ncsnpp_config(config):
     """Raise a ValueError that names the first argument with a value that is not allowed."""
@@ -9,7 +13,7 @@ def check_ncsnpp_config(config):
             raise ValueError(f"`{name}` must be {allowed}, got {config[name]!r}.")
 
     def is_count(value):
-        return isinstance(value, int) and value >= 1
+        return whole_number(value) >= 1
 
     for name, choices in {
         "time_embedding_type": ("fourier", "positional"),
@@ -25,8 +29,8 @@ def check_ncsnpp_config(config):
         check(is_count(config[name]), name, "a positive integer")
     for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
         check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
-    sides = [config.sample_size] if isinstance(config.sample_size, int) else config.sample_size
-    check(len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
+    sides = config.sample_size if isinstance(config.sample_size, (list, tuple)) else [config.sample_size]
+    check(0 < len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
     widths = config.block_out_channels
     check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
     groups = config.norm_num_groups or 1
@@ -36,11 +40,15 @@ def check_ncsnpp_config(config):
     check(width >= 2, base, "at least 2 for the first convolution (width of the time features)")
     check(width % groups == 0, base, f"a multiple of norm_num_groups={groups}")
     check(len(config.fir_kernel) >= 2 and sum(config.fir_kernel), "fir_kernel", "two or more taps, sum not 0")
-    check(0 <= config.dropout < 1, "dropout", "in [0, 1)")
-    check(config.label_dropout is None or 0 <= config.label_dropout < 1, "label_dropout", "None or in [0, 1)")
+    check(0 <= real_number(config.dropout) < 1, "dropout", "in [0, 1)")
+    check(
+        config.label_dropout is None or 0 <= real_number(config.label_dropout) < 1,
+        "label_dropout",
+        "None or in [0, 1)",
+    )
     low, high = config.image_range
     check(low < high, "image_range", "(low, high) with low < high")
-    check(config.sigma_data > 0, "sigma_data", "positive")
+    check(0 < real_number(config.sigma_data) < math.inf, "sigma_data", "positive")
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")

@@ -39,6 +39,7 @@ from sde_diffusers.models.layers import (
 )
 from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
 from sde_diffusers.models.presets import NCSNPP_PRESETS
+from sde_diffusers.scalars import plain_config
 
 
 class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
@@ -141,6 +142,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         label_dropout=None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
+        self.register_to_config(**plain_config(self.config))
         check_ncsnpp_config(self.config)
         PixelFormat.of(value_dtype, value_range)  # refuses what is none
         check_class_names(class_names, num_class_embeds)
@@ -152,7 +154,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         levels = range(len(block_out_channels))
         image_in = in_channels * patch_size**2
         image_out = (out_channels or in_channels) * patch_size**2
-        side = -(-(sample_size if isinstance(sample_size, int) else max(sample_size)) // patch_size)
+        side = -(-max(sample_size if isinstance(sample_size, (list, tuple)) else [sample_size]) // patch_size)
         attends = [-(-side // 2**level) in attention_resolutions for level in levels]
         self.gradient_checkpointing = False
 

@@ -28,6 +28,8 @@ class CodesAndLikelihoodsMixin:
     ) -> Tensor | ProbabilityFlowOutput:
         """Latent codes of images: the probability flow ODE from `scheduler.sampling_eps` to t = 1.
 
+        It is the network's own, also where the scheduler bounds E[x_0 | x_t] (`clip_denoised`).
+
         Args:
             images: (N, C, H, W) uint8, or floating point in [0, 1].
             class_labels: as in `__call__`.
@@ -125,7 +127,8 @@ class CodesAndLikelihoodsMixin:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).
 
         Raises:
-            ValueError: on arguments of a wrong shape or out of range.
+            ValueError: on arguments of a wrong shape or out of range; if the scheduler bounds E[x_0 | x_t]
+                (`clip_denoised`, dynamic thresholding), since what it draws has another density.
             RuntimeError: if the network's answers are not finite.
         """
         return image_bits_per_dim(

@@ -20,6 +20,7 @@ from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
+from sde_diffusers.scalars import real_number, whole_number
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
@@ -145,7 +146,9 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is not None:
             image = self._start_image(image, strength)
             batch_size = len(image) if batch_size == 1 else batch_size
-        shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs)
+        size = None if image is None else image.shape[2:]
+        shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs, size)
+        batch_size = shape[0]
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
         guidance = Guidance(
@@ -154,7 +157,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
-        if image is not None and int(steps * strength) == 0:
+        steps_left = 0 if image is None else int(self.scheduler.num_inference_steps * real_number(strength))
+        if image is not None and steps_left == 0:
             raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
 
         # The state stays in float32, whatever the network computes in.
@@ -164,7 +168,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is None:
             x = latents * self.scheduler.init_noise_sigma
         else:
-            t = self.scheduler.start_late(int(steps * strength))
+            t = self.scheduler.start_late(steps_left)
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
         x = self._walk(x, guidance, guidance, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self._images(x, output_type, data_units)
@@ -247,25 +251,31 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
     # Arguments and results.
 
-    def _check(self, batch_size, generator, latents, output_type, callback_inputs) -> tuple[int, ...]:
-        """Refuse what cannot be sampled; the shape of the images otherwise."""
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+    def _check(self, batch_size, generator, latents, output_type, callback_inputs, size=None) -> tuple[int, ...]:
+        """Refuse what cannot be sampled; the shape of the images otherwise: `size` (H, W) if given, or that of the
+        latents, which may be any, or the network's own."""
+        n, channels = whole_number(batch_size), self.unet.config.in_channels
+        if not n >= 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if output_type == "pil":
-            require_pil_mode(self.pixel_format, self._image_shape[0])
-        if isinstance(generator, list) and len(generator) != batch_size:
+            require_pil_mode(self.pixel_format, channels)
+        if isinstance(generator, list) and len(generator) != n:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
         unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
             )
-        shape = (batch_size, *self._image_shape)
-        if latents is not None and (latents.ndim != 4 or latents.shape[:2] != shape[:2]):  # any size of image will do
-            raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
-        return shape
+        if latents is not None:
+            found = tuple(latents.shape)
+            if len(found) != 4 or found[:2] != (n, channels) or (size is not None and found[2:] != tuple(size)):
+                size = ("H", "W") if size is None else size
+                expected = ", ".join(map(str, (n, channels, *size)))
+                raise ValueError(f"`latents` must have shape ({expected}), but have {found}.")
+            size = found[2:]
+        return (n, channels, *(self._image_shape[1:] if size is None else size))
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -284,10 +294,10 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
     def _start_image(self, image, strength) -> Tensor:
         """(N, C, H, W) given images in the network's range, checked."""
-        if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+        if not 0 < real_number(strength) <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
-        image = read_images("image", image, self._image_shape[0], self.pixel_format)
-        if image.shape[1:] != self._image_shape:
+        image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
+        if self.unet.config.sample_size is not None and image.shape[1:] != self._image_shape:
             raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
         return self.scheduler.parameterization.to_model_range(image)
 

@@ -21,6 +21,7 @@ from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Gra
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
 from sde_diffusers.posteriors import POSTERIOR_METHODS, Measurement, PosteriorMethod, posterior_output
+from sde_diffusers.scalars import real_number, whole_number
 
 ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
 
@@ -100,10 +101,11 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         if isinstance(method, str):
             require_choice("method", method, POSTERIOR_METHODS)
             method = POSTERIOR_METHODS[method]()
-        if not isinstance(num_samples, int) or num_samples < 1:
+        if not whole_number(num_samples) >= 1:
             raise ValueError(f"`num_samples` must be a positive integer, but is {num_samples!r}.")
-        if not isinstance(noise_std, (int, float)) or not 0 <= noise_std < math.inf:
+        if not 0 <= real_number(noise_std) < math.inf:
             raise ValueError(f"`noise_std` must be a finite number of at least 0, but is {noise_std!r}.")
+        num_samples, noise_std = whole_number(num_samples), real_number(noise_std)
         self._check_measurement("measurement", measurement, operator)
         method.check(operator, noise_std)
         if output_type == "latent":
@@ -169,7 +171,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 one for each image, or several for one image.
             kwargs: of `__call__`.
         """
-        image = read_images("image", image, self._image_shape[0], self.pixel_format)
+        image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
         operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
         image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
         operator.measurement_shape(tuple(image.shape))
@@ -196,7 +198,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         return self._restore(
-            "image", read_images("image", image, self._image_shape[0], self.pixel_format), Downsampling(factor), kwargs
+            "image",
+            read_images("image", image, self.unet.config.in_channels, self.pixel_format),
+            Downsampling(factor),
+            kwargs,
         )
 
     def deblur(self, image, kernel, noise_std: float = ROUNDING_STD, **kwargs) -> ScoreSdeRestorationOutput | tuple:
@@ -209,8 +214,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             noise_std: of `__call__`; the default is the rounding of 8-bit images, which an inverse blur amplifies.
             kwargs: of `__call__`.
         """
-        operator = GaussianBlur(kernel) if isinstance(kernel, (int, float)) else Convolution(kernel)
-        image = read_images("image", image, self._image_shape[0], self.pixel_format)
+        operator = Convolution(kernel) if math.isnan(real_number(kernel)) else GaussianBlur(kernel)
+        image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
         return self._restore("image", image, operator, {"noise_std": noise_std, **kwargs})
 
     def _restore(self, name, measurement, operator, kwargs):

@@ -17,6 +17,11 @@ the lambda axis, where u saturates, and so a long step in lambda does not extrap
 
 From pure noise (alpha = 0, as at the end of a flow) h is infinite: there the data form leaves
 x_s = alpha_s x_0 + sigma_s (x_t / sigma_t or, with eta above 0, z), and the noise form does not exist.
+
+The state forgets its noise at the rate eta^2 in lambda. Estimates that are further apart have different noise, which
+a polynomial amplifies, and one estimate lags behind the state: with few steps and much noise no order holds. Every
+step being linear in the state and in the estimates, what the steps do to Gaussian images is known before they are
+taken. So the order is the highest, up to `solver_order`, that leaves them as wide as the ODE in the same steps does.
 """
 
 import math
@@ -25,11 +30,16 @@ import numpy as np
 from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
 EXPONENTIAL_FORMS = ("data", "noise")
 GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(64)
+FORGOTTEN = 40.0  # e^-40 is nothing beside 1 in float64
+# By how much noise may change the deviation of Gaussian images, and the deviations for which it is looked at, in units
+# of a quarter of the images' range, which is about that of images.
+HOLDS_WITHIN, GAUSSIAN_IMAGES, NO_WIDTH = 0.25, (1.0, 0.5), 1e-9
 
 
 def lagrange_integrals(nodes, start, end, density, position) -> list[float]:
@@ -50,14 +60,19 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     the ODE's last step integrates the noise to the end, the SDE's returns E[x_0 | x]. Without, they end at eps.
 
     Args:
-        solver_order: 1, 2 or 3; the first steps, which have fewer estimates behind them, are of lower order. With
-            order 1, eta = 0 is DDIM (arXiv 2010.02502) and, with "data", eta = 1 is ancestral sampling.
-        eta: amount of noise, at least 0: 0 solves the ODE, 1 the reverse-time SDE.
+        solver_order: 1, 2 or 3; the first steps, which have fewer estimates behind them, are of lower order, and with
+            eta above 0 all are where it does not hold (see `held_order`). With order 1, eta = 0 is DDIM (arXiv
+            2010.02502) and, with "data", eta = 1 is ancestral sampling.
+        eta: amount of noise, at least 0: 0 solves the ODE, 1 the reverse-time SDE. More noise takes more steps, about
+            as many as its square says: `set_timesteps` raises a `ValueError` where they are too few.
         algorithm: "data" (as DPM-Solver++) or "noise" (as DEIS and DPM-Solver), what is extrapolated. With eta above 0
             "noise" is unstable in few steps.
 
     Raises:
         ValueError: on an unknown `algorithm`, an order other than 1, 2, 3 or a negative or infinite `eta`.
+
+    Attributes (after `set_timesteps`):
+        held_order: the order that is used, at most `solver_order`.
     """
 
     default_time_grid = "noise_share"
@@ -86,11 +101,14 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         solver_order: int = 3,
         eta: float = 0.0,
         algorithm: str = "data",
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("solver_order", solver_order, (1, 2, 3))
         require_choice("algorithm", algorithm, EXPONENTIAL_FORMS)
-        if not 0 <= eta < math.inf:
+        if not 0 <= real_number(eta) < math.inf:
             raise ValueError(f"`eta` must be a finite number of at least 0, but is {eta!r}.")
 
     def _plan(self, n):
@@ -100,30 +118,32 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         self._levels = [*zip(*(values.tolist() for values in kernel), strict=True)]
         if self.final_denoise:  # the data themselves
             self._levels.append((1.0, 0.0, math.inf))
-        self._estimates = []
+        self._estimates, self.held_order = [], self._held_order(n)
         return times[:n], [True] * n
 
     def _update(self, k, x, noise, denoised, draw):
-        (alpha, sigma, _), (_, following_sigma, _) = self._levels[k : k + 2]
-        pure_noise = sigma > alpha * PURE_NOISE
-        if not pure_noise:  # from the noise, so that every prediction and older versions round alike
+        alpha, sigma, _ = self._levels[k]
+        if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
-        self._estimates = [*self._estimates, {"data": denoised, "noise": noise}][-self.config.solver_order :]
-        if following_sigma == 0 and self.config.eta > 0:  # a rough path: its noise cannot be extrapolated
-            return denoised, denoised
-        form = "noise" if following_sigma == 0 else self.config.algorithm
-        form = "data" if pure_noise else form
-        scale, weights, deviation = self._coefficients(k, form)
-        mean = scale * x
-        for weight, estimate in zip(weights, self._estimates, strict=True):
+        self._estimates = [*self._estimates, {"data": denoised, "noise": noise}][-self.held_order :]
+        form, scale, weights, deviation = self._coefficients(k, len(self._estimates), self.config.eta)
+        mean = scale * x if scale else 0.0
+        for weight, estimate in zip(weights, self._estimates[-len(weights) :], strict=True):
             mean = mean + weight * estimate[form]
         return (mean, mean + deviation * draw()) if deviation > 0 else (mean, mean)
 
-    def _coefficients(self, k, form):
-        """Of the state, the last estimates and new noise in step k: the module's two equations."""
-        eta, kappa = self.config.eta, 1 + self.config.eta**2
+    def _coefficients(self, k, order, eta):
+        """What step k extrapolates, and the factors of the state, of the last estimates and of new noise: the module's
+        two equations."""
         (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = self._levels[k : k + 2]
-        nodes = [sigma / (alpha + sigma) for alpha, sigma, _ in self._levels[k + 1 - len(self._estimates) : k + 1]]
+        form = "noise" if sigma_s == 0 else self.config.algorithm
+        form = "data" if sigma_t > alpha_t * PURE_NOISE else form
+        if sigma_s == 0 and eta > 0:  # a rough path: its noise cannot be extrapolated
+            return "data", 0.0, [1.0], 0.0
+        kappa = 1 + eta**2
+        nodes = [sigma / (alpha + sigma) for alpha, sigma, _ in self._levels[k + 1 - order : k + 1]]
+        while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
+            nodes = nodes[1:]
         if form == "noise":
             start, end = sigma_t / alpha_t, sigma_s / alpha_s
             integrals = lagrange_integrals(nodes, start, end, lambda s: kappa, lambda s: s / (1 + s))
@@ -135,7 +155,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             else:
                 integrals = lagrange_integrals(
                     nodes,
-                    lambda_t,
+                    max(lambda_t, lambda_s - FORGOTTEN / kappa),  # before, the weight is nothing
                     lambda_s,
                     lambda v: kappa * np.exp(kappa * (v - lambda_s)),
                     lambda v: 1 / (1 + np.exp(v)),
@@ -143,4 +163,50 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             forgotten = eta**2 * h if eta > 0 else 0.0  # h may be infinite
             scale = sigma_s / sigma_t * math.exp(-forgotten)
             deviation = sigma_s * math.sqrt(-math.expm1(-2 * forgotten))
-        return scale, [alpha_s * integral for integral in integrals], deviation
+        return form, scale, [alpha_s * integral for integral in integrals], deviation
+
+    # Whether it holds.
+
+    def _held_order(self, n):
+        """The highest order up to `solver_order` with which n steps leave Gaussian images their width."""
+        eta, found = self.config.eta, {}
+        low, high = self.parameterization.image_range
+        for order in range(self.config.solver_order, 0, -1):
+            if eta == 0:
+                return order
+            widths = [(high - low) / 4 * width for width in GAUSSIAN_IMAGES]
+            ratios = [self._width_left(n, order, eta, w) / self._width_left(n, order, 0.0, w) for w in widths]
+            found[order] = max(ratios, key=lambda ratio: math.inf if math.isnan(ratio) else abs(ratio - 1))
+            if abs(found[order] - 1) <= HOLDS_WITHIN:
+                return order
+        orders = ", ".join(f"order {order}: {ratio:.3g}" for order, ratio in found.items())
+        raise ValueError(
+            f"`eta`={eta} is too much noise for {n} steps of the {self.config.algorithm!r} form: images of Gaussian "
+            f"noise would come out wider or narrower than without it, by the factor ({orders}). Take more steps, or "
+            "less noise."
+        )
+
+    def _width_left(self, n, order, eta, width):
+        """The deviation in which n steps end whose network is exact for images of white noise of deviation `width`.
+
+        Their answers are multiples of the state, so the last states, newest first, follow a linear recursion.
+        """
+        levels = self._levels[:n]
+        size = [(alpha * width) ** 2 + sigma**2 for alpha, sigma, _ in levels]  # the variances of x_t
+        of_state = {
+            "data": [alpha * width**2 / v for (alpha, _, _), v in zip(levels, size, strict=True)],
+            "noise": [sigma / v for (_, sigma, _), v in zip(levels, size, strict=True)],
+        }
+        covariance = np.zeros((order, order))
+        covariance[0, 0] = self.init_noise_sigma**2
+        shift = np.eye(order, k=-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(n):
+                form, scale, weights, deviation = self._coefficients(k, min(order, k + 1), eta)
+                for j, weight in enumerate(reversed(weights)):
+                    shift[0, j] = weight * of_state[form][k - j]
+                shift[0, len(weights) :] = 0
+                shift[0, 0] += scale
+                covariance = shift @ covariance @ shift.T
+                covariance[0, 0] += deviation**2
+            return math.hypot(np.sqrt(covariance[0, 0]), NO_WIDTH)

@@ -16,10 +16,13 @@ The first three are for small steps. From pure noise (a = 0, as at the end of a 
 x_s = alpha_s E[x_0 | x_t] + posterior_noise z, which is what "ancestral" means there.
 """
 
+import math
+
 import torch
 from diffusers.configuration_utils import register_to_config
 
-from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, expand_like, require_choice
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
@@ -45,7 +48,8 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
             that an image depends on its neighbours in the batch; with this it does not.
 
     Raises:
-        ValueError: on unknown names, a negative `snr` or `corrector_steps`, or if nothing is left to do.
+        ValueError: on unknown names, an `snr` that is not above 0 and finite, negative `corrector_steps`, or if
+            nothing is left to do.
     """
 
     @property
@@ -78,15 +82,18 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         snr: float = 0.16,
         corrector_steps: int = 1,
         per_image_step: bool = False,
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("predictor", predictor, PREDICTORS)
         require_choice("corrector", corrector, CORRECTORS)
-        if not snr > 0:
-            raise ValueError(f"`snr` must be above 0, but is {snr!r}.")
-        if not isinstance(corrector_steps, int) or corrector_steps < 0:
+        if not 0 < real_number(snr) < math.inf:
+            raise ValueError(f"`snr` must be a finite number above 0, but is {snr!r}.")
+        if not whole_number(corrector_steps) >= 0:
             raise ValueError(f"`corrector_steps` must be a non-negative integer, but is {corrector_steps!r}.")
-        self.corrections = 0 if corrector == "none" else corrector_steps
+        self.corrections = 0 if corrector == "none" else self.config.corrector_steps
         self.predictions = 0 if predictor == "none" else 1
         if self.corrections + self.predictions == 0:
             raise ValueError("`predictor` and `corrector` are both without effect: nothing would be sampled.")
@@ -124,7 +131,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         if self.config.corrector == "ald":
             step_size = scale * (self.config.snr * self.sde.sigma(self._grid[i]).item()) ** 2
             return (mean := x + step_size * score), mean + (2 * step_size) ** 0.5 * z
-        noise_norm, score_norm = (v.flatten(1).norm(dim=1)[:, None, None, None] for v in (z, score))
+        noise_norm, score_norm = (expand_like(v.flatten(1).norm(dim=1), x) for v in (z, score))
         if not self.config.per_image_step:
             noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
         # A score of 0 (one pixel, half precision) says nothing about the scale: the noise level then does.

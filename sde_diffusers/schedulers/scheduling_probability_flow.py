@@ -22,6 +22,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
@@ -80,14 +81,17 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         s_min: float = 0.0,
         s_max: float | None = None,
         s_noise: float = 1.0,
+        clip_denoised: bool | float | None = None,
+        dynamic_thresholding_ratio: float | None = None,
+        sample_max_value: float | None = None,
     ):
         self._setup()
         require_choice("method", method, ODE_METHODS)
         for name, value in {"s_churn": s_churn, "s_min": s_min, "s_noise": s_noise}.items():
-            if not 0 <= value < math.inf:
+            if not 0 <= real_number(value) < math.inf:
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
-        if s_max is not None and not s_max > s_min:
-            raise ValueError(f"`s_max` must be None or above `s_min` = {s_min}, but is {s_max!r}.")
+        if s_max is not None and not real_number(s_max) > self.config.s_min:
+            raise ValueError(f"`s_max` must be None or above `s_min` = {self.config.s_min}, but is {s_max!r}.")
         self.order = 2 if method == "heun" else 1
 
     def _plan(self, n):

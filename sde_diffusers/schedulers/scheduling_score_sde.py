@@ -17,7 +17,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
-from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, plain, sde_class
+from sde_diffusers.scalars import plain_config, real_number, whole_number
+from sde_diffusers.schedulers.denoised_range import DenoisedRange
+from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
@@ -65,6 +67,11 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         sampling_eps: time at which sampling ends (1e-5 for "ve", 1e-3 for the others, at least 1/N for tables).
         time_grid: "uniform", "quadratic", "log_snr", "karras" or "noise_share"; the default is the sampler's.
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
+        clip_denoised: whether each E[x_0 | x_t] is clipped to `image_range`, or, a number, to a range so many times as
+            wide about the same middle. Off by default; for networks made to be sampled so, as many of diffusers are.
+        dynamic_thresholding_ratio: instead, the share of an image's values that dynamic thresholding (arXiv
+            2205.11487) leaves as they are, such as 0.995. Off by default.
+        sample_max_value: its largest threshold, in units of half the image range (1).
 
     Raises:
         ValueError: on unknown names or values out of range; if no noise level is left to sample between those that
@@ -82,12 +89,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
 
     def _setup(self) -> None:
         """Resolve the configuration; each constructor calls it."""
-        config = self.config
-        self.register_to_config(
-            sde_parameters=plain(config.sde_parameters),
-            sampling_sde_parameters=plain(config.sampling_sde_parameters),
-            **{key: plain(config[key]) for key in SDE_KEYS},
-        )
+        self.register_to_config(**plain_config(self.config))
         config = self.config
         keys = {key: config[key] for key in SDE_KEYS if config[key] is not None}
         classes = [sde_class(argument, config[argument]) for argument in SDE_ARGUMENTS if config[argument] is not None]
@@ -117,6 +119,12 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
         require_choice("time_grid", self.time_grid, TIME_GRIDS)
         self.final_denoise = True if config.final_denoise is None else config.final_denoise
+        self.denoised_range = DenoisedRange(
+            self.parameterization.image_range,
+            config.clip_denoised,
+            config.dynamic_thresholding_ratio,
+            config.sample_max_value,
+        )
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps = None
         self.timesteps = self.times = torch.empty(0)
@@ -140,7 +148,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         """The times between which sampling runs: no noisier or cleaner than what the network has seen."""
         eps = self.sde.sampling_eps if self.config.sampling_eps is None else self.config.sampling_eps
         smallest = self.sde.smallest_time
-        if isinstance(eps, (str, bool)) or not smallest <= eps < 1 or eps <= 0:
+        if not smallest <= real_number(eps) < 1 or eps <= 0:
             allowed = f"in [{smallest}, 1)" if smallest else "between 0 and 1"
             raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
         ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
@@ -234,10 +242,11 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if `num_inference_steps` is no positive integer.
         """
-        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        n = whole_number(num_inference_steps)
+        if not n >= 1:
             raise ValueError(f"`num_inference_steps` must be a positive integer, but is {num_inference_steps!r}.")
-        self.num_inference_steps = num_inference_steps
-        self.times, self._ends_step = self._plan(num_inference_steps)
+        self.num_inference_steps = n
+        self.times, self._ends_step = self._plan(n)
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
         self._calls, self._state = 0, None
 
@@ -250,10 +259,11 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: unless 1 <= steps <= `num_inference_steps`.
         """
-        if self.num_inference_steps is None or not 1 <= steps <= self.num_inference_steps:
-            raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps}.")
+        n = whole_number(steps)
+        if self.num_inference_steps is None or not 1 <= n <= self.num_inference_steps:
+            raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps!r}.")
         starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
-        self._calls = starts[-1 - steps]
+        self._calls = starts[-1 - n]
         return self.times[self._calls]
 
     def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
@@ -288,6 +298,10 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         dtype = torch.promote_types(sample.dtype, torch.float32)
         state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])
+        if self.denoised_range.bounded:
+            bounded = self.denoised_range(denoised)
+            noise = noise + self.sde.half_log_snr(self.times[k]).exp().item() * (denoised - bounded)
+            denoised = bounded
 
         def draw() -> Tensor:
             if variance_noise is not None:

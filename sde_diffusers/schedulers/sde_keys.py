@@ -7,9 +7,6 @@ The name is looked up among all SDEs that are defined; the parameters are the ar
 import difflib
 import inspect
 
-import numpy as np
-from torch import Tensor
-
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
@@ -44,17 +41,6 @@ def keys_of(cls: type[GaussianSDE]) -> list[str]:
     """The keys of a configuration that go to this SDE."""
     names = parameters_of(cls)
     return [key for key, name in SDE_KEYS.items() if name in names]
-
-
-def plain(value):
-    """A parameter as JSON has it: tensors and arrays as lists, their scalars as numbers."""
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value
 
 
 def build_sde(argument: str, name: str, parameters: dict | None, **keys) -> GaussianSDE:

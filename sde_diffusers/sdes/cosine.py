@@ -27,7 +27,7 @@ class CosineVPSDE(GaussianSDE):
     prior_sigma = 1.0
 
     def __init__(self, s: float = 0.008, largest_beta: float = 999.0):
-        require_positive(s=s, largest_beta=largest_beta)
+        s, largest_beta = require_positive(s=s, largest_beta=largest_beta)
         self.s, self.largest_beta = s, largest_beta
         self._first, self._last = self._angle(0.0), math.atan(largest_beta * (1 + s) / math.pi)
         self._bend = self._time_of_angle(self._last)  # from here on beta is constant

@@ -22,7 +22,7 @@ class ExponentialVESDE(GaussianSDE):
     of_the_paper = True
 
     def __init__(self, sigma: float = 25.0):
-        require_positive(sigma=sigma)
+        (sigma,) = require_positive(sigma=sigma)
         if sigma <= 1:
             raise ValueError(f"`sigma` must be above 1, but is {sigma}.")
         self._base = sigma

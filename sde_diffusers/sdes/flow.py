@@ -27,7 +27,7 @@ class FlowSDE(GaussianSDE):
     prior_sigma = 1.0
 
     def __init__(self, shift: float = 1.0):
-        require_positive(shift=shift)
+        (shift,) = require_positive(shift=shift)
         self.shift = shift
 
     def alpha(self, t):

@@ -39,6 +39,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sde_diffusers.scalars import real_number
+
 FUNCTIONS_OF_TIME = (
     "log_alpha",
     "alpha",
@@ -82,11 +84,13 @@ def time_derivative(function, t: Tensor) -> Tensor:
     return slope
 
 
-def require_positive(**values: float) -> None:
-    """Raise a `ValueError` that names the argument unless every value is a finite number above 0."""
+def require_positive(**values: float) -> list[float]:
+    """The values, numbers of Python, numpy or torch, as Python's own; a `ValueError` that names the argument unless
+    every one is a finite number above 0."""
     for name, value in values.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        if not 0 < real_number(value) < math.inf:
             raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
+    return [real_number(value) for value in values.values()]
 
 
 class Chain(NamedTuple):

@@ -27,7 +27,7 @@ class VESDE(GaussianSDE):
     of_the_paper = True
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
-        require_positive(sigma_min=sigma_min, sigma_max=sigma_max)
+        sigma_min, sigma_max = require_positive(sigma_min=sigma_min, sigma_max=sigma_max)
         if sigma_min >= sigma_max:
             raise ValueError(f"`sigma_min` must be below `sigma_max`, but they are {sigma_min} and {sigma_max}.")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max

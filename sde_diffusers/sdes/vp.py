@@ -21,7 +21,7 @@ class VPSDE(GaussianSDE):
     of_the_paper = True
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        require_positive(beta_min=beta_min, beta_max=beta_max)
+        beta_min, beta_max = require_positive(beta_min=beta_min, beta_max=beta_max)
         if beta_min > beta_max:
             raise ValueError(f"`beta_min` must not exceed `beta_max`, but they are {beta_min} and {beta_max}.")
         self.beta_min, self.beta_max = beta_min, beta_max

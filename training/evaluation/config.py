@@ -141,7 +141,7 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
     files, given = [], {}
     while overrides and "=" not in overrides[0] and not overrides[0].startswith("-") and not files:
         word = overrides.pop(0)
-        if Path(word).is_dir():  # a folder of images against a folder of images
+        if Path(word).expanduser().is_dir():  # a folder of images against a folder of images
             given["data"] = {"dataset": word}
         else:
             files.append(word)

@@ -71,7 +71,7 @@ def bits_per_dim(
         "Likelihood",
     )
     estimates = found["estimates"].permute(1, 2, 0)
-    each, errors = estimates.mean((0, 1)), standard_errors(estimates)
+    each, errors = estimates.mean((0, 1)), standard_errors(estimates, dequantized=pipe.pixel_format.levels is not None)
     record = {
         "metric": "bits_per_dim",
         "value": each.mean().item(),

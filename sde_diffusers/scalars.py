@@ -1,0 +1,45 @@
+"""Numbers as people give them: of Python, numpy or torch.
+
+What is no number (text, a boolean, an array of several) is read as NaN, which no comparison holds for, so that
+
+    if not 0 <= real_number(eta) < math.inf: raise ValueError(...)
+
+refuses it together with what is out of range.
+"""
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from torch import Tensor
+
+
+def real_number(value) -> float | int:
+    """A scalar of Python, numpy or torch as a number of Python; NaN for anything else."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and np.prod(value.shape) == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def whole_number(value) -> float | int:
+    """As `real_number`, but NaN for what is no integer by its type, too."""
+    number = real_number(value)
+    return number if isinstance(number, int) else math.nan
+
+
+def plain(value):
+    """A value of a configuration as JSON has it: tensors and arrays as lists, their scalars as numbers."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    return value
+
+
+def plain_config(config) -> dict:
+    """What a constructor was given, as `plain` values, to be registered instead."""
+    return {key: plain(value) for key, value in config.items() if not key.startswith("_")}
