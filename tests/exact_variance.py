@@ -107,7 +107,7 @@ def exponential_variance(scheduler, V, n):
             x = history[-1]["data"]
             continue
         form = "data" if pure else "noise" if q == 0 else scheduler.config.algorithm
-        nodes = u[k + 1 - len(history) : k + 1]
+        nodes = sorted(set(u[k + 1 - len(history) : k + 1]), reverse=True)  # from pure noise u is 1 again and again
         if pure:
             scale, weights, deviation = (q / s if eta == 0 else 0.0), [b], (0.0 if eta == 0 else q)
         else:
@@ -119,7 +119,7 @@ def exponential_variance(scheduler, V, n):
                 scale, deviation = q / s * (r_s / r) ** eta**2, q * math.sqrt(1 - (r_s / r) ** (2 * eta**2))
                 forgetting = partial(remembered, k2, r_s)
                 weights = [b * integral(forgetting, nodes, j, r, r_s) for j in range(len(nodes))]
-        x = scale * x + sum(w * h[form] for w, h in zip(weights, history, strict=True))
+        x = scale * x + sum(w * h[form] for w, h in zip(weights, history[-len(weights) :], strict=True))
         x[1 + k] += deviation
     return float((x**2).sum())
 

@@ -87,7 +87,7 @@ class EvaluationConfig:
     feature_weights: dict[str, str] = field(default_factory=dict)  # feature space -> a path; see feature_networks.py
     metrics: list[str] = field(default_factory=lambda: list(METRICS))  # in each of the feature spaces
     frechet_reference: str = "data"  # "shipped": the statistics of all training images that come with a classifier
-    bootstrap_resamples: int = 0  # for a 95 % interval of the Frechet distance; 0 = none
+    bootstrap_resamples: int = 0  # for a 95 % interval of the mean distance of so many images; 0 = none
     yardsticks: list[float] = field(default_factory=list)  # also test images + noise of these deviations, grey levels
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
