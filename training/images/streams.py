@@ -2,9 +2,9 @@
 
 A stream has no random access. Its order is that of its files, shuffled anew in each epoch, and of their images,
 shuffled through a buffer (`reading_order.py`). For many processes its files are dealt into S groups
-(`data.stream_shards`), each with an order, a buffer and epochs of its own: the global batch consists of S slices, slice
-s from group s, of equal lengths or by the groups' sizes (`data.stream_by_size`). So a process reads only the groups of
-its own slices, and global batch k is a function of (seed, k, S), whatever the number of processes.
+(`data.stream_shards`), each with an order, a buffer and epochs of its own: the global batch consists of S slices,
+slice s from group s, of equal lengths or by the groups' sizes (`data.stream_by_size`). So a process reads only the
+groups of its own slices, and global batch k is a function of (seed, k, S), whatever the number of processes.
 """
 
 from __future__ import annotations

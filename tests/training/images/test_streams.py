@@ -104,13 +104,9 @@ def test_resumed_streams_equal_uninterrupted_ones(folder, groups, rank, world_si
 
 @pytest.mark.parametrize("counted, most", [(True, 3), (False, 4)])
 def test_epochs_of_known_length_are_not_read_in_vain(folder, monkeypatch, counted, most):
-    """Besides the epoch of the batch and two that the reading ahead may begin: the first one, which tells the length."""
+    """Besides that of the batch and two that reading ahead may begin: the first one, which tells the length."""
     epochs, epoch = [], streams.StreamedImages._epoch
-    monkeypatch.setattr(
-        streams.StreamedImages,
-        "_epoch",
-        lambda data, group, random: epochs.append(group) or epoch(data, group, random),
-    )
+    monkeypatch.setattr(streams.StreamedImages, "_epoch", lambda *about: epochs.append(about[1]) or epoch(*about))
     data = load(folder)
     take(data if counted else dataclasses.replace(data, sizes=None), 1, start_step=1000)
     assert len(epochs) <= most * GROUPS, epochs
