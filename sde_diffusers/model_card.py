@@ -3,7 +3,6 @@
 A card says only what the repository's files and its author say.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
+
+from sde_diffusers.repository import read_object
 
 TASK = "unconditional-image-generation"
 CARD_TAGS = ("score-sde", "image-generation")
@@ -25,6 +26,39 @@ TRAINING_SDES = {
 }
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
 WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
+
+
+def is_integer(value) -> bool:
+    """Whether a value of a JSON file is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_number(value) -> bool:
+    """Whether a value of a JSON file is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def are_two(value, rule) -> bool:
+    """Whether a value of a JSON file is a list of two that follow a rule."""
+    return isinstance(value, list) and len(value) == 2 and all(map(rule, value))
+
+
+# What a card says of configurations, which may come from anywhere: (what is allowed, rule).
+NETWORK_VALUES = {
+    "_class_name": ("the name of a class", lambda value: isinstance(value, str)),
+    "in_channels": ("an integer of at least 1", is_integer),
+    "sample_size": (
+        "a side, [height, width] or null",
+        lambda value: value is None or is_integer(value) or are_two(value, is_integer),
+    ),
+    "num_class_embeds": ("an integer of at least 1 or null", lambda value: value is None or is_integer(value)),
+    "class_names": (
+        "a list of names or null",
+        lambda value: value is None or isinstance(value, list) and all(isinstance(name, str) for name in value),
+    ),
+    "value_range": ("[low, high] or null", lambda value: value is None or are_two(value, is_number)),
+}
+SCHEDULER_VALUES = {"sde": ("the name of an SDE or null", lambda value: value is None or isinstance(value, str))}
 
 
 def model_card(
@@ -130,14 +164,15 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     """The card below its metadata, from the configurations in a saved pipeline's folder."""
 
     def read(path):
-        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
+        return read_object(folder / path) if (folder / path).is_file() else {}
 
     pipeline = read("model_index.json")["_class_name"]
     pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
     network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
     size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
-    height, width = [size] * 2 if isinstance(size, int) else size
-    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
+    check_values(folder / "unet" / "config.json", network, NETWORK_VALUES)
+    check_values(folder / "scheduler" / "scheduler_config.json", scheduler, SCHEDULER_VALUES)
+    images = f"{size_in_words(size)}images with {channels} channel{'s'[: channels != 1]}"
     sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
     variant, parameters = weights_in(folder / "unet")
     arguments = f'"{repo_id}"' + (f', variant="{variant}"' if variant else "")
@@ -165,6 +200,21 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
         f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def check_values(path: Path, config: dict, rules: dict) -> None:
+    """Raise a ValueError if a configuration holds something else than the card is about to say."""
+    for key, (allowed, rule) in rules.items():
+        if not rule(config.get(key)):
+            raise ValueError(f"`{key}` in {path} must be {allowed}, but is {config.get(key)!r}.")
+
+
+def size_in_words(size: int | list[int] | None) -> str:
+    """The `sample_size` of a network's configuration; nothing for one that takes images of any size."""
+    if size is None:
+        return ""
+    height, width = [size] * 2 if isinstance(size, int) else size
+    return f"{height} x {width} "
 
 
 def values_in_words(network: dict) -> str | None:
