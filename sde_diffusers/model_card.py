@@ -43,7 +43,7 @@ def are_two(value, rule) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(rule, value))
 
 
-# What a card says of configurations, which may come from anywhere: (what is allowed, rule).
+# What a card says of configurations, which may come from anywhere: {file: {key: (what is allowed, rule)}}.
 NETWORK_VALUES = {
     "_class_name": ("the name of a class", lambda value: isinstance(value, str)),
     "in_channels": ("an integer of at least 1", is_integer),
@@ -59,6 +59,7 @@ NETWORK_VALUES = {
     "value_range": ("[low, high] or null", lambda value: value is None or are_two(value, is_number)),
 }
 SCHEDULER_VALUES = {"sde": ("the name of an SDE or null", lambda value: value is None or isinstance(value, str))}
+CARD_VALUES = {"unet/config.json": NETWORK_VALUES, "scheduler/scheduler_config.json": SCHEDULER_VALUES}
 
 
 def model_card(
@@ -88,11 +89,14 @@ def model_card(
 
     Raises:
         ValueError: on a metric that is no finite number, or without a data set that it was measured on; on one string
-            in the place of several.
+            in the place of several; on configurations in the folder that hold values of other kinds.
     """
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
+    for path, rules in CARD_VALUES.items():
+        if (Path(folder) / path).is_file():
+            check_values(Path(folder) / path, rules)
     given = {"license": license, "datasets": datasets}
     given = {key: value for key, value in given.items() if value}
     if metrics:
@@ -170,8 +174,6 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
     network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
     size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
-    check_values(folder / "unet" / "config.json", network, NETWORK_VALUES)
-    check_values(folder / "scheduler" / "scheduler_config.json", scheduler, SCHEDULER_VALUES)
     images = f"{size_in_words(size)}images with {channels} channel{'s'[: channels != 1]}"
     sde = TRAINING_SDES.get(scheduler.get("sde"), scheduler.get("sde"))
     variant, parameters = weights_in(folder / "unet")
@@ -202,8 +204,9 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-def check_values(path: Path, config: dict, rules: dict) -> None:
-    """Raise a ValueError if a configuration holds something else than the card is about to say."""
+def check_values(path: Path, rules: dict) -> None:
+    """Raise a ValueError if a configuration holds something that no card could say."""
+    config = read_object(path)
     for key, (allowed, rule) in rules.items():
         if not rule(config.get(key)):
             raise ValueError(f"`{key}` in {path} must be {allowed}, but is {config.get(key)!r}.")
