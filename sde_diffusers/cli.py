@@ -4,6 +4,7 @@ Each sub-command is a parser whose default `run` takes the parsed arguments and 
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ TOKEN_NOTE = "The token is that of `hf auth login` or of the environment variabl
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 1 after an error that is explained on stderr."""
+    """Run the command; returns the exit status: 0, or 1 after an error that is explained in one line on stderr."""
     parser = argparse.ArgumentParser(prog="sde-diffusers", description="Score-based diffusion models for diffusers.")
     commands = parser.add_subparsers(title="commands", required=True)
     add_parser(commands)  # convert
@@ -32,12 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
             setattr(options, name, type(value)(os.path.expanduser(value)))
     try:
         return options.run(options)
-    except (OSError, RuntimeError, ValueError) as error:
-        cause = f" ({error.__cause__})" if isinstance(error, RuntimeError) and error.__cause__ else ""
-        print(f"sde-diffusers: error: {str(error).strip()}{cause}", file=sys.stderr)
+    except Exception as error:  # of any kind, since damaged files provoke any
+        print(f"sde-diffusers: error: {in_one_line(error)}", file=sys.stderr)
         if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
             print(TOKEN_NOTE, file=sys.stderr)
         return 1
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error says; of one that was not written for the reader its kind, too."""
+    cause = f" ({error.__cause__})" if isinstance(error, RuntimeError) and error.__cause__ else ""
+    explained = isinstance(error, (OSError, RuntimeError, ValueError)) and str(error).strip()
+    return " ".join(f"{'' if explained else type(error).__name__ + ': '}{error}{cause}".split())
 
 
 def add_export_parser(commands) -> None:
@@ -110,9 +117,18 @@ def named_number(text: str) -> tuple[str, float]:
     """NAME=VALUE."""
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        if name.strip():
+            return name, float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, VALUE a number") from None
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, VALUE a number")
+
+
+def most_bytes(options) -> int:
+    """What --max-gigabytes allows."""
+    if not (math.isfinite(options.max_gigabytes) and options.max_gigabytes >= 0):
+        raise ValueError(f"--max-gigabytes must be a finite number of at least 0, but is {options.max_gigabytes}.")
+    return int(options.max_gigabytes * 1e9)
 
 
 def run_export(options) -> int:
@@ -122,6 +138,9 @@ def run_export(options) -> int:
 
 
 def run_push(options) -> int:
+    metrics = options.metric or []
+    if twice := sorted({name for name, _ in metrics if [other for other, _ in metrics].count(name) > 1}):
+        raise ValueError(f"--metric gives {', '.join(twice)} twice.")
     result = push_model(
         options.folder,
         options.repo_id,
@@ -129,13 +148,13 @@ def run_push(options) -> int:
         private=options.private,
         create_pr=options.create_pr,
         revision=options.revision,
-        max_bytes=int(options.max_gigabytes * 1e9),
+        max_bytes=most_bytes(options),
         dry_run=options.dry_run,
         samples=options.samples,
         license=options.license,
         datasets=options.dataset,
         tags=options.tag,
-        metrics=dict(options.metric or []),
+        metrics=dict(metrics),
         description=options.description,
     )
     return report(result, options)
@@ -148,7 +167,7 @@ def run_push_space(options) -> int:
         options.model,
         commit_message=options.message,
         private=options.private,
-        max_bytes=int(options.max_gigabytes * 1e9),
+        max_bytes=most_bytes(options),
         dry_run=options.dry_run,
     )
     return report(result, options)

@@ -1,6 +1,7 @@
 """Pushing a model to the Hub. A push is one commit: it is there as a whole or not at all."""
 
 import io
+import re
 from pathlib import Path
 
 from huggingface_hub import (
@@ -11,8 +12,10 @@ from huggingface_hub import (
     ModelCard,
     hf_hub_download,
 )
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 
 from sde_diffusers.hub_connection import (
     clear_transport_errors,
@@ -21,10 +24,14 @@ from sde_diffusers.hub_connection import (
     require_write_access,
 )
 from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
+from sde_diffusers.refused_files import links_outside
 from sde_diffusers.repository import Contents, check_size, content_sizes, repository_contents
 from sde_diffusers.single_file import MODULE_DIGEST
 
 LARGEST_PUSH = 20 * 10**9  # bytes
+BRANCH = re.compile(
+    r"(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))(?![./-])[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
+)  # git-check-ref-format
 
 
 def push_model(
@@ -74,7 +81,10 @@ def push_model(
         OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
         RuntimeError: if a file cannot be uploaded.
     """
+    check_names(repo_id, revision)
     contents = repository_contents(folder)
+    check_links(folder)
+    check_weights(contents)
     if samples is not None:
         contents[SAMPLES_FILE] = picture_bytes(samples)
     check_size(contents, max_bytes)
@@ -99,6 +109,36 @@ def push_model(
         contents["README.md"] = card(repo_id, preferred_card(own_card, card_on_hub(repo_id, revision, token)))
         stale = replaced_files(api.list_repo_files(repo_id, revision=revision), contents)
         return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
+
+
+def check_names(repo_id: str, revision: str | None = None) -> None:
+    """Raise a ValueError unless the Hub could have a repository and a branch of these names."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"`repo_id` must be owner/name or name, but is {repo_id!r}: {error}") from error
+    if revision is not None and not BRANCH.fullmatch(revision):
+        raise ValueError(f"`revision` must be the name of a branch, as git allows it, but is {revision!r}.")
+
+
+def check_links(folder: str | Path) -> None:
+    """Raise a ValueError if a link of the folder leads out of it: what lies there was not meant to be sent."""
+    if links := links_outside(Path(folder)):
+        raise ValueError(
+            f"`folder` {folder} holds links that lead to folders, out of it or nowhere: {', '.join(links)}. Copy what "
+            "shall be sent (`sde-diffusers export` copies a pipeline)."
+        )
+
+
+def check_weights(contents: Contents) -> None:
+    """Raise a ValueError if weights are incomplete."""
+    for name, source in contents.items():
+        if name.endswith(".safetensors"):
+            try:
+                with safe_open(source, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(f"{source} is no complete safetensors file: {error}.") from error
 
 
 def commit_contents(api, repo_id, repo_type, contents, stale, message, revision, create_pr) -> CommitInfo:

@@ -3,7 +3,6 @@
 A card says only what the repository's files and its author say.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
+from sde_diffusers.repository import read_object
 from sde_diffusers.scalars import real_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
@@ -21,6 +21,40 @@ SAMPLES_FILE = "samples.png"
 GENERATED = "<!-- Generated. Without this line the text stays as it is when the model is pushed again. -->"
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
 WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
+
+
+def is_integer(value) -> bool:
+    """Whether a value of a JSON file is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_number(value) -> bool:
+    """Whether a value of a JSON file is a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def are_two(value, rule) -> bool:
+    """Whether a value of a JSON file is a list of two that follow a rule."""
+    return isinstance(value, list) and len(value) == 2 and all(map(rule, value))
+
+
+# What a card says of configurations, which may come from anywhere: {file: {key: (what is allowed, rule)}}.
+NETWORK_VALUES = {
+    "_class_name": ("the name of a class", lambda value: isinstance(value, str)),
+    "in_channels": ("an integer of at least 1", is_integer),
+    "sample_size": (
+        "a side, [height, width] or null",
+        lambda value: value is None or is_integer(value) or are_two(value, is_integer),
+    ),
+    "num_class_embeds": ("an integer of at least 1 or null", lambda value: value is None or is_integer(value)),
+    "class_names": (
+        "a list of names or null",
+        lambda value: value is None or isinstance(value, list) and all(isinstance(name, str) for name in value),
+    ),
+    "value_range": ("[low, high] or null", lambda value: value is None or are_two(value, is_number)),
+}
+SCHEDULER_VALUES = {"sde": ("the name of an SDE or null", lambda value: value is None or isinstance(value, str))}
+CARD_VALUES = {"unet/config.json": NETWORK_VALUES, "scheduler/scheduler_config.json": SCHEDULER_VALUES}
 
 
 def model_card(
@@ -50,11 +84,14 @@ def model_card(
 
     Raises:
         ValueError: on a metric that is no finite number, or without a data set that it was measured on; on one string
-            in the place of several.
+            in the place of several; on configurations in the folder that hold values of other kinds.
     """
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
+    for path, rules in CARD_VALUES.items():
+        if (Path(folder) / path).is_file():
+            check_values(Path(folder) / path, rules)
     given = {"license": license, "datasets": datasets}
     given = {key: value for key, value in given.items() if value}
     if metrics:
@@ -126,14 +163,13 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     """The card below its metadata, from the configurations in a saved pipeline's folder."""
 
     def read(path):
-        return json.loads((folder / path).read_text(encoding="utf-8")) if (folder / path).is_file() else {}
+        return read_object(folder / path) if (folder / path).is_file() else {}
 
     pipeline = read("model_index.json")["_class_name"]
     pipeline = pipeline[-1] if isinstance(pipeline, list) else pipeline
     network, scheduler = read("unet/config.json"), read("scheduler/scheduler_config.json")
     size, channels, classes = (network.get(key) for key in ("sample_size", "in_channels", "num_class_embeds"))
-    height, width = [size] * 2 if isinstance(size, int) else size or ("height", "width")
-    images = f"{height} x {width} images with {channels} channel{'s'[: channels != 1]}"
+    images = f"{size_in_words(size)}images with {channels} channel{'s'[: channels != 1]}"
     sde = scheduler.get("sde")
     sde = getattr(GaussianSDE.registered.get(sde), "title", None) or sde
     variant, parameters = weights_in(folder / "unet")
@@ -162,6 +198,22 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
         f"```python\n{without}{arguments}, trust_remote_code=True)\n```",
     ]
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def check_values(path: Path, rules: dict) -> None:
+    """Raise a ValueError if a configuration holds something that no card could say."""
+    config = read_object(path)
+    for key, (allowed, rule) in rules.items():
+        if not rule(config.get(key)):
+            raise ValueError(f"`{key}` in {path} must be {allowed}, but is {config.get(key)!r}.")
+
+
+def size_in_words(size: int | list[int] | None) -> str:
+    """The `sample_size` of a network's configuration; nothing for one that takes images of any size."""
+    if size is None:
+        return ""
+    height, width = [size] * 2 if isinstance(size, int) else size
+    return f"{height} x {width} "
 
 
 def values_in_words(network: dict) -> str | None:

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sde_diffusers.refused_files import is_pickle
 from sde_diffusers.sdes.gaussian import GaussianSDE
 from sde_diffusers.single_file import PACKAGE, carry_code
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
 INDEX = "model_index.json"
-PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
 
 
 def repository_contents(folder: str | Path) -> Contents:
@@ -78,7 +78,7 @@ def folder_contents(folder: str | Path) -> Contents:
         parts = path.relative_to(folder).parts
         if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
             contents["/".join(parts)] = path
-    pickles = [name for name in contents if name.endswith(PICKLES)]
+    pickles = [name for name, source in contents.items() if is_pickle(name, source)]
     if pickles:
         raise ValueError(f"`folder` {folder} holds pickles, which have no place here: {', '.join(pickles)}.")
     return contents
@@ -127,7 +127,7 @@ def missing_from(contents: Contents) -> list[str]:
         return [INDEX]
     index = read_object(contents[INDEX])
     missing = []
-    if not isinstance(index.get("_class_name"), list):
+    if not isinstance(index.get("_class_name"), list) or len(index["_class_name"]) != 2:
         missing.append("the pipeline's code")
     elif f"{index['_class_name'][0]}.py" not in contents:
         missing.append(f"{index['_class_name'][0]}.py")
@@ -143,8 +143,10 @@ def missing_from(contents: Contents) -> list[str]:
             missing.append(f"{name}/*config.json")
     for path, source in contents.items():
         if ".safetensors.index." in path:
-            shards = read_object(source)["weight_map"].values()
-            expected = dict.fromkeys(f"{path.rpartition('/')[0]}/{shard}" for shard in shards)
+            shards = read_object(source).get("weight_map")
+            if not isinstance(shards, dict):
+                raise ValueError(f"{source} must hold a `weight_map`, from tensors to files.")
+            expected = dict.fromkeys(f"{path.rpartition('/')[0]}/{shard}" for shard in shards.values())
             missing += [shard for shard in expected if shard not in contents]
     return missing
 

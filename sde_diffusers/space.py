@@ -12,7 +12,7 @@ from sde_diffusers.hub_connection import (
     require_not_public,
     require_write_access,
 )
-from sde_diffusers.hub_push import LARGEST_PUSH, commit_contents
+from sde_diffusers.hub_push import LARGEST_PUSH, check_links, check_names, commit_contents
 from sde_diffusers.model_card import read_card
 from sde_diffusers.repository import check_size, content_sizes, folder_contents
 
@@ -48,7 +48,9 @@ def push_space(
         validate_repo_id(model_id)
     except HFValidationError as error:
         raise ValueError(f"`model_id` must be the id of a model, but is {model_id!r}: {error}") from error
+    check_names(repo_id)
     contents = folder_contents(folder)
+    check_links(folder)
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if name not in contents]
     if missing:
         raise ValueError(f"`folder` {folder} is no Space: {', '.join(missing)} missing.")

@@ -61,6 +61,8 @@ def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
         try:
             picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
             return fitted(picture, shape)
+        except gr.Error:
+            raise
         except (OSError, ValueError, SyntaxError):
             raise friendly("This image file is damaged.") from None
 
@@ -69,13 +71,19 @@ def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor.
 
     Upright, on white where it is transparent, and with 16 bits scaled to 8, as `sde_diffusers.images` has it.
+
+    Raises:
+        gr.Error: if the network's images have other channels than pictures do.
     """
     channels, height, width = shape
+    if channels not in (1, 3):
+        raise friendly(
+            f"This model's images have {channels} bands, which no picture has: use its pipeline in Python and arrays."
+        )
     picture = to_pil(read_images("picture", standard_picture(picture), None))[0]
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = torch.from_numpy(np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX)))
-    pixels = pixels.view(height, width, -1).permute(2, 0, 1)[None]
-    return pixels.expand(-1, channels, -1, -1) if channels not in (1, 3) else pixels
+    return pixels.view(height, width, -1).permute(2, 0, 1)[None]
 
 
 def picture_input(**options) -> gr.Image:

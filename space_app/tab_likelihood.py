@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
-from pictures import picture_input, read_picture, seconds
+from pictures import friendly, picture_input, read_picture, seconds
 from served_model import ServedModel
+
+from sde_diffusers.images import PixelFormat
 
 TOLERANCE = 1e-2  # of the solver, here and for the test images: for a picture, not for a paper
 BINS = 30
@@ -17,6 +19,13 @@ BINS = 30
 
 def likelihood(model: ServedModel, path):
     """The work that shows bits/dim, what they mean, and the histogram."""
+    pixels = model.pipe.pixel_format
+    if pixels != PixelFormat():
+        raise friendly(
+            f"This model's images hold {pixels.dtype} values from {pixels.low:g} to {pixels.high:g}, and bits per "
+            "dimension count at that depth: a picture, which has 8 bits here, has no likelihood under it. Measure "
+            "arrays by pipe.bits_per_dim or pipe.log_prob in Python."
+        )
     image = read_picture(path, model.image_shape)
 
     def compute(work):

@@ -1,9 +1,15 @@
 """The command sde-diffusers, against a Hub on this machine."""
 
+import gzip
+import io
+import pickle
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
 from module_names import plain
@@ -13,6 +19,13 @@ from sde_diffusers.cli import main
 FOLDER = Path(__file__).parent.parent / "pretrained" / "fashion-mnist-ve"
 ID = "tester/garments"
 CODE = {"pipeline_score_sde.py", "scheduler/scheduling_score_sde.py", "unet/unet_ncsnpp.py"}
+
+
+def objects() -> bytes:
+    """A .npy file of Python objects."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}, 1], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -76,6 +89,56 @@ def test_mistakes_are_explained(hub, capsys, tmp_path, monkeypatch, arguments, m
     error = capsys.readouterr().err
     assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
     assert hub.requests == [] and not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "path, content, message",
+    [
+        ("unet/config.json", b"{}", "`_class_name` in"),
+        ("unet/config.json", b"[]", "must hold a JSON object"),
+        ("unet/diffusion_pytorch_model.safetensors", b"\0" * 50, "no complete safetensors file"),
+        ("unet/diffusion_pytorch_model.safetensors.index.json", b"{}", "`weight_map`"),
+        ("model_index.json", b'{"_class_name": []}', "no complete pipeline"),
+        ("optimizer.PT", b"", "pickles"),
+        ("weights.pkl.gz", b"", "pickles"),
+        ("forest.joblib", b"", "pickles"),
+        ("table.npy", objects(), "pickles"),
+        ("state.dat", pickle.dumps({"a": 1}), "pickles"),
+        ("state.xyz", gzip.compress(pickle.dumps({"a": 1})), "pickles"),
+        ("secret.txt", Path("/etc/hostname"), "links"),
+        ("nowhere.txt", Path("nowhere"), "links"),
+        ("folder", Path("/etc"), "links"),
+    ],
+)
+def test_what_has_no_place_on_the_hub(capsys, tmp_path, path, content, message):
+    (tmp_path / "p").mkdir()
+    for file in FOLDER.rglob("*"):  # linked within tmp_path would be outside: copies
+        if file.is_file():
+            (tmp_path / "p" / file.relative_to(FOLDER)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, tmp_path / "p" / file.relative_to(FOLDER))
+    path = tmp_path / "p" / path
+    path.symlink_to(content) if isinstance(content, Path) else path.write_bytes(content)
+    assert main(["push", str(tmp_path / "p"), ID, "--dry-run"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["a/b/../c"], ["a b"], [ID, "--revision=a..b"], [ID, "--max-gigabytes=inf"]])
+def test_a_dry_run_checks_names_and_numbers(capsys, words):
+    assert main(["push", str(FOLDER), *words, "--dry-run"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+WITHOUT_AVERAGE = {"model": {"a": torch.zeros(1)}, "ema": None}
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", WITHOUT_AVERAGE, {1: torch.zeros(1)}])
+def test_no_checkpoints(capsys, tmp_path, content):
+    file = tmp_path / "w.pth"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    assert main(["convert", "score_sde", str(file), str(tmp_path / "out"), "--config", "vp/ddpm/cifar10"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and not re.match("sde-diffusers: error: [A-Z][a-z]+Error: ", error)
 
 
 @pytest.mark.parametrize(

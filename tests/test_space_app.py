@@ -15,6 +15,7 @@ import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import PixelFormat, read_images
 from sde_diffusers.weights_digest import weights_digest
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
@@ -36,7 +38,7 @@ import door  # noqa: E402
 import make_model_data  # noqa: E402
 import served_model  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
-from tab_likelihood import TOLERANCE  # noqa: E402
+from tab_likelihood import TOLERANCE, likelihood  # noqa: E402
 
 SAMPLER = served_model.DEFAULT_SAMPLER
 
@@ -277,6 +279,19 @@ def test_damaged_files_are_explained(tmp_path):
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(gradio.Error, match="damaged"):
         read_picture(str(file), (1, 28, 28))
+
+
+def test_models_whose_images_are_no_pictures(tmp_path):
+    """16 bits have no likelihood as 8 bits, and a picture has no five bands; but grey is grey at any depth."""
+    file = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 200).save(file)
+    sixteen = SimpleNamespace(pipe=SimpleNamespace(pixel_format=PixelFormat.of("uint16")), image_shape=(1, 8, 8))
+    with pytest.raises(gradio.Error, match="hold uint16 values from 0 to 65535"):
+        likelihood(sixteen, str(file))
+    with pytest.raises(gradio.Error, match="have 5 bands"):
+        read_picture(str(file), (5, 8, 8))
+    unit = read_images("image", read_picture(str(file), (1, 8, 8)), 1, sixteen.pipe.pixel_format)
+    assert torch.allclose(unit, torch.full((1, 1, 8, 8), 200 / 255))
 
 
 def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):

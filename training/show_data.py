@@ -1,17 +1,18 @@
 """Show what a run would train on:
 
-    python training/show_data.py DATASET [data.key=value ...] [--picture FILE] [--json FILE]
+    python training/show_data.py DATASET [data.key=value ...] [--picture FILE] [--json FILE] [--run FOLDER]
 
 prints the splits of a data set, its classes with their counts, what its values are, what is left out and why, images
 that are in two splits, and the settings that they suggest. DATASET and the keys are those of train.py's `data`.
-`--picture` draws some images with their labels, `--json` writes the numbers. Exit status 1: a run would be refused.
+`--picture` draws some images with their labels, `--json` writes the numbers. With `--run`, the images that a run has
+held out are a split of their own, held_out, and `data.split=held_out` shows it. Exit status 1: a run would be refused.
 """
 
 import argparse
 import json
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +21,10 @@ from matplotlib.figure import Figure
 
 from images.description import describe, duplicates, in_short, suggestions
 from images.loading import ImageData, load_images
+from images.pixels import Skipped
 from run.config import RUN_RULES, DataConfig
-from run.splits import loading_options, open_data
+from run.record import RECORD, parted, read_record
+from run.splits import HELD_OUT, loading_options, open_data
 from run.yaml_config import ConfigError, merge
 from sde_diffusers.images import visible
 
@@ -34,15 +37,24 @@ class ShownConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
 
-def show(config: DataConfig, picture: Path | None, numbers: Path | None) -> int:
+def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Path | None = None) -> int:
     """Print, draw and write; returns the exit status.
 
     Raises:
         ConfigError: there is no such data set, or it can mean two things.
     """
+    for path in (picture, numbers):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{path} cannot be written: it is a folder, or there is no folder {path.parent}")
+    record = None if run is None else read_record(run / RECORD)
+    if run is not None and (record is None or not record.held_out):
+        raise ConfigError(f"--run {run} is no folder of a run that has held images out")
+    if config.split == HELD_OUT and record is None:
+        raise ConfigError("data.split=held_out is what a run has not trained on: name its folder by --run")
+    opened = record.split if config.split == HELD_OUT else config.split
     try:
         source = open_data(config)
-        source[config.split]
+        source[opened]
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
     for note in source.notes:
@@ -51,9 +63,20 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None) -> int:
     loaded, refused = {}, {}
     for split in source.splits:
         try:
-            loaded[split] = load_images(source, split, max_images=config.max_images, **loading_options(config))
+            of_groups = {"stream_shards": config.stream_shards, "stream_by_size": config.stream_by_size}
+            of_groups = of_groups if split == opened else {}
+            options = loading_options(config) | of_groups
+            loaded[split] = load_images(source, split, max_images=config.max_images, **options)
         except (ValueError, OSError) as error:
             refused[split] = error
+    if record is not None and isinstance(loaded.get(record.split), ImageData):
+        loaded[record.split], held_out, missing = parted(loaded[record.split], record.held_out)
+        if not len(held_out):
+            raise ConfigError(f"none of the {len(missing)} images that {run} has held out is in {source.name}")
+        # What cannot be read is told of the split itself.
+        source.splits[HELD_OUT], loaded[HELD_OUT] = held_out.rows, replace(held_out, skipped=Skipped())
+        if missing:
+            print(f"Note: {len(missing)} of the images held out are missing, such as {missing[0]}")
     description = describe(source, config.split, loaded)
     if description.files is not None:
         print(f"Files: {description.files:,}")
@@ -78,7 +101,7 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None) -> int:
         numbers.write_text(json.dumps(description.as_json(), indent=2) + "\n", encoding="utf-8")
     for split, error in refused.items():
         print(f"Split {split} would be refused: {error}", file=sys.stderr)
-    return 1 if config.split in refused else 0
+    return 1 if opened in refused else 0
 
 
 def contact_sheet(data: ImageData) -> Figure:
@@ -107,13 +130,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("keys", nargs="*", metavar="data.key=value")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--run", type=Path)
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(format="%(message)s")
     rules = {key: rule for key, rule in RUN_RULES.items() if key.startswith("data.")}
     try:
         config = merge(ShownConfig, rules, [], options.keys, data={"dataset": options.dataset})
-        picture, listing = (path and path.expanduser() for path in (options.picture, options.json))
-        return show(config.data, picture, listing)
+        paths = (path and path.expanduser() for path in (options.picture, options.json, options.run))
+        return show(config.data, *paths)
     except ConfigError as error:
         print(f"ConfigError: {error}", file=sys.stderr)
         return 1

@@ -204,7 +204,9 @@ def _edm_scheduler_config(wrapper, config):
 
 def _edm_tensors(unet, state_dict, config):
     """EDM's tensors in our axes, which of them make up each of ours, and what is wrong with the rest."""
-    others = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    others = [
+        key for key, value in state_dict.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
     if others:
         raise ValueError(f"`state_dict` must hold tensors alone, but {', '.join(map(str, others))} is something else.")
     source = {key.removeprefix("model."): value.float() for key, value in state_dict.items()}

@@ -185,6 +185,8 @@ def unet_from_score_sde(state_dict, config):
     """
     unet = NCSNppUNet2DModel(**unet_config_from_score_sde(config))
     problems = []
+    if not all(isinstance(key, str) for key in state_dict):
+        raise ValueError("`state_dict` must hold tensors by their names.")
     source = {key.removeprefix("module."): value for key, value in _ema_weights(state_dict, problems).items()}
     table = source.pop("sigmas", None)  # a function of the configuration: compared, not copied
     if table is not None and unet.config.num_scales is not None:
@@ -207,8 +209,13 @@ def _ema_weights(checkpoint, problems):
     """
     if "model" not in checkpoint:
         return checkpoint
-    state = dict(checkpoint["model"])
-    averages = checkpoint.get("ema", {}).get("shadow_params", [])
+    if not all(isinstance(checkpoint.get(key), dict) for key in ("model", "ema")):
+        raise ValueError(
+            "A whole checkpoint must hold the dictionaries `model` and `ema`, as the paper's code has it."
+        )
+    state, averages = dict(checkpoint["model"]), checkpoint["ema"].get("shadow_params")
+    if not isinstance(averages, list) or not all(isinstance(x, torch.Tensor) for x in [*averages, *state.values()]):
+        raise ValueError("`ema.shadow_params` must be a list of tensors, and `model` hold tensors alone.")
     trained = [key for key in state if key.removeprefix("module.") not in ("sigmas", "all_modules.0.W")]
     if len(averages) != len(trained):
         problems.append(f"ema.shadow_params: {len(averages)} tensors for {len(trained)} parameters")

@@ -120,6 +120,11 @@ def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):
     assert record["num_test_images"] == 4 and record["num_reference"] == 36 and record["exact_copies"] == 0
     assert evaluate.main([*words, "data.test_split=train"]) == 1
     assert "data.test_split and data.reference_split are both 'train'" in capsys.readouterr().err
+    shown = [f"{tmp_path}/data", "data.split=held_out", "--json", str(tmp_path / "shown.json")]
+    assert show_data.main(shown) == 1 and "name its folder by --run" in capsys.readouterr().err
+    assert show_data.main([*shown, "--run", f"{tmp_path}/run"]) == 0
+    numbers = json.loads((tmp_path / "shown.json").read_text())
+    assert numbers["splits"] == {"train": 36, "held_out": 4} and numbers["images"] == 40
 
 
 def test_a_folder_against_a_folder(tmp_path, capsys):

@@ -53,7 +53,7 @@ def read_arrays(path: str, labels: str = "auto", label_column: str | None = None
         try:
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
-        except (ValueError, OSError) as error:
+        except Exception as error:  # of an archive that is broken anywhere
             raise ValueError(f"{path} cannot be read: {error}") from error
         images, labelled = _splits_of_npz(path, arrays, label_column, notes)
     elif label_column is not None:

@@ -34,8 +34,12 @@ def epoch_order(count: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def batch_indices(count: int, batch_size: int, seed: int, step: int) -> torch.Tensor:
-    """Indices of global batch `step`: positions step * batch_size and on in the permutations of successive epochs."""
-    start, stop = step * batch_size, (step + 1) * batch_size
+    """Indices of global batch `step`."""
+    return order_between(count, seed, step * batch_size, (step + 1) * batch_size)
+
+
+def order_between(count: int, seed: int, start: int, stop: int) -> torch.Tensor:
+    """Indices at positions start to stop - 1 in the permutations of successive epochs."""
     return torch.cat(
         [
             epoch_order(count, seed, epoch)[max(start - epoch * count, 0) : stop - epoch * count]

@@ -52,7 +52,7 @@ def describe(source: Source, split: str, loaded: dict[str, ImageData | StreamedI
     for name, rows in source.splits.items():
         data = loaded.get(name)
         count = getattr(rows, "num_images", None) if not hasattr(rows, "__len__") else len(rows)
-        splits[name] = data.num_images if isinstance(data, ImageData) else count
+        splits[name] = count if data is None else data.num_images
         if data is not None:
             reasons = data.skipped.reasons
             skipped += [{"name": item, "reason": reasons.get(item, "")} for item in data.skipped]

@@ -145,6 +145,7 @@ def load_images(
     label_column: str | None = None,
     data_dir: str | None = None,
     stream_shards: int = 1,
+    stream_by_size: bool = False,
     labels: str = "auto",
     value_range: Sequence[float] | None = None,
     white_level: int | None = None,
@@ -169,6 +170,7 @@ def load_images(
             labels are no ClassLabel: integers, text or booleans; of a folder, a column of its metadata.
         data_dir: sub-folder of the data set to read.
         stream_shards: groups that the files of a stream are dealt into; see `StreamedImages`.
+        stream_by_size: their shares of a batch are those of their images (parquet files); otherwise equal.
         labels: "none" reads the images without labels.
         value_range: (low, high), the values that are 0 and 1 in the unit range; None is that of integers' type, and
             of floating point what is measured.
@@ -208,6 +210,8 @@ def load_images(
     if stream_shards > max(files, 1):
         reason = f"has {files} files" if files else "is not streamed (with streaming=True, it may be)"
         raise ValueError(f"stream_shards is {stream_shards}, but {name} {reason}")
+    if stream_by_size and stream_shards == 1:
+        raise ValueError("stream_by_size is true, but stream_shards is 1: one group has every place of a batch")
     for note in source.notes:
         logger.warning("%s: %s", name, note)
 
@@ -226,7 +230,7 @@ def load_images(
     about = (name, source.notes)
     if streaming:
         pixels = pixels or _format_of_stream(first, value_range, name)
-        return StreamedImages.of(rows, decode, tuple(first.shape), pixels, *about, groups=stream_shards)
+        return StreamedImages.of(rows, decode, tuple(first.shape), pixels, *about, stream_shards, stream_by_size)
     images, kept, skipped = _decode_all(rows, decode, first, name)
     pixels = _measured_format(images, pixels, value_range, lambda k: rows.name(kept[k]), name)
     kept = torch.tensor(kept, dtype=torch.int64)

@@ -18,7 +18,7 @@ from images.arrays import ARRAY_FILES, read_arrays
 from images.folders import LABELS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
-from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, plain_path, read_tables
+from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, open_splits, plain_path, read_tables
 
 logger = logging.getLogger("images")
 
@@ -109,7 +109,7 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 "path holds [ ], * or ::. Rename the folder"
             )
         try:
-            splits = dict(datasets.load_dataset(str(path.absolute()), data_dir=data_dir, streaming=streaming))
+            splits = open_splits(str(path.absolute()), streaming, data_dir=data_dir)
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
         return Source(name, read_tables(splits, name, notes, **columns), notes=notes)
@@ -187,8 +187,8 @@ def _open_hub(dataset: str, data_dir: str | None, streaming: bool, columns: dict
             files = [file for file in files if file.startswith(data_dir.rstrip("/") + "/")]
         if _are_images(files):
             return _open_hub_images(repo_id, data_dir, files, columns)
-        splits = datasets.load_dataset(repo_id, data_dir=data_dir, streaming=streaming)
-        tables = read_tables(dict(splits), repo_id, notes, **columns)
+        splits = open_splits(repo_id, streaming, data_dir=data_dir)
+        tables = read_tables(splits, repo_id, notes, **columns)
         if data_dir and streaming:  # the numbers that the repository announces are those of all of it
             tables = {split: replace(table, num_images=None) for split, table in tables.items()}
         return Source(repo_id, tables, notes=notes)

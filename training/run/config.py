@@ -30,6 +30,7 @@ class DataConfig:
     labels: str = "auto"  # "none" reads the images without their labels
     streaming: bool | None = None  # decode while training; null = only what exceeds 4 GiB in memory
     stream_shards: int = 1  # groups of a stream's files, of which each process reads its own; see streams.py
+    stream_by_size: bool = False  # a group's share of each batch is that of its images; false = all alike
     horizontal_flip: bool = False  # mirror each image with probability 1/2
     uniform_dequantization: bool = False  # add uniform noise of one grey level; for bits/dim
 

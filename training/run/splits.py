@@ -81,6 +81,7 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
         data.split,
         max_images=data.max_images,
         stream_shards=data.stream_shards,
+        stream_by_size=data.stream_by_size,
         pixels=known,
         **options,
     )

@@ -20,7 +20,10 @@ from run.text_keys import BASE, read_file, read_words
 
 
 class ConfigError(ValueError):
-    """What the user asked for cannot be done; the message says why, and what could be."""
+    """What the user asked for cannot be done; the message says why, and what could be, in one line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
 
 
 # What values are allowed: in words, and the test of a value.
@@ -130,7 +133,7 @@ def _read_yaml(path: Path, schema: type) -> DictConfig:
         raise ConfigError(f"there is no configuration file {path}")
     try:
         content = read_file(path, schema)
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")

@@ -31,8 +31,6 @@ needs_shared_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the developm
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    # `datasets` sleeps for 5 s when it ends the reader threads of a stream
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
 
 
 def noise(*shape, seed=0):
@@ -383,8 +381,8 @@ def source(request, numbered, monkeypatch):
     loaded = load_images(numbered, streaming=True if request.param.startswith("stream") else None)
     assert isinstance(loaded, ImageData if request.param == "memory" else StreamedImages)
     assert loaded.image_shape == (1, 4, 4) and loaded.class_names == list("abcd")
-    assert loaded.num_images == (None if request.param.startswith("stream") else 40)
-    return dataclasses.replace(loaded, num_images=40) if request.param == "stream of known length" else loaded
+    assert loaded.num_images == 40
+    return dataclasses.replace(loaded, sizes=None) if request.param == "stream" else loaded  # as of other files
 
 
 def take(iterator, count):
@@ -433,7 +431,7 @@ def test_images_on_disk_are_served_as_those_in_memory(numbered, monkeypatch):
 
 
 def test_a_stream_that_announces_another_length_is_an_error(numbered):
-    streamed = dataclasses.replace(load_images(numbered, streaming=True), num_images=41)
+    streamed = dataclasses.replace(load_images(numbered, streaming=True), sizes=[41])
     with pytest.raises(ValueError, match="streams 40 images but announces 41"):
         take(streamed.batches(16, seed=0), 3)
 
@@ -553,7 +551,6 @@ class Hub(BaseHTTPRequestHandler):
 HUB_SCRIPT = """
 import logging, sys, time
 import datasets
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
 logging.basicConfig()
 from images.loading import load_images
 for dataset, streaming in (("org/name", True), ("org/name", None), ("org/other", None), ("fashion_mnist", None)):

@@ -1,6 +1,8 @@
 """Streams whose files are dealt into groups: equal batches for any number of processes, each reading its own files."""
 
+import dataclasses
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from PIL import Image
 import train
 from images import streams
 from images.loading import load_images
+from images.reading_order import interleaved, shuffled
 from run.config import read_config
 from run.yaml_config import ConfigError
 
@@ -25,8 +28,6 @@ GROUPS, BATCH = 4, 16
 @pytest.fixture(autouse=True)
 def quick_streams(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    # `datasets` sleeps for 5 s when it ends the reader threads of a stream
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
     monkeypatch.setattr(streams, "SHUFFLE_BUFFER", 16)
 
 
@@ -42,8 +43,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def load(folder, groups=GROUPS):
-    return load_images(str(folder), streaming=True, stream_shards=groups)
+def load(folder, groups=GROUPS, **options):
+    return load_images(str(folder), streaming=True, stream_shards=groups, **options)
 
 
 def numbers_of(group):
@@ -101,14 +102,58 @@ def test_resumed_streams_equal_uninterrupted_ones(folder, groups, rank, world_si
         assert_equal(take(load(folder, groups), 2, start_step=step, **options), batches[step : step + 2])
 
 
-def test_at_most_one_epoch_is_read_in_vain(folder, monkeypatch):
-    epochs = []
-    shuffle = datasets.IterableDataset.shuffle
-    monkeypatch.setattr(
-        datasets.IterableDataset, "shuffle", lambda rows, **options: epochs.append(1) or shuffle(rows, **options)
-    )
-    take(load(folder), 1, start_step=1000)
-    assert len(epochs) <= 4 * GROUPS  # the first; that of the batch, which may end one; that of the batch read ahead
+@pytest.mark.parametrize("counted, most", [(True, 3), (False, 4)])
+def test_epochs_of_known_length_are_not_read_in_vain(folder, monkeypatch, counted, most):
+    """Besides that of the batch and two that reading ahead may begin: the first one, which tells the length."""
+    epochs, epoch = [], streams.StreamedImages._epoch
+    monkeypatch.setattr(streams.StreamedImages, "_epoch", lambda *about: epochs.append(about[1]) or epoch(*about))
+    data = load(folder)
+    take(data if counted else dataclasses.replace(data, sizes=None), 1, start_step=1000)
+    assert len(epochs) <= most * GROUPS, epochs
+
+
+def test_by_size_every_image_has_one_turn_in_an_epoch_of_all_groups(folder):
+    steps = sum(FILES) * 2 // np.gcd(sum(FILES), BATCH)
+    data = load(folder, stream_by_size=True)
+    batches = take(data, int(steps))
+    counts = torch.bincount(torch.cat([labels for _, labels in batches]), minlength=sum(FILES))
+    assert counts.unique().tolist() == [steps * BATCH // sum(FILES)]
+    for step in (0, 3):  # with two processes, from the middle on
+        parts = [
+            take(load(folder, stream_by_size=True), 6, start_step=step, rank=rank, world_size=2) for rank in (0, 1)
+        ]
+        joined = [tuple(torch.cat(part) for part in zip(*batch, strict=True)) for batch in zip(*parts, strict=True)]
+        assert_equal(joined, batches[step : step + 6])
+
+
+def test_unequal_groups_are_said(folder, caplog):
+    data = load(folder)
+    said = "groups of its files hold 14, 10, 10, 10 images and have equal shares"
+    assert said in caplog.text and "1.4 times" in caplog.text and data.num_images == sum(FILES)
+    caplog.clear()
+    load(folder, stream_by_size=True)
+    load(folder, groups=1)
+    assert not caplog.text
+    take(dataclasses.replace(data, sizes=None), 4)  # of files that do not tell, once they have been read
+    assert caplog.text.count("groups of its files hold") == 1
+    with pytest.raises(ValueError, match="stream_shards is 1"):
+        load(folder, groups=1, stream_by_size=True)
+
+
+def test_no_end_of_files_is_waited_for(folder, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"sleeps for {seconds} s"))
+    take(load(folder), 12)
+    take(load(folder, groups=1), 12)
+
+
+def test_a_buffer_and_several_files_shuffle_whole_epochs():
+    files = [lambda k=k: range(100 * k, 100 * k + 50) for k in range(6)]
+    rows = list(interleaved(files, 3, np.random.default_rng(0)))
+    assert sorted(rows) == sorted(x for file in files for x in file())
+    assert len({row // 100 for row in rows[:30]}) == 3  # of the three open files
+    order = list(shuffled(range(1000), 100, np.random.default_rng(0)))
+    assert sorted(order) == list(range(1000)) and max(row - place for place, row in enumerate(order)) < 101
+    assert abs(np.corrcoef(order[:100], range(100))[0, 1]) < 0.7
 
 
 def test_a_slice_without_readable_images_is_filled_from_its_group(folder, tmp_path_factory):

@@ -125,3 +125,11 @@ def test_in_every_configuration(tmp_path):
     assert (config.pipeline, config.output_dir, config.mixed_precision) == ("010", "2024_01", "no")
     assert (config.data.dataset, config.data.test_split, config.data.name) == ("010", "off", "no")
     assert OmegaConf.structured(config).data.name == "no"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a:\n\tb: 3", b"steps: 3\nsteps: 4\n", b"steps: {", b"- 3"])
+def test_files_that_are_no_yaml_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / "broken.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as refusal:
+        read_config([str(tmp_path / "broken.yaml")])
+    assert "\n" not in str(refusal.value) and "broken.yaml" in str(refusal.value)
