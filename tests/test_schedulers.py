@@ -1,6 +1,7 @@
 """What every scheduler promises: counting, configuration, conversion, and the interface of diffusers."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -131,6 +132,15 @@ def test_networks_of_few_bits_from_pure_noise(cls, dtype):
         output = exact_output(scheduler, data, scheduler.scale_model_input(x, t)).to(dtype)
         x = scheduler.step(output, t, x, generator=generator).prev_sample
     assert x.dtype == torch.float32 and x.var().item() / 0.09 == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_nothing_of_a_batch_is_kept(cls):
+    scheduler, x = cls(), torch.zeros(8, 3, 32, 32)
+    scheduler.set_timesteps(3)
+    for t in scheduler.timesteps:
+        x = scheduler.step(x, t, x).prev_sample
+    assert len(pickle.dumps(scheduler)) < x.nbytes / 4
 
 
 def test_what_the_network_is_conditioned_on():

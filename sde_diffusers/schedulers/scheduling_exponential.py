@@ -118,8 +118,12 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         self._levels = [*zip(*(values.tolist() for values in kernel), strict=True)]
         if self.final_denoise:  # the data themselves
             self._levels.append((1.0, 0.0, math.inf))
-        self._estimates, self.held_order = [], self._held_order(n)
+        self.held_order = self._held_order(n)
         return times[:n], [True] * n
+
+    def _forget(self):
+        super()._forget()
+        self._estimates = []
 
     def _update(self, k, x, noise, denoised, draw):
         alpha, sigma, _ = self._levels[k]

@@ -105,7 +105,6 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         raised = self._raised(grid, n)
         self._raised_alpha = self.sde.alpha(raised).tolist()
         self._raised_level = (-self.sde.half_log_snr(raised)).exp().tolist()
-        self._first_stage = None
         # Each evaluation: (step, stage). The network is never asked at noise level 0.
         self._evaluations = [
             (i, stage) for i in range(n) for stage in range(self.order if self._noise_level[i + 1] > 0 else 1)
@@ -113,6 +112,10 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         times = torch.stack([grid[i + 1] if stage else raised[i] for i, stage in self._evaluations])
         ends_step = [k + 1 == len(self._evaluations) or self._evaluations[k + 1][1] == 0 for k in range(len(times))]
         return times, ends_step
+
+    def _forget(self):
+        super()._forget()
+        self._first_stage = None
 
     def _raised(self, grid, n):
         """The times at which the n steps begin: those of the grid, or later ones where noise is added."""

@@ -128,7 +128,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps = None
         self.timesteps = self.times = torch.empty(0)
-        self._calls, self._state = 0, None
+        self._calls = 0
+        self._forget()
 
     @classmethod
     def extract_init_dict(cls, config_dict, **kwargs):
@@ -248,7 +249,12 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.num_inference_steps = n
         self.times, self._ends_step = self._plan(n)
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
-        self._calls, self._state = 0, None
+        self._calls = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Keep nothing of a batch."""
+        self._state = None
 
     def start_late(self, steps: int) -> Tensor:
         """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
@@ -311,6 +317,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         mean, following = self._update(k, state, noise, denoised, draw)
         self._calls += 1
         self._state = None if following.dtype == sample.dtype else following
+        if self._calls == len(self.times):
+            self._forget()
         output = [value.to(sample.dtype) for value in (following, mean, denoised)]
         return ScoreSdeSchedulerOutput(*output) if return_dict else tuple(output)
 
