@@ -4,7 +4,7 @@ Right means two things, for one Gaussian and its exact network. In any number of
 what its equations say, written down once more in `exact_variance`, to 1e-6: whatever network, SDE, time input, end and
 grid. And with more steps these equations tend to the variance of the reverse SDE or ODE itself, in closed form.
 
-`SDE_DRAWS=2000 pytest tests/test_right_variance.py -s` draws as many as that; docs/reliability.md has what it printed.
+`SDE_DRAWS=2000 SDE_LIKELIHOODS=300 pytest tests/test_right_variance.py -s` draws as many as that.
 """
 
 import collections

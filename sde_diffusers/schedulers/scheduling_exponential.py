@@ -61,8 +61,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
 
     Args:
         solver_order: 1, 2 or 3; the first steps, which have fewer estimates behind them, are of lower order, and with
-            more noise than the SDE's own all are where it does not hold (see `held_order`). With order 1, eta = 0 is DDIM (arXiv
-            2010.02502) and, with "data", eta = 1 is ancestral sampling.
+            more noise than the SDE's own all are where it does not hold (see `held_order`). With order 1, eta = 0 is
+            DDIM (arXiv 2010.02502) and, with "data", eta = 1 is ancestral sampling.
         eta: amount of noise, at least 0: 0 solves the ODE, 1 the reverse-time SDE. More noise takes more steps, about
             as many as its square says: `set_timesteps` raises a `ValueError` where they are too few.
         algorithm: "data" (as DPM-Solver++) or "noise" (as DEIS and DPM-Solver), what is extrapolated. With eta above 0
