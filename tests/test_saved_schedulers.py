@@ -34,4 +34,5 @@ def test_old_configurations_are_saved_again_as_they_were(folder, tmp_path):
     after = json.loads((tmp_path / "scheduler_config.json").read_text())
     new = {key: after.pop(key) for key in [*after] if key not in before}
     assert after == before | {"_diffusers_version": after["_diffusers_version"]}
-    assert new == {"sde_parameters": None, "sampling_sde_parameters": None}
+    bounds = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
+    assert new == dict.fromkeys(("sde_parameters", "sampling_sde_parameters", *bounds))

@@ -61,8 +61,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
 
     Args:
         solver_order: 1, 2 or 3; the first steps, which have fewer estimates behind them, are of lower order, and with
-            eta above 0 all are where it does not hold (see `held_order`). With order 1, eta = 0 is DDIM (arXiv
-            2010.02502) and, with "data", eta = 1 is ancestral sampling.
+            more noise than the SDE's own all are where it does not hold (see `held_order`). With order 1, eta = 0 is
+            DDIM (arXiv 2010.02502) and, with "data", eta = 1 is ancestral sampling.
         eta: amount of noise, at least 0: 0 solves the ODE, 1 the reverse-time SDE. More noise takes more steps, about
             as many as its square says: `set_timesteps` raises a `ValueError` where they are too few.
         algorithm: "data" (as DPM-Solver++) or "noise" (as DEIS and DPM-Solver), what is extrapolated. With eta above 0
@@ -174,10 +174,10 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     def _held_order(self, n):
         """The highest order up to `solver_order` with which n steps leave Gaussian images their width."""
         eta, found = self.config.eta, {}
+        if eta <= (1 if self.config.algorithm == "data" else 0):  # stable in any number of steps
+            return self.config.solver_order
         low, high = self.parameterization.image_range
         for order in range(self.config.solver_order, 0, -1):
-            if eta == 0:
-                return order
             widths = [(high - low) / 4 * width for width in GAUSSIAN_IMAGES]
             ratios = [self._width_left(n, order, eta, w) / self._width_left(n, order, 0.0, w) for w in widths]
             found[order] = max(ratios, key=lambda ratio: math.inf if math.isnan(ratio) else abs(ratio - 1))
