@@ -111,9 +111,8 @@ def flow_logp_of_gaussian(data, sde, x, eps, end=1.0):
     return sde.prior_logp(z) + scale.log().sum(), z
 
 
-@pytest.mark.parametrize("variable", [None, "noise_level"])
 @pytest.mark.parametrize("sde", SDE_NAMES)
-@pytest.mark.parametrize("d", [2, 64])
+@pytest.mark.parametrize("d, variable", [(2, None), (2, "noise_level"), (64, None)])
 def test_likelihood_of_gaussians(sde, d, variable):
     g = torch.Generator().manual_seed(0)
     factor = torch.randn(d, d, generator=g, dtype=torch.float64) / math.sqrt(d)
@@ -397,8 +396,7 @@ def test_half_precision_stays_finite_and_near(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("variable", ["t", "noise_level"])
-@pytest.mark.parametrize("sampling_sde", [None, "vp", "sub_vp"])
+@pytest.mark.parametrize("sampling_sde, variable", [(None, "t"), ("vp", "noise_level"), ("sub_vp", "t")])
 def test_half_precision_networks_under_every_sde(sampling_sde, variable, dtype):
     """Codes, images and samples are finite float32, from noise of 50 deviations to that of 1e-5 in time."""
     pipe, x = small_pipeline(dtype, sampling_sde=sampling_sde), images(1, 1, 8, 8)

@@ -365,7 +365,7 @@ def test_inference_mode(tmp_path, loaded_inside):
     pipe = unet_pipe(channels=1)
     pipe.save_pretrained(tmp_path)
     pipe = quiet(ScoreSdePipeline.from_pretrained(tmp_path))
-    image, solver = torch.rand(2, 1, 8, 8, generator=seeded(1)), {"rtol": 1e-2, "atol": 1e-2}
+    image, solver = torch.rand(2, 1, 8, 8, generator=seeded(1)), {"rtol": 1e-1, "atol": 1e-1}
 
     def calls(pipe, image):
         return [

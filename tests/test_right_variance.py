@@ -33,8 +33,8 @@ from sde_diffusers import (
 from sde_diffusers.likelihood import likelihood_start
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 
-DRAWS = int(os.environ.get("SDE_DRAWS", "200"))
-LIKELIHOODS = int(os.environ.get("SDE_LIKELIHOODS", "40"))
+DRAWS = int(os.environ.get("SDE_DRAWS", "100"))
+LIKELIHOODS = int(os.environ.get("SDE_LIKELIHOODS", "20"))
 GRIDS = (None, "uniform", "quadratic", "log_snr", "karras", "noise_share")
 TIME_INPUTS = (None, "sigma", "999t", "1000t", "t", "index")
 SDE_OPTIONS = {
