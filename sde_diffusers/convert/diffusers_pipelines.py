@@ -172,11 +172,11 @@ def _table_sampler(scheduler):
         prediction_type=config.get("prediction_type", "epsilon"),  # RePaintScheduler knows no other
         num_train_timesteps=len(betas),
         time_grid=grids[0] if grids else None,
-        **_bounds(config),
+        **_bounds_taken_over(config),
     )
 
 
-def _bounds(config):
+def _bounds_taken_over(config):
     """The bounds on x_0 with which networks are sampled there; thresholding comes before clipping."""
     if config.get("thresholding"):
         return {key: config[key] for key in ("dynamic_thresholding_ratio", "sample_max_value")}

@@ -97,12 +97,12 @@ def _ddpm_scheduler(scheduler):
         num_train_timesteps=len(betas),
         trained_betas=betas.tolist(),
         prediction_type=prediction,
-        **_bounds(scheduler),
+        **_bounds_given_back(scheduler),
         timestep_spacing="trailing",  # begins at the noisiest level, as our samplers do
     )
 
 
-def _bounds(scheduler):
+def _bounds_given_back(scheduler):
     """What bounds x_0, under the names of diffusers."""
     bounds = scheduler.denoised_range
     if bounds.ratio is not None:
