@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 # Lower bounds are the lowest releases that the tests were run with.
 TRAIN = [
     "accelerate>=1.10",
-    "datasets>=4.4",
+    "datasets>=5.0.1",
     "matplotlib>=3.9",
     "omegaconf>=2.3",
     "psutil>=7.0",

@@ -24,6 +24,8 @@ def require_trusted_libraries(index: dict, origin: str | Path, package: str) -> 
         if name.startswith("_") or not isinstance(value, (list, tuple)):
             continue
         library = value[0] if value else None
+        if library is not None and not isinstance(library, str):  # no component, but a key of a newer version
+            continue
         if any(part is not None for part in value) and library not in (package, *TRUSTED_LIBRARIES):
             raise ValueError(
                 f"The component `{name}` of {origin} is of {library!r}, and is not loaded: components must be of "

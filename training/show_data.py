@@ -23,7 +23,7 @@ from images.description import describe, duplicates, in_short, suggestions
 from images.loading import ImageData, load_images
 from images.pixels import Skipped
 from run.config import RUN_RULES, DataConfig
-from run.record import RECORD, parted, read_record
+from run.record import parted, read_record
 from run.splits import HELD_OUT, loading_options, open_data
 from run.yaml_config import ConfigError, merge
 from sde_diffusers.images import visible
@@ -46,7 +46,7 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Pa
     for path in (picture, numbers):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ConfigError(f"{path} cannot be written: it is a folder, or there is no folder {path.parent}")
-    record = None if run is None else read_record(run / RECORD)
+    record = None if run is None else read_record(run)
     if run is not None and (record is None or not record.held_out):
         raise ConfigError(f"--run {run} is no folder of a run that has held images out")
     if config.split == HELD_OUT and record is None:
