@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
-from sde_diffusers.sdes import GaussianSDE
+from sde_diffusers.sdes.gaussian import GaussianSDE
 
 TASK = "unconditional-image-generation"
 CARD_TAGS = ("score-sde", "image-generation")

@@ -18,6 +18,7 @@ from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.network_fit import require_size
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 
@@ -124,7 +125,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                 `pipe.guidance_scale`, and stop with `pipe._interrupt = True`: the state is then returned as it is.
             callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
             image: one image, of which `batch_size` versions are drawn, or N of them: PIL, arrays (H, W, C) or tensors
-                (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
+                (C, H, W), uint8 or in [0, 1], of any size that the network takes. Noise is added and then removed
+                (SDEdit, arXiv 2108.01073).
             strength: the share of the time steps that are done, in (0, 1], in whole steps (rounded down) as in
                 diffusers' image-to-image: with more of them, the image that comes out has less to do with `image`.
             guidance_interval: (low, high), noise levels sigma / alpha, in the units of the network's images, between
@@ -145,7 +147,14 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is not None:
             image = self._start_image(image, strength)
             batch_size = len(image) if batch_size == 1 else batch_size
-        shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs)
+        shape = self._check(
+            batch_size,
+            generator,
+            latents,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            None if image is None else tuple(image.shape[2:]),
+        )
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
         guidance = Guidance(
@@ -247,8 +256,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
     # Arguments and results.
 
-    def _check(self, batch_size, generator, latents, output_type, callback_inputs) -> tuple[int, ...]:
-        """Refuse what cannot be sampled; the shape of the images otherwise."""
+    def _check(self, batch_size, generator, latents, output_type, callback_inputs, size=None) -> tuple[int, ...]:
+        """Refuse what cannot be sampled; the shape of the images otherwise, of another `size` than the network's."""
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
         if output_type not in OUTPUT_TYPES:
@@ -262,8 +271,9 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             raise ValueError(
                 f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
             )
-        shape = (batch_size, *self._image_shape)
-        if latents is not None and (latents.ndim != 4 or latents.shape[:2] != shape[:2]):  # any size of image will do
+        shape = (batch_size, self._image_shape[0], *(size or self._image_shape[1:]))
+        compared = 2 if size is None else 4  # any size of noise will do, if nothing else has one
+        if latents is not None and (latents.ndim != 4 or latents.shape[:compared] != shape[:compared]):
             raise ValueError(f"`latents` must have shape {shape}, but have {tuple(latents.shape)}.")
         return shape
 
@@ -287,9 +297,13 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         image = read_images("image", image, self._image_shape[0], self.pixel_format)
-        if image.shape[1:] != self._image_shape:
-            raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
+        self._require_size("image", tuple(image.shape[2:]))
         return self.scheduler.parameterization.to_model_range(image)
+
+    def _require_size(self, name: str, size: tuple[int, int]) -> None:
+        """Raise a `ValueError` unless the networks take images of this (H, W)."""
+        networks = [self.unet] if self.guide is None else [self.unet, self.guide]
+        require_size(name, size, self._image_shape[1:], networks)
 
     def _images(self, x: Tensor, output_type: str, data_units: bool = False):
         """The network's range -> images of the given type."""

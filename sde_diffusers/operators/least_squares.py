@@ -1,0 +1,85 @@
+"""Iterative solutions for operators that are known by what they do to an image: conjugate gradients, in two forms.
+
+Each image of a batch has its own step lengths, and stops for itself.
+"""
+
+import torch
+from torch import Tensor
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of each image, (N, 1, ..., 1)."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
+
+
+def like_images(factor, x: Tensor):
+    """A number, or one for each image in any shape, as a factor of x (N, ...)."""
+    return factor.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(factor, Tensor) and factor.ndim else factor
+
+
+def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """M w for the solution of S w = b, for each image of b (N, ...), by conjugate gradients from w = 0.
+
+    An image whose residual has fallen to `tolerance` of its b, or along whose direction S is not positive (then it
+    has left what can be solved), keeps its w.
+
+    Args:
+        system: d -> (S d, M d), for a symmetric, positive S and any M that is linear as well. So what is wanted of w
+            need not be computed again.
+
+    Returns:
+        M w, and the residual's norm relative to that of b, (N,).
+    """
+    wanted, residual, direction = 0, b, b
+    square = start = inner(b, b)
+    going = start > 0
+    for _ in range(steps):
+        if not going.any():
+            break
+        image, product = system(direction)
+        curvature = inner(direction, image)
+        going = going & (curvature > 0)
+        length = torch.where(going, square / curvature, 0)
+        residual = residual - length * image
+        wanted = wanted + like_images(length, product) * product
+        previous, square = square, inner(residual, residual)
+        going = going & (square > tolerance**2 * start)
+        direction = residual + torch.where(going, square / previous, 0) * direction
+    if not isinstance(wanted, Tensor):  # b = 0
+        wanted = torch.zeros_like(system(b)[1])
+    return wanted, (square / start).nan_to_num(0).sqrt().flatten()
+
+
+def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
+    """w with system(w) = b for each image of b (N, ...); see `krylov_solution`."""
+    return krylov_solution(lambda d: (system(d), d), b, steps, tolerance)[0]
+
+
+def least_squares(forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0) -> tuple[Tensor, Tensor]:
+    """The x that minimises ||y - A x||^2 + damping ||x||^2, for each image, by conjugate gradients (CGLS) from x = 0.
+
+    Args:
+        damping: at least 0, a number or (N, 1, ..., 1) as images are; without it x is the least of all minimisers.
+
+    Returns:
+        x, and the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was
+        reached.
+    """
+    residual, gradient = y, adjoint(y)
+    x, direction = torch.zeros_like(gradient), gradient
+    square = start = inner(gradient, gradient)
+    going = start > 0
+    for _ in range(steps):
+        if not going.any():
+            break
+        image = forward(direction)
+        curvature = inner(image, image).reshape(square.shape) + damping * inner(direction, direction)
+        going = going & (curvature > 0)
+        length = torch.where(going, square / curvature, 0)
+        x = x + length * direction
+        residual = residual - like_images(length, image) * image
+        gradient = adjoint(residual) - damping * x
+        previous, square = square, inner(gradient, gradient)
+        going = going & (square > tolerance**2 * start)
+        direction = gradient + torch.where(going, square / previous, 0) * direction
+    return x, (square / start).nan_to_num(0).sqrt().flatten()
