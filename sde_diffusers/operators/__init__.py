@@ -20,6 +20,9 @@ A, so that A+ = A' / c; up to that length, they are the first rows of an orthono
 I.2 in arXiv 2011.13456). Separable and periodic operators have singular values in closed form, Fourier samples nearly
 so; all others find these solutions by iterations with a stated tolerance.
 
+Nonlinear ones, `Gamma`, `Saturation`, `Quantization`, `FourierMagnitude`, `JPEG` and
+`Operator.from_function(f, shape)`, are taken for their Jacobians near the image in question.
+
 A pipeline takes measurements in units of images in [0, 1].
 """
 
@@ -29,6 +32,7 @@ from sde_diffusers.operators.channels import Bands, Grayscale
 from sde_diffusers.operators.deepinv_physics import from_deepinv
 from sde_diffusers.operators.fourier import MaskedFourier
 from sde_diffusers.operators.masks import Mask, box_mask, random_mask, stroke_mask
+from sde_diffusers.operators.nonlinear import JPEG, FourierMagnitude, Gamma, Quantization, Saturation
 from sde_diffusers.operators.radon import Radon
 from sde_diffusers.operators.resampling import Bicubic, Downsampling
 
@@ -38,13 +42,18 @@ __all__ = [
     "Bicubic",
     "Convolution",
     "Downsampling",
+    "FourierMagnitude",
+    "Gamma",
     "GaussianBlur",
     "Grayscale",
+    "JPEG",
     "LinearOperator",
     "Mask",
     "MaskedFourier",
     "Operator",
+    "Quantization",
     "Radon",
+    "Saturation",
     "box_mask",
     "from_deepinv",
     "random_mask",

@@ -6,6 +6,9 @@ Each image of a batch has its own step lengths, and stops for itself.
 import torch
 from torch import Tensor
 
+NOTHING = 1e-15
+"""A right-hand side of this norm counts as 0: the square of a smaller one has lost its digits in float32."""
+
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of each image, (N, 1, ..., 1)."""
@@ -15,6 +18,11 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 def like_images(factor, x: Tensor):
     """A number, or one for each image in any shape, as a factor of x (N, ...)."""
     return factor.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(factor, Tensor) and factor.ndim else factor
+
+
+def relative_norm(square: Tensor, start: Tensor) -> Tensor:
+    """The roots (N,) of the quotients of squared norms; 0 where there was nothing to start with."""
+    return torch.where(start > NOTHING**2, square / start, 0).sqrt().flatten()
 
 
 def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
@@ -32,7 +40,7 @@ def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> t
     """
     wanted, residual, direction = 0, b, b
     square = start = inner(b, b)
-    going = start > 0
+    going = start > NOTHING**2
     for _ in range(steps):
         if not going.any():
             break
@@ -47,7 +55,7 @@ def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> t
         direction = residual + torch.where(going, square / previous, 0) * direction
     if not isinstance(wanted, Tensor):  # b = 0
         wanted = torch.zeros_like(system(b)[1])
-    return wanted, (square / start).nan_to_num(0).sqrt().flatten()
+    return wanted, relative_norm(square, start)
 
 
 def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
@@ -55,23 +63,25 @@ def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) 
     return krylov_solution(lambda d: (system(d), d), b, steps, tolerance)[0]
 
 
-def least_squares(forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0) -> tuple[Tensor, Tensor]:
+def least_squares(
+    forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0
+) -> tuple[Tensor, Tensor, int]:
     """The x that minimises ||y - A x||^2 + damping ||x||^2, for each image, by conjugate gradients (CGLS) from x = 0.
 
     Args:
         damping: at least 0, a number or (N, 1, ..., 1) as images are; without it x is the least of all minimisers.
 
     Returns:
-        x, and the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was
-        reached.
+        x; the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was reached;
+        and the number of steps that were done.
     """
     residual, gradient = y, adjoint(y)
-    x, direction = torch.zeros_like(gradient), gradient
-    square = start = inner(gradient, gradient)
-    going = start > 0
-    for _ in range(steps):
-        if not going.any():
-            break
+    x = best = torch.zeros_like(gradient)
+    direction = gradient
+    square = start = least = inner(gradient, gradient)
+    going, done = start > NOTHING**2, 0
+    while done < steps and going.any():
+        done += 1
         image = forward(direction)
         curvature = inner(image, image).reshape(square.shape) + damping * inner(direction, direction)
         going = going & (curvature > 0)
@@ -80,6 +90,8 @@ def least_squares(forward, adjoint, y: Tensor, steps: int, tolerance: float, dam
         residual = residual - like_images(length, image) * image
         gradient = adjoint(residual) - damping * x
         previous, square = square, inner(gradient, gradient)
-        going = going & (square > tolerance**2 * start)
+        best, least = torch.where(square < least, x, best), torch.minimum(square, least)
+        # Where rounding errors of A and A' rule, the way on leads astray.
+        going = going & (square > tolerance**2 * start) & (square < 1e12 * least)
         direction = gradient + torch.where(going, square / previous, 0) * direction
-    return x, (square / start).nan_to_num(0).sqrt().flatten()
+    return best, relative_norm(least, start), done

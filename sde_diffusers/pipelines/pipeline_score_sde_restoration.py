@@ -97,8 +97,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 that broadcasts to the measurement). Where it is 0 the images reproduce the measurement: observed
                 pixels exactly, other operators' values but for the clipping to [0, 1] and the operator's `tolerance`;
                 those of a nonlinear operator as well as the method does it. For counts see `poisson_noise_std`.
-            method: "mmps", "pigdm", "dps", "projection" or another of `sde_diffusers.posteriors`, or an instance of
-                one of these methods with other parameters, such as `MMPS(steps=5)`.
+            method: "mmps", "pigdm", "dps", "projection", "tmpd", "diffpir" or "daps" (see
+                `sde_diffusers.posteriors`), or an instance of one of these with other parameters: `MMPS(steps=5)`.
             num_samples: number K of samples for each measurement.
             num_inference_steps: number of time steps; the default is the scheduler's.
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
@@ -172,9 +172,11 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         problem = in_model_range(repeated, measurement, noise_std, noise_covariance, image_range, shape)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         exact.rehearse(measurement, noise)
-        method.rehearse(problem.with_iterations(0.5), noise)
+        method.rehearse(problem.rehearsed(), noise)
         answer = partial(posterior_output, guidance, self.scheduler, method, problem)
-        draw = partial(randn_tensor, shape, generator=generator, device=device, dtype=torch.float32)
+
+        def draw(shape=shape):
+            return randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
         def project(x):
             return method.project(problem, x, *self._kernel_reached(), draw)

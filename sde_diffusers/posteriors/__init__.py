@@ -17,28 +17,37 @@ Jacobian at D, in place of A except in the residual.
     Pi-GDM  V = r^2 in the weight, r^2 the variance that x_0 would keep if pixels were independent (Song et al.,
             Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023)
     DPS     a weight of prescribed length along the residual (arXiv 2209.14687)
+    TMPD    A V A' = its row sums, on the diagonal (arXiv 2310.06721)
+    DiffPIR V = r^2 in the weight and outside, so that no derivative of the network is needed (arXiv 2305.08995)
 
 They change the denoiser, so every sampler and every SDE can use them. Projection (appendix I.2 of arXiv 2011.13456)
 leaves the score and, wherever a step ends, replaces what A sees of the state by a noisy version of the measurement.
+DAPS (arXiv 2407.01521) draws the state anew there, from an image that was drawn given D and y.
 """
 
 from sde_diffusers.operators.least_squares import conjugate_gradients
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance, posterior_output
+from sde_diffusers.posteriors.daps import DAPS
+from sde_diffusers.posteriors.diffpir import DiffPIR
 from sde_diffusers.posteriors.dps import DPS
 from sde_diffusers.posteriors.measurement import Measurement, poisson_noise_std
 from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
 from sde_diffusers.posteriors.mmps import MMPS
 from sde_diffusers.posteriors.pigdm import PiGDM
 from sde_diffusers.posteriors.projection import Projection
+from sde_diffusers.posteriors.tmpd import TMPD
 
 __all__ = [
+    "DAPS",
     "DPS",
+    "DiffPIR",
     "MMPS",
     "Measurement",
     "POSTERIOR_METHODS",
     "PiGDM",
     "PosteriorMethod",
     "Projection",
+    "TMPD",
     "conjugate_gradients",
     "kept_variance",
     "poisson_noise_std",

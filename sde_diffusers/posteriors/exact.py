@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.masks import Rows
-from sde_diffusers.posteriors.measurement import is_white
+from sde_diffusers.posteriors.measurement import demanding, is_white
 
 
 class ExactPart:
@@ -46,8 +46,7 @@ class ExactPart:
         return torch.where(exact.reshape(-1, 1, 1, 1), consistent, images)
 
     def rehearse(self, y: Tensor, x: Tensor) -> None:
-        """Raise a `ValueError` if the exact values can't be imposed on images like x (noise), in half the time."""
+        """Raise a `ValueError` if the exact values can't be imposed on images like x (noise)."""
         trial = copy.copy(self)
-        trial.operator = copy.copy(self.operator)
-        trial.operator.iterations //= 2
+        trial.operator = demanding(self.operator)
         trial.imposed(x, y)

@@ -26,6 +26,7 @@ class Measurement:
         half_range: half the width of the network's image range.
         noise_covariance: function w -> C w on measurements, for noise that is not independent; `noise_std` then counts
             for nothing.
+        drawn_from: what a method leaves for the end of the step.
     """
 
     operator: Operator
@@ -33,6 +34,7 @@ class Measurement:
     noise_std: float | Tensor
     half_range: float
     noise_covariance: Callable[[Tensor], Tensor] | None = None
+    drawn_from: tuple | None = None
 
     def noise(self, w: Tensor) -> Tensor:
         """C w, with the covariance C of the noise."""
@@ -42,11 +44,19 @@ class Measurement:
         """The operator as it is near the denoised images, and what it leaves of y: y - A D."""
         return self.operator.at(denoised), self.y - self.operator(denoised)
 
-    def with_iterations(self, share: float) -> "Measurement":
-        """The same with an operator whose iterative solutions must be found in that share of its iterations."""
-        operator = copy.copy(self.operator)
-        operator.iterations = int(share * operator.iterations)
-        return replace(self, operator=operator)
+    def rehearsed(self) -> "Measurement":
+        """The same with an operator that must solve better, and sooner; see `demanding`."""
+        return replace(self, operator=demanding(self.operator))
+
+
+def demanding(operator: Operator) -> Operator:
+    """An operator whose iterative solutions must be found in half of its iterations, to a third of its tolerance.
+
+    What succeeds so for one image of noise will succeed for those that come.
+    """
+    operator = copy.copy(operator)
+    operator.iterations, operator.tolerance = operator.iterations // 2, operator.tolerance / 3
+    return operator
 
 
 class InRange(Operator):
@@ -175,6 +185,11 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     if not isinstance(y, Tensor) or not y.is_floating_point() or not (y >= 0).all():
         raise ValueError("`y` must be a floating point tensor of counts / photons, at least 0.")
     return (y.clamp(min=1 / photons) / photons).sqrt()
+
+
+def per_value(factor, y: Tensor):
+    """A number, or a tensor that broadcasts to y, with y's dtype."""
+    return factor.to(y) if isinstance(factor, Tensor) else factor
 
 
 def per_image(factor, x: Tensor):

@@ -31,9 +31,7 @@ class PiGDM(PosteriorMethod):
         require_positive(sigma_data=self.sigma_data)
 
     def check(self, operator, noise_std, noise_covariance=None):
-        exact = noise_covariance is None and torch.as_tensor(noise_std).min() == 0
-        if exact and not operator.linear:
-            raise ValueError('`method`="pigdm" takes nonlinear measurements only with a `noise_std` above 0.')
+        require_noise_if_nonlinear("pigdm", operator, noise_std, noise_covariance)
 
     def rehearse(self, measurement, x):
         if measurement.operator.linear:
@@ -42,19 +40,23 @@ class PiGDM(PosteriorMethod):
     def weight(self, measurement, denoised, noise_level):
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
         operator, residual = measurement.near(denoised)
-        if measurement.noise_covariance is None and is_white(measurement.noise_std):
-            seen = operator.ridge(residual, variance, measurement.noise(1.0))
-        else:
-            seen = operator.adjoint(colored_weight(operator, measurement, variance, residual))
-        return variance / noise_level**2 * seen
+        return variance / noise_level**2 * ridge_solution(operator, measurement, variance, residual)
 
 
-def colored_weight(operator, measurement, variance: float, residual):
-    """w = (variance A A' + C)^-1 residual for any covariance C of the noise, by conjugate gradients."""
+def ridge_solution(operator, measurement, variance: float, residual):
+    """A'(variance A A' + C)^-1 residual for any covariance C of the noise."""
+    if measurement.noise_covariance is None and is_white(measurement.noise_std):
+        return operator.ridge(residual, variance, measurement.noise(1.0))
 
     def system(w):
         return variance * operator(operator.adjoint(w)) + measurement.noise(w), w
 
     w, error = krylov_solution(system, residual, operator.iterations, operator.tolerance)
     operator.require_reached("weight", "||residual - (r^2 A A' + C) w|| / ||residual||", error)
-    return w
+    return operator.adjoint(w)
+
+
+def require_noise_if_nonlinear(name: str, operator, noise_std, noise_covariance) -> None:
+    """Raise a `ValueError` for exact measurements that are not linear: Jacobians may have any singular values."""
+    if not operator.linear and noise_covariance is None and torch.as_tensor(noise_std).min() == 0:
+        raise ValueError(f'`method`="{name}" takes nonlinear measurements only with a `noise_std` above 0.')
