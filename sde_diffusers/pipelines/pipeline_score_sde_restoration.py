@@ -7,6 +7,7 @@ from the posterior p(x_0 | y) whose prior p(x_0) is the network's. Nothing is tr
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -264,7 +265,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         options = {} if boundary is None else {"boundary": boundary}
-        blur = GaussianBlur if isinstance(kernel, (int, float)) else Convolution
+        blur = GaussianBlur if isinstance(kernel, Real) else Convolution
         operator, image = blur(kernel, **options), read_images("image", image, self._image_shape[0], self.pixel_format)
         return self._restore(
             "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
@@ -286,8 +287,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             raise ValueError(f"`{name}` must be finite, but holds infinite values or NaN.")
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size
-        size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        size = (size, size) if isinstance(size, Integral) else tuple(size)
+        if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
             raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size}.")
         self._require_size(given, size)
         return size
