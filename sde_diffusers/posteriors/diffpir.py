@@ -33,8 +33,7 @@ class DiffPIR(PosteriorMethod):
         require_noise_if_nonlinear("diffpir", operator, noise_std, noise_covariance)
 
     def rehearse(self, measurement, x):
-        if measurement.operator.linear:
-            self.shift(measurement, x, None, 1e3)
+        self.shift(measurement, x, None, 1e3)
 
     def shift(self, measurement, denoised, covariance, noise_level):
         variance = noise_level**2 / self.strength

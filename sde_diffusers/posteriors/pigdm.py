@@ -34,8 +34,7 @@ class PiGDM(PosteriorMethod):
         require_noise_if_nonlinear("pigdm", operator, noise_std, noise_covariance)
 
     def rehearse(self, measurement, x):
-        if measurement.operator.linear:
-            self.weight(measurement, x, 1e3)  # the noise counts least where the variance is highest
+        self.weight(measurement, x, 1e3)  # the noise counts least where the variance is highest
 
     def weight(self, measurement, denoised, noise_level):
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
