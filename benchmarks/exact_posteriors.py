@@ -260,12 +260,12 @@ def contenders():
     return found
 
 
-def exact_table(folder, steps, only):
+def exact_table(folder, steps, only, some_operators):
     path = folder / "exact.json"
     records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
     done = {(r["operator"], r["noise"], r["method"]) for r in records}
     methods = {name: f for name, f in contenders().items() if not only or any(o in name for o in only)}
-    cells = [(name, noise) for noise in ("scalar", "0", "per value") for name in operators()]
+    cells = [(name, noise) for noise in ("scalar", "0", "per value") for name in some_operators or operators()]
     for name, noise in tqdm(cells, desc="problems"):
         problem = Problem(operators()[name], noise)
         for method, sample in methods.items():

@@ -1,7 +1,7 @@
 """How well posterior samples restore images, and how true to the posterior they are.
 
     python benchmarks/restoration.py gaussian OUTPUT_FOLDER
-    python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only NAME ...]
+    python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only NAME ...] [--operators NAME ...]
     python benchmarks/restoration.py nonlinear OUTPUT_FOLDER
     python benchmarks/restoration.py images OUTPUT_FOLDER [--pipeline FOLDER] [--classifier FOLDER] [--count 200]
 
@@ -318,6 +318,7 @@ def main():
     parser.add_argument("--classifier", help="folder of a trained classifier")
     parser.add_argument("--count", type=int, default=200, help="number of test images")
     parser.add_argument("--steps", type=int, help="time steps of the sampler; 20 for images, 100 for exact")
+    parser.add_argument("--operators", nargs="*", default=(), help="exact: names of operators, all by default")
     parser.add_argument("--only", nargs="*", default=(), help="exact: methods whose names hold one of these words")
     parser.add_argument("--batch", type=int, default=50)
     arguments = parser.parse_args()
@@ -327,7 +328,7 @@ def main():
     if arguments.table == "gaussian":
         gaussian_table(arguments.folder)
     elif arguments.table == "exact":
-        exact_table(arguments.folder, arguments.steps or 100, arguments.only)
+        exact_table(arguments.folder, arguments.steps or 100, arguments.only, arguments.operators)
     elif arguments.table == "nonlinear":
         nonlinear_table(arguments.folder)
     else:

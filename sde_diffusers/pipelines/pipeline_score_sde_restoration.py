@@ -265,8 +265,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         options = {} if boundary is None else {"boundary": boundary}
-        blur = GaussianBlur if isinstance(kernel, Real) else Convolution
-        operator, image = blur(kernel, **options), read_images("image", image, self._image_shape[0], self.pixel_format)
+        gaussian = isinstance(kernel, Real)
+        operator = GaussianBlur(float(kernel), **options) if gaussian else Convolution(kernel, **options)
+        image = read_images("image", image, self._image_shape[0], self.pixel_format)
         return self._restore(
             "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
         )
