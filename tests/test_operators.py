@@ -267,6 +267,9 @@ def test_an_operator_needs_no_more_than_a():
     for name in ("pseudo_inverse", "attainable"):
         torch.testing.assert_close(getattr(own, name)(y), getattr(known, name)(y), rtol=0, atol=1e-8)
     torch.testing.assert_close(own.consistent(x, known(y)), known.consistent(x, known(y)), rtol=0, atol=1e-8)
+    composed = Mask(random_mask(SHAPE[2:], 0.5, generator())) @ own
+    composed.iterations = 3
+    assert composed.repeat(2).for_images(SHAPE).iterations == 3
     own.iterations = 3
     with pytest.raises(ValueError, match="`iterations`"):
         own.pseudo_inverse(y)

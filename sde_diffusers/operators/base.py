@@ -295,9 +295,9 @@ class Composition(Operator):
         return self.inner.image_size
 
     def for_images(self, shape, device=None):
-        inner = self.inner.for_images(shape, device)
-        operator = type(self)(self.outer.for_images(inner.measurement_shape(shape), device), inner)
-        operator.image_shape, operator.device = tuple(shape[1:]), device
+        operator = super().for_images(shape, device)
+        operator.inner = self.inner.for_images(shape, device)
+        operator.outer = self.outer.for_images(operator.inner.measurement_shape(shape), device)
         return operator
 
     def measurement_shape(self, image_shape):
@@ -319,8 +319,8 @@ class Composition(Operator):
         outer, inner = self.outer.repeat(samples), self.inner.repeat(samples)
         if outer is self.outer and inner is self.inner:
             return self
-        operator = type(self)(outer, inner)
-        operator.image_shape, operator.device = self.image_shape, self.device
+        operator = copy.copy(self)
+        operator.outer, operator.inner = outer, inner
         return operator
 
 
