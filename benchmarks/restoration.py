@@ -1,6 +1,8 @@
 """How well posterior samples restore images, and how true to the posterior they are.
 
     python benchmarks/restoration.py gaussian OUTPUT_FOLDER
+    python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only NAME ...] [--operators NAME ...]
+    python benchmarks/restoration.py nonlinear OUTPUT_FOLDER
     python benchmarks/restoration.py images OUTPUT_FOLDER [--pipeline FOLDER] [--classifier FOLDER] [--count 200]
 
 gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact, so that the posterior under a linear
@@ -10,12 +12,14 @@ gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact,
           measurements). All methods run under the reverse-time SDE (exponential solver, order 1, eta = 1). Where a
           method is affine in the measurement and the state, its moments are followed exactly; the others' are those of
           samples, whose own error in the covariance is given as "floor".
+exact, nonlinear
+          see `exact_posteriors.py`; azula's and deepinv's methods take part where they are installed
 images    Test images of Fashion-MNIST, one posterior sample each: PSNR in dB (mean over images) and the accuracy of an
           independent classifier on the restored images, next to trivial restorations. Restored images are kept in the
           folder, so that an interrupted run goes on, and accuracies can be added later; other settings want another
           folder.
 
-Writes gaussian.json and .md, or images.json and .md.
+Each writes a .json and a .md of its name.
 """
 
 import argparse
@@ -26,6 +30,7 @@ import sys
 from pathlib import Path
 
 import torch
+from exact_posteriors import exact_table, nonlinear_table
 from safetensors.torch import load_file, save_file
 from side_by_side import write_results
 from torch.nn.functional import interpolate
@@ -307,17 +312,25 @@ def report(records, settings, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("gaussian", "images"))
+    parser.add_argument("table", choices=("gaussian", "exact", "nonlinear", "images"))
     parser.add_argument("folder", type=Path, help="where the results are written")
     parser.add_argument("--pipeline", default=str(ROOT / "pretrained" / "fashion-mnist-ve"))
     parser.add_argument("--classifier", help="folder of a trained classifier")
     parser.add_argument("--count", type=int, default=200, help="number of test images")
-    parser.add_argument("--steps", type=int, default=20, help="time steps of the sampler")
+    parser.add_argument("--steps", type=int, help="time steps of the sampler; 20 for images, 100 for exact")
+    parser.add_argument("--operators", nargs="*", default=(), help="exact: names of operators, all by default")
+    parser.add_argument("--only", nargs="*", default=(), help="exact: methods whose names hold one of these words")
     parser.add_argument("--batch", type=int, default=50)
     arguments = parser.parse_args()
+    if arguments.table == "images" and arguments.steps is None:
+        arguments.steps = 20
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.table == "gaussian":
         gaussian_table(arguments.folder)
+    elif arguments.table == "exact":
+        exact_table(arguments.folder, arguments.steps or 100, arguments.only, arguments.operators)
+    elif arguments.table == "nonlinear":
+        nonlinear_table(arguments.folder)
     else:
         image_table(arguments, arguments.folder)
         print((arguments.folder / "images.md").read_text(encoding="utf-8"))

@@ -70,3 +70,31 @@ def _require_same_table(config, parameterization: Parameterization) -> None:
             f"`sigma_max`, `sigma_min`), but those of the scheduler are {table}: its `sde` must be 've' with the same "
             "values."
         )
+
+
+def size_multiple(network) -> int | None:
+    """Of what the height and width of its images must be multiples; None if the network takes only its own size."""
+    if getattr(network, "size_multiple", None) is not None:
+        return network.size_multiple
+    config = network.config
+    if getattr(config, "down_block_types", None) and getattr(config, "up_block_types", None):  # diffusers' U-Nets
+        return 2 ** (len(config.down_block_types) - 1)
+    return None
+
+
+def require_size(name: str, size: tuple[int, int], own: tuple[int, int], networks) -> None:
+    """Raise a `ValueError`, which names the argument, unless networks take images of another size than their own.
+
+    Args:
+        size: (H, W) of the images that the argument gives or asks for.
+        own: that of the networks' training.
+    """
+    if tuple(size) == tuple(own):
+        return
+    what = f"`{name}` means images of {size[0]} x {size[1]} pixels, but the network"
+    for network in networks:
+        multiple = size_multiple(network)
+        if multiple is None:
+            raise ValueError(f"{what} takes none but its own {own[0]} x {own[1]}.")
+        if size[0] % multiple or size[1] % multiple:
+            raise ValueError(f"{what} takes only multiples of {multiple}, or its own {own[0]} x {own[1]}.")

@@ -12,10 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import exact_posteriors  # noqa: E402
 import training_cost  # noqa: E402
 import training_throughput  # noqa: E402
 
 from sde_diffusers import NCSNppUNet2DModel  # noqa: E402
+from sde_diffusers.operators import Bicubic  # noqa: E402
 
 
 def test_training_cost_of_a_small_network(tmp_path, monkeypatch):
@@ -135,3 +137,18 @@ def test_the_page_says_what_was_measured():
     page = (ROOT / "docs" / "scale.md").read_text().splitlines()
     lines = [line for line in training_cost.markdown(results).splitlines() if line.startswith("|")]
     assert len(lines) > 20 and [line for line in lines if line not in page] == []
+
+
+@pytest.mark.parametrize("noise", ["0", "scalar", "per value"])
+def test_errors_of_exact_draws_are_one(noise):
+    """Means and covariances of samples are measured in what exact draws show; a wrong posterior shows."""
+    problem, k = exact_posteriors.Problem(Bicubic(4), noise), 2000
+    values, vectors = torch.linalg.eigh(problem.covariance)
+    z = torch.randn(k, len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = problem.mean + z * values.clamp(min=0).sqrt() @ vectors.T
+    errors = problem.errors(draws)
+    assert errors["mean"] == pytest.approx(1, abs=0.2) and errors["covariance"] == pytest.approx(1, abs=0.1)
+    assert problem.errors(draws + 0.02)["mean"] > 2 and problem.errors(1.2 * draws)["covariance"] > 2
+    x = torch.randn(2, *problem.shape[1:], generator=torch.Generator().manual_seed(1))
+    expected = problem.network(x, torch.tensor(0.5)).sample
+    torch.testing.assert_close(problem.denoise(x, 0.5), expected, rtol=0, atol=1e-5)

@@ -66,7 +66,7 @@ def test_little_strength_changes_little():
         ({"strength": 1.5}, "`strength`.*1.5"),
         ({"strength": None}, "`strength`.*None"),
         ({"strength": 0.2}, "`strength`=0.2 of 4 steps is less than one"),
-        ({"image": torch.rand(1, 3, 5, 4)}, r"`image` must have shape \(3, 4, 4\)"),
+        ({"image": torch.rand(1, 3, 5, 4)}, r"`image` means images of 5 x 4 pixels.*own 4 x 4"),
         ({"image": torch.rand(1, 1, 4, 4)}, "`image`"),
         ({"image": torch.rand(1, *SIZE) * 300}, "`image`"),
         ({"image": torch.rand(2, *SIZE), "batch_size": 3}, "`image` must be one or `batch_size` = 3"),

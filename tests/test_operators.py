@@ -1,15 +1,25 @@
 """Linear measurements: adjoint, pseudo-inverse and solver against their definitions and dense matrices."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn.functional import conv2d
 
 from sde_diffusers.operators import (
+    BOUNDARIES,
+    Bands,
+    Bicubic,
     Convolution,
     Downsampling,
     GaussianBlur,
     Grayscale,
+    LinearOperator,
     Mask,
+    MaskedFourier,
+    Radon,
     box_mask,
+    from_deepinv,
     random_mask,
     stroke_mask,
 )
@@ -36,9 +46,33 @@ OPERATORS = {
     "weak Gaussian blur": lambda: GaussianBlur(0.5),
     "Gaussian blur": lambda: GaussianBlur(1.5),
     "blur beyond the image": lambda: GaussianBlur(4.0),
-    "convolution": lambda: Convolution(uneven_kernel()),
-    "motion blur": lambda: Convolution(torch.eye(5) / 5),
+    "Gaussian blur of what is seen": lambda: GaussianBlur(0.7, "valid"),
+    "Gaussian blur of periodic images": lambda: GaussianBlur(1.5, "circular"),
+    "convolution": lambda: tight(Convolution(uneven_kernel())),
+    "convolution of what is seen": lambda: tight(Convolution(uneven_kernel(), "valid")),
+    "periodic convolution": lambda: Convolution(uneven_kernel(), "circular"),
+    "periodic motion blur": lambda: Convolution(torch.eye(5) / 5, "circular"),
+    "bands": lambda: bound(Bands([2, 0])),
+    "bicubic": lambda: Bicubic(2),
+    "Fourier samples": lambda: MaskedFourier(random_mask((2, 1, 8, 12), 0.6, generator())),
+    "function": lambda: tight(LinearOperator.from_function(mixed, SHAPE[1:])),
+    "composition": lambda: tight(bound(Mask(box_mask(4, 6, (0, 0, 2, 3))) @ Bicubic(2) @ Bands([1]))),
 }
+
+
+def mixed(x):
+    """Differences of neighbours, weighed over channels: measurements of three dimensions, (N, H, W - 1)."""
+    weights = torch.tensor([0.5, -1.0, 2.0]).to(x)
+    return torch.einsum("nchw,c->nhw", x.diff(dim=-1) + 0.1 * x[..., :-1], weights)
+
+
+def bound(operator):
+    return operator.for_images(SHAPE)
+
+
+def tight(operator):
+    operator.tolerance = 1e-13
+    return operator
 
 
 @pytest.fixture(params=OPERATORS, name="operator")
@@ -49,11 +83,17 @@ def _operator(request):
 def matrix(operator):
     """The dense matrix of an operator for the first image, (measurements, values)."""
     one = (1, *SHAPE[1:])
-    if isinstance(operator, Mask):
-        operator = Mask(operator.mask[:1])
+    operator = first(operator)
     columns = operator(torch.eye(288, dtype=torch.float64).view(288, *SHAPE[1:]))
     assert columns.shape == (288, *operator.measurement_shape(one)[1:])
     return columns.flatten(1).T
+
+
+def first(operator):
+    """The operator of the first image."""
+    if isinstance(operator, Mask):
+        return Mask(operator.mask[:1])
+    return MaskedFourier(operator.sampled[:1]) if isinstance(operator, MaskedFourier) else operator
 
 
 def draw_pair(operator):
@@ -81,13 +121,14 @@ def test_pseudo_inverse(operator):
 
 def test_solve_against_the_dense_matrix(operator):
     a = matrix(operator)
-    if isinstance(operator, Mask):
-        operator = Mask(operator.mask[:1])
+    operator = first(operator)
     x = torch.randn(1, *SHAPE[1:], generator=generator(1), dtype=torch.float64)
     y = operator(x)
     solved = operator.solve(y, 0.7, 0.3).flatten()
     expected = torch.linalg.solve(0.7 * a @ a.T + 0.3 * torch.eye(len(a)).double(), y.flatten())
     torch.testing.assert_close(solved, expected, rtol=0, atol=1e-10)
+    ridge = operator.ridge(y, 0.7, 0.3).flatten()
+    torch.testing.assert_close(ridge, a.T @ expected, rtol=0, atol=1e-10)
 
 
 def test_one_length_of_rows(operator):
@@ -137,7 +178,9 @@ def test_known_values():
     kernel = torch.tensor([[0.0, 0.2, 0.1], [0.3, 0.25, 0.0], [0.05, 0.1, 0.0]])
     moved = torch.zeros(1, 1, 9, 9)
     moved[..., 3:6, 3:6] = kernel
-    torch.testing.assert_close(Convolution(kernel)(point), moved, atol=1e-6, rtol=0)
+    for boundary in BOUNDARIES:
+        inside = moved[..., 1:-1, 1:-1] if boundary == "valid" else moved
+        torch.testing.assert_close(Convolution(kernel, boundary)(point), inside, atol=1e-6, rtol=0)
     blurred = GaussianBlur(1.0)(point)[0, 0, 4]
     ratio = torch.tensor(-0.5).exp().item()
     assert blurred[5].item() / blurred[4].item() == pytest.approx(ratio, abs=2e-3)  # but for negligible details
@@ -151,6 +194,137 @@ def test_masks():
     assert torch.equal(pixels, random_mask((5, 1, 8, 12), 0.75, generator()))
     strokes = stroke_mask(40, 60, generator=generator())
     assert strokes.shape == (40, 60) and 0.01 < strokes.float().mean() < 0.5
+
+
+def test_bicubic_is_that_of_pil():
+    image = torch.rand(24, 36, generator=generator())
+    for factor in (2, 3, 4):
+        small = Image.fromarray(image.numpy()).resize((36 // factor, 24 // factor), Image.Resampling.BICUBIC)
+        found = Bicubic(factor)(image[None, None])[0, 0]
+        torch.testing.assert_close(found, torch.from_numpy(np.array(small)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_boundaries_are_those_of_torch_and_numpy(boundary):
+    """An odd and an even kernel, larger than what is inside of it, against padded images; a Gaussian's two axes."""
+    x = torch.rand(1, 1, 6, 7, generator=generator(), dtype=torch.float64)
+    mode = {"zero": "constant", "circular": "wrap", "replicate": "edge"}.get(boundary, boundary)
+    for h, w in ((5, 3), (2, 4)):
+        kernel = torch.rand(h, w, generator=generator(), dtype=torch.float64)
+        width = [(side - 1 - side // 2, side // 2) for side in (h, w)]
+        wide = x if boundary == "valid" else torch.from_numpy(np.pad(x[0, 0].numpy(), width, mode))[None, None]
+        expected = conv2d(wide, kernel.flip(0, 1)[None, None])
+        torch.testing.assert_close(Convolution(kernel, boundary)(x), expected)
+    gaussian = torch.exp(-0.5 * (torch.arange(-2, 3) / 0.5).double() ** 2)
+    kernel = torch.outer(gaussian, gaussian) / gaussian.sum() ** 2
+    blurred = GaussianBlur(0.5, boundary)
+    blurred.NEGLIGIBLE = 0.0
+    torch.testing.assert_close(blurred(x), Convolution(kernel, boundary)(x), rtol=0, atol=1e-3)
+
+
+def test_fourier_samples_are_those_of_the_transform():
+    sampled = random_mask((8, 12), 0.5, generator())
+    x = torch.rand(SHAPE, generator=generator(1), dtype=torch.float64)
+    y = torch.complex(*MaskedFourier(sampled)(x).chunk(2, 1))
+    z = torch.fft.fft2(x) / 96**0.5
+    assert torch.equal(y, torch.where(sampled, z, 0)) and MaskedFourier(sampled).count(SHAPE).item() == 3 * 96
+
+
+def test_radon_sums_along_lines():
+    x = torch.rand(2, 1, 9, 7, generator=generator(), dtype=torch.float64)
+    operator = Radon([0.0, 90.0, 30.0]).for_images(x.shape)
+    y = operator(x)
+    assert y.shape == operator.measurement_shape(x.shape) == (2, 3, 11)
+    torch.testing.assert_close(y.sum(2), x.sum((1, 2, 3))[:, None].expand(2, 3))
+    torch.testing.assert_close(y[:, 0, 2:9], x[:, 0].sum(1))  # columns
+    torch.testing.assert_close(y[:, 1, 1:10], x[:, 0].flip(1).sum(2))  # rows, upwards
+    # the centre of mass of a projection is that of the image
+    places = torch.arange(-5, 6).double()
+    across, up = torch.arange(-3, 4).double(), torch.arange(4, -5, -1).double()
+    angle = torch.deg2rad(torch.tensor(30.0))
+    moment = (x[:, 0] * (across * angle.cos() + up[:, None] * angle.sin())).sum((1, 2))
+    torch.testing.assert_close((y[:, 2] * places).sum(1), moment, rtol=0, atol=1e-5)
+    v = torch.randn(y.shape, generator=generator(1), dtype=torch.float64)
+    assert (y * v).sum().item() == pytest.approx((x * operator.adjoint(v)).sum().item(), rel=1e-12)
+    assert len(Radon(20).angles) == 20
+
+
+class OwnBlur(LinearOperator):
+    """All that is needed."""
+
+    def __call__(self, x):
+        return 0.5 * x + 0.25 * (x.roll(1, 3) + x.roll(-1, 3))
+
+
+def test_an_operator_needs_no_more_than_a():
+    own, known = OwnBlur().for_images(SHAPE), Convolution([[0.25, 0.5, 0.25]], "circular")
+    x, y = draw_pair(known)
+    own.tolerance = 1e-12
+    assert own.measurement_shape(SHAPE) == SHAPE and own.count(SHAPE).item() == 288
+    torch.testing.assert_close(own.adjoint(y), known.adjoint(y))
+    seen = known.attainable(y)
+    torch.testing.assert_close(own.solve(seen, 0.7, 0.1), known.solve(seen, 0.7, 0.1))
+    for name in ("pseudo_inverse", "attainable"):
+        torch.testing.assert_close(getattr(own, name)(y), getattr(known, name)(y), rtol=0, atol=1e-8)
+    torch.testing.assert_close(own.consistent(x, known(y)), known.consistent(x, known(y)), rtol=0, atol=1e-8)
+    composed = Mask(random_mask(SHAPE[2:], 0.5, generator())) @ own
+    composed.iterations = 3
+    assert composed.repeat(2).for_images(SHAPE).iterations == 3
+    own.iterations = 3
+    with pytest.raises(ValueError, match="`iterations`"):
+        own.pseudo_inverse(y)
+    with pytest.raises(ValueError, match="`image_shape`"):
+        OwnBlur().adjoint(y)
+
+
+@pytest.mark.parametrize(
+    ("f", "adjoint", "message"),
+    [
+        (lambda x: x.diff(dim=2), lambda y: y, "adjoint that returns real images"),
+        (lambda x: 2 * x, lambda y: 1.98 * y, r"<A x, y> = .* relative difference 0\.01"),
+        (lambda x: x.flip(3), lambda y: y, r"<x, A\* y>"),
+        (torch.fft.fft2, None, "real numbers"),
+        (lambda x: x.round().int(), None, "torch.float32"),
+        (lambda x: x + 0.1, None, "measures 0.1 of an image that is 0"),
+        (lambda x: x.abs(), None, "linear"),
+        (lambda x: x * torch.rand(()), None, "from call to call"),
+        (lambda x: x - x.mean(0), None, "each image for itself"),
+        (lambda x: x / len(x), None, "alone as in a batch"),
+        (lambda x: x.mean(0, keepdim=True), None, "one measurement for each image"),
+        (lambda x: x.sum((1, 2, 3)), None, "one measurement for each image"),
+        (lambda x: x.log(), None, "NaN"),
+        (lambda x: [x], None, "tensor"),
+        (lambda x: x @ torch.ones(3, 3), None, "does not measure 2 images"),
+        (lambda x: torch.from_numpy(2 * x.numpy()), None, "adjoint"),
+        (lambda x: 2 * x.detach(), None, "adjoint"),
+    ],
+)
+def test_functions_that_are_no_operators_are_refused(f, adjoint, message):
+    with pytest.raises(ValueError, match=message):
+        LinearOperator.from_function(f, SHAPE[1:], adjoint)
+
+
+def test_functions_outside_torch_have_their_adjoint():
+    def doubled(x):
+        return torch.from_numpy(2 * x.numpy())
+
+    operator = LinearOperator.from_function(doubled, SHAPE[1:], doubled)
+    y = torch.rand(SHAPE, generator=generator())
+    torch.testing.assert_close(operator.pseudo_inverse(y), y / 2)
+
+
+class Physics:
+    """As `deepinv.physics.LinearPhysics` has it."""
+
+    def A(self, x):  # noqa: N802
+        return x.flip(3)
+
+    A_adjoint = A
+
+
+def test_physics_of_deepinv():
+    x = torch.rand(SHAPE, generator=generator())
+    assert torch.equal(from_deepinv(Physics(), SHAPE[1:]).adjoint(x), x.flip(3))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +344,17 @@ def test_masks():
         (lambda: GaussianBlur(0.0), "std"),
         (lambda: Convolution(torch.zeros(3, 3)), "kernel"),
         (lambda: Convolution(torch.ones(3)), "kernel"),
+        (lambda: Convolution(torch.ones(3, 3), "mirror"), "boundary"),
+        (lambda: GaussianBlur(3.0, "valid").measurement_shape(SHAPE), "std"),
+        (lambda: Bicubic(1.5), "factor"),
+        (lambda: Bands([0, 0]), "bands"),
+        (lambda: Bands([3]).measurement_shape(SHAPE), "bands"),
+        (lambda: Radon([]), "angles"),
+        (lambda: Radon(3).measurement_shape(SHAPE), "Radon"),
+        (lambda: MaskedFourier(torch.ones(8, 12)), "sampled"),
+        (lambda: MaskedFourier(torch.zeros(8, 12, dtype=torch.bool)), "sampled"),
+        (lambda: MaskedFourier(torch.ones(8, 8, dtype=torch.bool)).measurement_shape(SHAPE), "sampled"),
+        (lambda: LinearOperator.from_function(lambda x: x, (8, 12)), "shape"),
         (lambda: Convolution(torch.ones(9, 3)).measurement_shape(SHAPE), "kernel"),
     ],
 )

@@ -211,10 +211,10 @@ def test_methods_agree_for_independent_pixels():
     operator, y = OPERATORS["box"], torch.randn(2, 3, 4, 4, generator=seeded(1))
     variance = level**2 * 0.25 / (level**2 + 0.25)
     problem = Measurement(operator, operator(y), 0.1, 1.0)
-    mmps = EXACT.weight(problem, x, lambda u: variance * u, level)
-    pigdm = PiGDM(0.5).weight(problem, x, None, level)
-    torch.testing.assert_close(pigdm, variance / level**2 * mmps)
-    dps = DPS(1.0, 0.5).weight(problem, x, None, level)
+    mmps = EXACT.shift(problem, x, lambda u: variance * u, level)
+    pigdm = PiGDM(0.5).weight(problem, x, level)
+    torch.testing.assert_close(variance * pigdm, variance / level**2 * mmps)
+    dps = DPS(1.0, 0.5).weight(problem, x, level)
     cosine = torch.nn.functional.cosine_similarity(dps.flatten(1), pigdm.flatten(1))
     torch.testing.assert_close(cosine, torch.ones(2))
 
@@ -453,7 +453,7 @@ def test_thin_calls_are_the_operators():
         (lambda p, x, m: p.inpaint(x, m, output_type="jpg"), "output_type"),
         (lambda p, x, m: p.inpaint(x, m, num_inference_steps=0), "num_inference_steps"),
         (lambda p, x, m: p.inpaint(x[..., :4], m), "mask"),
-        (lambda p, x, m: p.inpaint(x[..., :4], m[..., :4].logical_not()), "mask"),
+        (lambda p, x, m: p(x[..., :4], Mask(m)), "measurement"),
         (lambda p, x, m: p.inpaint(x.expand(1, 3, 8, 8), m), "image"),
         (lambda p, x, m: p.inpaint(2 * x + 1, m), "image"),
         (lambda p, x, m: p.inpaint("cat.png", m), "image"),
@@ -462,8 +462,9 @@ def test_thin_calls_are_the_operators():
         (lambda p, x, m: p.inpaint(x.expand(2, 1, 8, 8), m.expand(3, 1, 8, 8)), "mask"),
         (lambda p, x, m: p.inpaint(x, Image.new("L", (9, 8), 255)), "mask"),
         (lambda p, x, m: p.colorize(x), "weights"),
-        (lambda p, x, m: p.super_resolve(x, 2), "image"),
-        (lambda p, x, m: p.super_resolve(x, 3), "factor"),
+        (lambda p, x, m: p(x, Downsampling(2), image_size=(16, 15)), "factor"),
+        (lambda p, x, m: p(x, Downsampling(2), image_size=-16), "image_size"),
+        (lambda p, x, m: p.super_resolve(x, 2, "lanczos"), "resample"),
         (lambda p, x, m: p.deblur(x, -1.0), "std"),
         (lambda p, x, m: p.deblur(x, 1.0, method="projection"), "method"),
         (lambda p, x, m: p(x[0], Mask(m)), "measurement"),

@@ -98,6 +98,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
     """
 
     _supports_gradient_checkpointing = True
+    size_multiple = 1  # of height and width: whatever is halved is padded
     accepts_float32_input = True  # whatever its dtype: the pipeline then doesn't round noisy images to 16 bits
     # Without accelerate, diffusers would take the dtype of the first entry, integers here, as that of the network.
     _supports_param_buffer_assignment = False

@@ -18,6 +18,7 @@ from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.network_fit import require_size
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 from sde_diffusers.scalars import real_number, whole_number
@@ -125,7 +126,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                 `pipe.guidance_scale`, and stop with `pipe._interrupt = True`: the state is then returned as it is.
             callback_on_step_end_tensor_inputs: names for the callback's dictionary; only "latents" exists.
             image: one image, of which `batch_size` versions are drawn, or N of them: PIL, arrays (H, W, C) or tensors
-                (C, H, W), uint8 or in [0, 1]. Noise is added and then removed (SDEdit, arXiv 2108.01073).
+                (C, H, W), uint8 or in [0, 1], of any size that the network takes. Noise is added and then removed
+                (SDEdit, arXiv 2108.01073).
             strength: the share of the time steps that are done, in (0, 1], in whole steps (rounded down) as in
                 diffusers' image-to-image: with more of them, the image that comes out has less to do with `image`.
             guidance_interval: (low, high), noise levels sigma / alpha, in the units of the network's images, between
@@ -297,9 +299,14 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if not 0 < real_number(strength) <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
-        if self.unet.config.sample_size is not None and image.shape[1:] != self._image_shape:
-            raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
+        self._require_size("image", tuple(image.shape[2:]))
         return self.scheduler.parameterization.to_model_range(image)
+
+    def _require_size(self, name: str, size: tuple[int, int]) -> None:
+        """Raise a `ValueError` unless the networks take images of this (H, W)."""
+        networks = [self.unet] if self.guide is None else [self.unet, self.guide]
+        own = size if self.unet.config.sample_size is None else self._image_shape[1:]
+        require_size(name, size, own, networks)
 
     def _images(self, x: Tensor, output_type: str, data_units: bool = False):
         """The network's range -> images of the given type."""

@@ -1,12 +1,13 @@
 """Inverse problems: images that a score network thinks likely and that agree with a measurement.
 
-Inpainting, colorization, super-resolution, deblurring and any other linear measurement y = A x_0 + noise: images are
-drawn from the posterior p(x_0 | y) whose prior p(x_0) is the network's. Nothing is trained for the task.
+Inpainting, colorization, super-resolution, deblurring and any other measurement y = A x_0 + noise: images are drawn
+from the posterior p(x_0 | y) whose prior p(x_0) is the network's. Nothing is trained for the task.
 """
 
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,13 +18,22 @@ from torch import Tensor
 
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import read_images, read_mask
-from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Grayscale, LinearOperator, Mask
+from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.blur import Convolution, GaussianBlur
+from sde_diffusers.operators.channels import Grayscale
+from sde_diffusers.operators.checks import check_operator
+from sde_diffusers.operators.masks import Mask
+from sde_diffusers.operators.resampling import Bicubic, Downsampling
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
-from sde_diffusers.posteriors import POSTERIOR_METHODS, Measurement, PosteriorMethod, posterior_output
+from sde_diffusers.posteriors.base import PosteriorMethod, posterior_output
+from sde_diffusers.posteriors.exact import ExactPart
+from sde_diffusers.posteriors.measurement import in_model_range, read_noise_std, require_covariance
+from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
 from sde_diffusers.scalars import real_number, whole_number
 
 ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
+SMALLER = {"box": Downsampling, "bicubic": Bicubic}  # what made an image small, by PIL's names
 
 
 @dataclass
@@ -48,7 +58,7 @@ class ScoreSdeRestorationOutput(BaseOutput):
 
 
 class ScoreSdeRestorationPipeline(ScoreSdePipeline):
-    """Posterior sampling for linear measurements, with any score network, SDE and sampler of this package.
+    """Posterior sampling for measurements, linear or not, with any score network, SDE and sampler of this package.
 
     Components and all other methods are those of `ScoreSdePipeline`, whose saved folders load here as well;
     `ScoreSdeRestorationPipeline.from_pipe(pipe)` shares the components of one that is loaded.
@@ -59,8 +69,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
     def __call__(
         self,
         measurement: Tensor,
-        operator: LinearOperator,
-        noise_std: float = 0.0,
+        operator: Operator,
+        noise_std: float | list[float] | Tensor = 0.0,
         method: str | PosteriorMethod = "mmps",
         num_samples: int = 1,
         num_inference_steps: int | None = None,
@@ -74,17 +84,23 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         guidance_interval: tuple[float, float] | None = None,
         classifier_scale: float = 0.0,
         guide_scale: float = 1.0,
+        noise_covariance=None,
+        image_size: int | tuple[int, int] | None = None,
     ) -> ScoreSdeRestorationOutput | tuple:
         """Draw images from the posterior given a measurement.
 
         Args:
-            measurement: floating point, of the shape that `operator` gives to N images of the network's size, in units
-                of images in [0, 1]. What it holds at missing pixels does not matter.
-            operator: A, one of `sde_diffusers.operators`.
-            noise_std: deviation of the measurement's white noise, in the same units. At 0 the images reproduce the
-                measurement: observed pixels exactly, other operators' values but for the clipping to [0, 1].
-            method: "mmps", "pigdm", "dps" or "projection" (see `sde_diffusers.posteriors`), or an instance of one of
-                these methods with other parameters, such as `MMPS(steps=5)`.
+            measurement: (N, ...) floating point, of the shape that `operator` gives to N images, in units of images in
+                [0, 1]. What it holds at missing pixels does not matter.
+            operator: A, one of `sde_diffusers.operators`, or any `LinearOperator` or `Operator` of yours. It is tried
+                before anything is drawn: see `sde_diffusers.operators.checks`.
+            noise_std: deviation of the measurement's independent noise, in the same units: a number; one for each of
+                the N measurements (list or tensor), or for each measured value (a tensor of two or more dimensions
+                that broadcasts to the measurement). Where it is 0 the images reproduce the measurement: observed
+                pixels exactly, other operators' values but for the clipping to [0, 1] and the operator's `tolerance`;
+                those of a nonlinear operator as well as the method does it. For counts see `poisson_noise_std`.
+            method: "mmps", "pigdm", "dps", "projection", "tmpd", "diffpir" or "daps" (see
+                `sde_diffusers.posteriors`), or an instance of one of these with other parameters: `MMPS(steps=5)`.
             num_samples: number K of samples for each measurement.
             num_inference_steps: number of time steps; the default is the scheduler's.
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
@@ -94,24 +110,45 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             callback_on_step_end, callback_on_step_end_tensor_inputs: see `ScoreSdePipeline`.
             guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`. The guided
                 network is the prior: its covariance is that of x_0 given x_t.
+            noise_covariance: in place of `noise_std`, a function w -> C w of measurements (N K, ...), for noise that
+                is not independent: linear, symmetric and positive.
+            image_size: (height, width) of the images, or one number for both; the default is the operator's, if it
+                takes only one, and else that of the network's training. Networks of this package take any size, those
+                of diffusers multiples of 2^(levels - 1).
 
         Raises:
-            ValueError: on arguments that do not fit one another or the network, before anything is drawn.
+            ValueError: on arguments that do not fit one another or the network, on operators that are not what they
+                should be, or whose exact measurements the method can't solve in the operator's `iterations`; before
+                anything is drawn.
         """
         if isinstance(method, str):
             require_choice("method", method, POSTERIOR_METHODS)
             method = POSTERIOR_METHODS[method]()
         if not whole_number(num_samples) >= 1:
             raise ValueError(f"`num_samples` must be a positive integer, but is {num_samples!r}.")
-        if not 0 <= real_number(noise_std) < math.inf:
-            raise ValueError(f"`noise_std` must be a finite number of at least 0, but is {noise_std!r}.")
-        num_samples, noise_std = whole_number(num_samples), real_number(noise_std)
-        self._check_measurement("measurement", measurement, operator)
-        method.check(operator, noise_std)
+        num_samples = whole_number(num_samples)
+        if not hasattr(operator, "for_images"):  # not by its class, of which another copy may be loaded
+            raise ValueError(f"`operator` must be an `Operator`, but is {type(operator).__name__}.")
+        size = self._size_of_images("measurement", measurement, operator, image_size)
+        device = self._execution_device
+        shape = (len(measurement) * num_samples, self.unet.config.in_channels, *size)
+        repeated = operator.repeat(num_samples).for_images(shape, device)
+        check_operator(repeated, shape)
+        one_each = operator.for_images((len(measurement), *shape[1:]), device)
+        self._require_measured("measurement", measurement, one_each, size)
+        noise_std = read_noise_std(noise_std, measurement)
+        if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
+            raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
+        method.check(operator, noise_std, noise_covariance)
         if output_type == "latent":
             raise ValueError("`output_type` must be one of ('pil', 'np', 'pt'), but is 'latent'.")
-        shape = self._check(
-            len(measurement) * num_samples, generator, None, output_type, callback_on_step_end_tensor_inputs
+        self._check(
+            len(measurement) * num_samples,
+            generator,
+            None,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            size,
         )
         guidance = Guidance(
             self,
@@ -124,15 +161,25 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             copies=num_samples,
         )
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
-        device = self._execution_device
         self.scheduler.set_timesteps(steps, device=device)
 
-        operator = operator.repeat(num_samples)
-        # Values at missing pixels, for example, say nothing of the image.
-        measurement = operator.attainable(measurement.to(device, torch.float32).repeat_interleave(num_samples, 0))
-        problem = self._in_model_range(measurement, operator, noise_std, shape)
+        measurement = measurement.to(device, torch.float32).repeat_interleave(num_samples, 0)
+        if isinstance(noise_std, Tensor):
+            noise_std = noise_std.to(device)
+            noise_std = noise_std.repeat_interleave(num_samples, 0) if len(noise_std) > 1 else noise_std
+        if noise_covariance is not None:
+            require_covariance(noise_covariance, measurement)
+        exact = ExactPart(repeated, noise_std, noise_covariance)
+        measurement = exact.attained(measurement)
+        image_range = self.scheduler.parameterization.image_range
+        problem = in_model_range(repeated, measurement, noise_std, noise_covariance, image_range, shape)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+        exact.rehearse(measurement, noise)
+        method.rehearse(problem.rehearsed(), noise)
         answer = partial(posterior_output, guidance, self.scheduler, method, problem)
-        draw = partial(randn_tensor, shape, generator=generator, device=device, dtype=torch.float32)
+
+        def draw(shape=shape):
+            return randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
         def project(x):
             return method.project(problem, x, *self._kernel_reached(), draw)
@@ -142,9 +189,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             x, guidance, answer, generator, callback_on_step_end, callback_on_step_end_tensor_inputs, project
         )
         images = self.scheduler.parameterization.to_unit_range(x)
-        if noise_std == 0:
-            images = operator.consistent(images, measurement)
-        images = images.clamp(0, 1)
+        images = exact.imposed(images, measurement).clamp(0, 1)
         samples = images.unflatten(0, (-1, num_samples))
         std = None if num_samples == 1 else samples.std(1)
         if std is not None and output_type == "pil":
@@ -165,7 +210,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         """Paint the missing pixels of images.
 
         Args:
-            image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
+            image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them. Of any size that
+                the network takes, as in all of these methods.
             mask: white (True, 1) where pixels are missing, whatever `image` holds there: a PIL image painted by hand
                 (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor. One, or
                 one for each image, or several for one image.
@@ -175,7 +221,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
         image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
         operator.measurement_shape(tuple(image.shape))
-        return self._restore("image", operator(image), operator, kwargs)
+        return self._restore("image", operator(image), operator, image.shape[2:], kwargs)
 
     def colorize(self, gray, weights=(1 / 3, 1 / 3, 1 / 3), **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Give colours to grey images.
@@ -187,61 +233,78 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 PIL or a camera made grey are (0.299, 0.587, 0.114).
             kwargs: of `__call__`.
         """
-        return self._restore("gray", read_images("gray", gray, 1, self.pixel_format), Grayscale(weights), kwargs)
+        gray = read_images("gray", gray, 1, self.pixel_format)
+        return self._restore("gray", gray, Grayscale(weights), gray.shape[2:], kwargs)
 
-    def super_resolve(self, image, factor: int, **kwargs) -> ScoreSdeRestorationOutput | tuple:
-        """Enlarge images whose pixels are means of factor x factor pixels.
+    def super_resolve(self, image, factor: int, resample: str = "box", **kwargs) -> ScoreSdeRestorationOutput | tuple:
+        """Enlarge images that were made small.
 
         Args:
             image: PIL, an array (H / factor, W / factor, C) or a tensor, uint8 or in [0, 1]; or N of them.
-            factor: integer above 1 that divides H and W.
+            factor: integer above 1.
+            resample: how they were made small, "box" (means of factor x factor pixels) or "bicubic", as in PIL.
             kwargs: of `__call__`.
         """
-        return self._restore(
-            "image",
+        require_choice("resample", resample, SMALLER)
+        image, operator = (
             read_images("image", image, self.unet.config.in_channels, self.pixel_format),
-            Downsampling(factor),
-            kwargs,
+            SMALLER[resample](factor),
         )
+        return self._restore("image", image, operator, [factor * side for side in image.shape[2:]], kwargs)
 
-    def deblur(self, image, kernel, noise_std: float = ROUNDING_STD, **kwargs) -> ScoreSdeRestorationOutput | tuple:
+    def deblur(
+        self, image, kernel, noise_std=ROUNDING_STD, boundary: str | None = None, **kwargs
+    ) -> ScoreSdeRestorationOutput | tuple:
         """Sharpen blurred images.
 
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
-            kernel: the deviation in pixels of a Gaussian (edges are mirrored), or the kernel (h, w) itself (edges are
-                periodic).
+            kernel: the deviation in pixels of a Gaussian, or the kernel (h, w) itself.
             noise_std: of `__call__`; the default is the rounding of 8-bit images, which an inverse blur amplifies.
+            boundary: what took part in the blur from beyond the edges, one of `sde_diffusers.operators.BOUNDARIES`;
+                None is "symmetric" for a Gaussian and "reflect" for a kernel. With "valid", the image lacks the pixels
+                whose blur reached beyond, and the restored one has them: kernel - 1 more each way.
             kwargs: of `__call__`.
         """
-        operator = Convolution(kernel) if math.isnan(real_number(kernel)) else GaussianBlur(kernel)
+        options = {} if boundary is None else {"boundary": boundary}
+        gaussian = not math.isnan(real_number(kernel))
+        operator = GaussianBlur(real_number(kernel), **options) if gaussian else Convolution(kernel, **options)
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
-        return self._restore("image", image, operator, {"noise_std": noise_std, **kwargs})
+        return self._restore(
+            "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
+        )
 
-    def _restore(self, name, measurement, operator, kwargs):
-        self._check_measurement(name, measurement, operator)
-        return self(measurement, operator, **kwargs)
+    def _restore(self, name, measurement, operator, size, kwargs):
+        size = self._size_of_images(name, measurement, operator, tuple(size))
+        self._require_measured(name, measurement, operator, size)
+        return self(measurement, operator, image_size=size, **kwargs)
 
-    # Arguments, and the scheduler's units.
+    # Arguments, and where the scheduler stands.
 
-    def _check_measurement(self, name: str, y, operator: LinearOperator) -> None:
-        if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim != 4 or not len(y):
+    def _size_of_images(self, name: str, y, operator: Operator, size) -> tuple[int, int]:
+        """(H, W) of the images that y measures, one that the network takes; y is refused if it is no measurement."""
+        if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2 or not len(y):
             what = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"`{name}` must be a floating point tensor (N, ...) of four dimensions, but is {what}.")
-        expected = operator.measurement_shape((len(y), *self._image_shape))
-        if y.shape != expected:
-            raise ValueError(
-                f"`{name}` must have the shape {expected}, what {type(operator).__name__} makes of the network's "
-                f"images {self._image_shape}, but has {tuple(y.shape)}."
-            )
+            raise ValueError(f"`{name}` must be a floating point tensor (N, ...), but is {what}.")
         if not y.isfinite().all():
             raise ValueError(f"`{name}` must be finite, but holds infinite values or NaN.")
+        given = "image_size" if name == "measurement" and size is not None else name
+        size = operator.image_size or self._image_shape[1:] if size is None else size
+        size = (size, size) if isinstance(size, Integral) else tuple(size)
+        if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
+            raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size}.")
+        self._require_size(given, size)
+        return size
 
-    def _in_model_range(self, y, operator, noise_std, shape) -> Measurement:
-        """The measurement of images in the network's range, low + (high - low) x."""
-        low, high = self.scheduler.parameterization.image_range
-        offset = operator(torch.full(shape, low, device=y.device))
-        return Measurement(operator, offset + (high - low) * y, (high - low) * noise_std, (high - low) / 2)
+    def _require_measured(self, name: str, y: Tensor, operator: Operator, size: tuple[int, int]) -> None:
+        """Raise a `ValueError` unless y has the shape that an operator gives to images of this size."""
+        shape = (len(y), self.unet.config.in_channels, *size)
+        expected = tuple(operator.measurement_shape(shape))
+        if y.shape != expected:
+            raise ValueError(
+                f"`{name}` must have the shape {expected}, what {type(operator).__name__} makes of images "
+                f"{shape[1:]}, but has {tuple(y.shape)}."
+            )
 
     def _kernel_reached(self) -> tuple[float, float]:
         """alpha and sigma of the state after a step that ended at a grid point."""

@@ -23,6 +23,7 @@ from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
+BOUNDS = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
 # Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
 # noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
 FIRST_TELLING_LEVEL = math.sqrt(PURE_NOISE)
@@ -135,10 +136,12 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
     def extract_init_dict(cls, config_dict, **kwargs):
         """As in diffusers, for configurations that were saved, or are changed.
 
-        Files of older versions, which have no parameters by name, are taken for complete. Where another SDE takes the
-        place of one that had parameters, these leave with it.
+        Files of older versions, which have no parameters by name and no bounds, are taken for complete. Where another
+        SDE takes the place of one that had parameters, these leave with it.
         """
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
+        for key in BOUNDS:
+            arguments.setdefault(key, None)
         for sde in SDE_ARGUMENTS:
             parameters = arguments.setdefault(f"{sde}_parameters", None)
             if parameters and f"{sde}_parameters" not in kwargs and arguments.get(sde) != config_dict.get(sde):

@@ -1,0 +1,334 @@
+"""Base of the measurements y = A x of images: what inverse problems ask of A, all of it answered from A alone.
+
+A linear operator has an adjoint A', <A x, y> = <x, A' y>, by default the vector-Jacobian product of A; a
+pseudo-inverse A+, with A A+ A = A, by default by least squares (CGLS); and it solves systems with a A A' + b, by
+default by conjugate gradients. Operators whose structure gives these in closed form override them.
+
+A nonlinear operator is asked for the linear one that it is like near an image: `at(x)`, its Jacobian J, with
+A(x + u) = A(x) + J u + ...
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.checks import check_operator
+from sde_diffusers.operators.least_squares import krylov_solution, least_squares
+
+
+class Operator:
+    """A measurement of images (N, C, H, W), each for itself; a subclass defines `__call__`.
+
+    Attributes:
+        linear: whether it is a `LinearOperator`.
+        image_shape: (C, H, W) of the images, or None if it takes several; see `for_images`.
+        device: on which A works, where that isn't known from its argument; None is torch's default.
+        tolerance: at which an iterative solution has been reached: ||A'(y - A x)|| / ||A'y|| for `pseudo_inverse` (and
+            the like for `ridge`), the relative residual for `solve`.
+        iterations: in which it must be reached.
+    """
+
+    linear = False
+    image_shape: tuple[int, int, int] | None = None
+    device: torch.device | str | None = None
+    tolerance: float = 1e-4
+    iterations: int = 2000
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x, (N, ...), in x's dtype and on its device."""
+        raise NotImplementedError
+
+    def at(self, x: Tensor) -> "LinearOperator":
+        """The Jacobian at images x (N, C, H, W), an operator for as many images."""
+        return Jacobian(self, x)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of the images, if it takes only one size."""
+        return None if self.image_shape is None else tuple(self.image_shape[1:])
+
+    def for_images(self, shape: tuple[int, ...], device=None) -> "Operator":
+        """This operator for images of shape (N, C, H, W) on a device.
+
+        Raises:
+            ValueError: if it measures images of another shape.
+        """
+        if self.image_shape is not None and tuple(self.image_shape) != tuple(shape[1:]):
+            raise ValueError(f"`operator` measures images {tuple(self.image_shape)}, not {tuple(shape[1:])}.")
+        operator = copy.copy(self)
+        operator.image_shape, operator.device = tuple(shape[1:]), device
+        return operator
+
+    def measurement_shape(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape (N, ...) of A x for images of shape (N, C, H, W); by default that of A 0.
+
+        Raises:
+            ValueError: if the operator does not fit such images.
+        """
+        with torch.no_grad():
+            y = self(torch.zeros(image_shape, device=self.device))
+        if not isinstance(y, Tensor):
+            raise ValueError(f"a measurement must be a tensor, but is {type(y).__name__}.")
+        return tuple(y.shape)
+
+    def count(self, image_shape: tuple[int, ...]) -> Tensor:
+        """Number of measured values of each image, (N,) or (1,) float."""
+        return torch.tensor([float(math.prod(self.measurement_shape(image_shape)[1:]))])
+
+    def shape_of_images(self, y: Tensor) -> tuple[int, int, int]:
+        """(C, H, W) of the images that y is a measurement of.
+
+        Raises:
+            ValueError: if `image_shape` is not known.
+        """
+        if self.image_shape is None:
+            raise ValueError(
+                f"{type(self).__name__} has an adjoint for images of a known shape: use `for_images((N, C, H, W))`, "
+                "or set `image_shape`."
+            )
+        return tuple(self.image_shape)
+
+    def measured(self, y: Tensor) -> Tensor:
+        """y, with 0 where A measures nothing of any image (missing pixels)."""
+        return y
+
+    def repeat(self, samples: int) -> "Operator":
+        """The operator for a batch in which each image is repeated so many times; itself unless it varies."""
+        return self
+
+    def __matmul__(self, inner: "Operator") -> "Operator":
+        """The composition x -> A(B(x)) of two operators, A @ B."""
+        return (LinearComposition if self.linear and inner.linear else Composition)(self, inner)
+
+    @staticmethod
+    def from_function(f, shape: tuple[int, int, int], device=None) -> "Operator":
+        """The nonlinear operator of a function that torch can differentiate twice.
+
+        Args:
+            f: of images (N, C, H, W) in [0, 1], for any N.
+            shape: (C, H, W).
+            device: on which f takes them; None is torch's default.
+
+        Raises:
+            ValueError: if f does not measure each image for itself, in real numbers, or has no derivative.
+        """
+        operator = FunctionOperator(f, shape, device)
+        check_operator(operator, (2, *shape), "f")
+        return operator
+
+
+class LinearOperator(Operator):
+    """Base of the linear measurements. A subclass needs `__call__` alone; `image_shape` comes with the first use.
+
+    Attributes:
+        gram: c if A A' = c on the range of A, and then `pseudo_inverse` and `solve` follow; None otherwise.
+    """
+
+    linear = True
+    gram: float | None = None
+
+    def at(self, x):
+        """Itself: a linear operator is its own Jacobian."""
+        return self
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A' y; by default the vector-Jacobian product of A.
+
+        Raises:
+            ValueError: if `image_shape` is not known, or torch can't differentiate A.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.zeros(len(y), *self.shape_of_images(y), dtype=y.dtype, device=y.device, requires_grad=True)
+            return vector_jacobian(self(x), x, y.clone())
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """A+ y, the least of the images that fit y best.
+
+        Raises:
+            ValueError: if least squares do not reach `tolerance` in so many `iterations`.
+        """
+        if self.gram is not None:
+            return self.adjoint(y) / self.gram
+        x, steps = self._least_squares(y)
+        # Once more for what was left over, where small singular values have most of it, as far as rounding permits.
+        return x + least_squares(self, self.adjoint, y - self(x), 4 * steps, self.tolerance)[0]
+
+    def ridge(self, y: Tensor, a, b) -> Tensor:
+        """A'(a A A' + b)^-1 y, for a > 0 and b >= 0, numbers or (N, 1, ..., 1): ridge regression, A+ y / a for b = 0.
+
+        Raises:
+            ValueError: as `pseudo_inverse`.
+        """
+        if self.gram is not None:
+            return self.adjoint(self.solve(y, a, b))
+        a, b = (v.reshape(-1, 1, 1, 1) if isinstance(v, Tensor) and v.ndim else v for v in (a, b))
+        return self._least_squares(y, b / a)[0] / a
+
+    def _least_squares(self, y, damping=0.0):
+        x, error, steps = least_squares(self, self.adjoint, y, self.iterations, self.tolerance, damping)
+        self.require_reached("pseudo-inverse", "||A'(y - A x)|| / ||A'y||", error)
+        return x, steps
+
+    def solve(self, y: Tensor, a, b) -> Tensor:
+        """(a A A' + b)^-1 y for y in the range of A; a > 0 and b >= 0 are numbers or (N, 1, ..., 1).
+
+        Raises:
+            ValueError: if conjugate gradients do not reach `tolerance` in so many `iterations`.
+        """
+        if self.gram is not None:
+            return y / (a * self.gram + b)
+
+        def system(w):
+            return a * self(self.adjoint(w)) + b * w, w
+
+        w, error = krylov_solution(system, y, self.iterations, self.tolerance)
+        self.require_reached("solution of (a A A' + b) w = y", "||y - (a A A' + b) w|| / ||y||", error)
+        return w
+
+    def attainable(self, y: Tensor) -> Tensor:
+        """A A+ y, the part of y that an image can give."""
+        return y if self.gram is not None else self(self.pseudo_inverse(y))
+
+    def consistent(self, x: Tensor, y: Tensor) -> Tensor:
+        """The image nearest to x that measures y: A+ y + (1 - A+ A) x. Observed pixels are exactly those of y."""
+        if self.gram is None:
+            return x + self.pseudo_inverse(y - self(x))
+        return self.pseudo_inverse(y) + (x - self.pseudo_inverse(self(x)))
+
+    def require_reached(self, what: str, measure: str, error: Tensor) -> None:
+        """Raise a `ValueError` if an iterative solution is further than `tolerance` off, for any image."""
+        worst = error.max().item()
+        if not worst <= self.tolerance:
+            raise ValueError(
+                f"The {what} of `operator` {type(self).__name__} was not found in {self.iterations} iterations: "
+                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for an exact "
+                'measurement: give a `noise_std` above 0 with `method`="mmps", or set `iterations` or `tolerance`.'
+            )
+
+    @staticmethod
+    def from_function(f, shape: tuple[int, int, int], adjoint=None, device=None) -> "LinearOperator":
+        """The operator of a linear function.
+
+        Args:
+            f: of images (N, C, H, W), for any N, to measurements (N, ...), in their dtype.
+            shape: (C, H, W).
+            adjoint: function of measurements; None = the vector-Jacobian product of f, which torch then must be able
+                to differentiate.
+            device: on which f takes images; None is torch's default.
+
+        Raises:
+            ValueError: if f is not linear, does not measure each image for itself or in real numbers, or if
+                <A x, y> is not <x, A' y>.
+        """
+        operator = LinearFunctionOperator(f, shape, device)
+        if adjoint is not None:
+            operator.adjoint = adjoint
+        check_operator(operator, (2, *shape), "f")
+        return operator
+
+
+def vector_jacobian(y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
+    """v' dy / dx.
+
+    Raises:
+        ValueError: if y does not come of x by what torch can differentiate.
+    """
+    if not y.requires_grad:
+        raise ValueError(
+            "`operator` can't be differentiated by torch (it leaves it, or detaches its argument): give its `adjoint`."
+        )
+    return torch.autograd.grad(y, x, v, create_graph=create_graph, retain_graph=True)[0]
+
+
+class FunctionOperator(Operator):
+    """See `Operator.from_function`."""
+
+    def __init__(self, f, shape: tuple[int, int, int], device=None):
+        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ValueError(f"`shape` must be (C, H, W) of the images, but is {shape!r}.")
+        self.f, self.image_shape, self.device = f, tuple(shape), device
+
+    def __call__(self, x):
+        return self.f(x)
+
+
+class LinearFunctionOperator(FunctionOperator, LinearOperator):
+    """See `LinearOperator.from_function`."""
+
+
+class Jacobian(LinearOperator):
+    """J = dA / dx at images x.
+
+    Both products are of one graph: J'v is a vector-Jacobian product of A, and J u one of v -> J'v, which is linear.
+    """
+
+    def __init__(self, operator: Operator, x: Tensor):
+        self.image_shape, self.device = tuple(x.shape[1:]), x.device
+        with torch.inference_mode(False), torch.enable_grad():
+            self._x = x.detach().clone().requires_grad_()
+            self._y = operator(self._x)
+            self._v = torch.zeros_like(self._y, requires_grad=True)
+            self._back = vector_jacobian(self._y, self._x, self._v, create_graph=True)
+
+    def __call__(self, u):
+        if not self._back.requires_grad:  # A is constant about x
+            return torch.zeros_like(self._y)
+        return torch.autograd.grad(self._back, self._v, u, retain_graph=True)[0]
+
+    def adjoint(self, v):
+        return torch.autograd.grad(self._y, self._x, v, retain_graph=True)[0]
+
+    def measurement_shape(self, image_shape):
+        return (image_shape[0], *self._y.shape[1:])
+
+
+class Composition(Operator):
+    """x -> A(B(x)) for operators A (outer) and B (inner)."""
+
+    def __init__(self, outer: Operator, inner: Operator):
+        self.outer, self.inner = outer, inner
+
+    @property
+    def image_size(self):
+        return self.inner.image_size
+
+    def for_images(self, shape, device=None):
+        operator = super().for_images(shape, device)
+        operator.inner = self.inner.for_images(shape, device)
+        operator.outer = self.outer.for_images(operator.inner.measurement_shape(shape), device)
+        return operator
+
+    def measurement_shape(self, image_shape):
+        return self.outer.measurement_shape(self.inner.measurement_shape(image_shape))
+
+    def count(self, image_shape):
+        return self.outer.count(self.inner.measurement_shape(image_shape))
+
+    def measured(self, y):
+        return self.outer.measured(y)
+
+    def __call__(self, x):
+        return self.outer(self.inner(x))
+
+    def at(self, x):
+        return self.outer.at(self.inner(x)) @ self.inner.at(x)
+
+    def repeat(self, samples):
+        outer, inner = self.outer.repeat(samples), self.inner.repeat(samples)
+        if outer is self.outer and inner is self.inner:
+            return self
+        operator = copy.copy(self)
+        operator.outer, operator.inner = outer, inner
+        return operator
+
+
+class LinearComposition(Composition, LinearOperator):
+    """A @ B for linear A and B."""
+
+    def at(self, x):
+        return self
+
+    def adjoint(self, y):
+        return self.inner.adjoint(self.outer.adjoint(y))

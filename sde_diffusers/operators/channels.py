@@ -1,0 +1,72 @@
+"""Measurements of each pixel's channels: a weighted mean of them, or some of them."""
+
+from numbers import Integral
+
+import torch
+
+from sde_diffusers.operators.base import LinearOperator
+
+
+class Grayscale(LinearOperator):
+    """A weighted mean of the channels: y = sum_c w_c x_c, of shape (N, 1, H, W).
+
+    Args:
+        weights: of the channels. The default is the mean of three, as in the paper; photographs made grey by PIL or a
+            camera are (0.299, 0.587, 0.114).
+
+    Raises:
+        ValueError: unless there are at least two weights, positive and of sum 1.
+    """
+
+    def __init__(self, weights=(1 / 3, 1 / 3, 1 / 3)):
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        good = self.weights.ndim == 1 and len(self.weights) > 1 and (self.weights > 0).all()
+        if not good or abs(self.weights.sum().item() - 1) > 1e-3:
+            raise ValueError(f"`weights` must be two or more positive numbers of sum 1, but are {weights!r}.")
+        self.gram = self.weights.square().sum().item()
+
+    def measurement_shape(self, image_shape):
+        if image_shape[1] != len(self.weights):
+            raise ValueError(f"`weights` are {len(self.weights)}, but the images have {image_shape[1]} channels.")
+        return (image_shape[0], 1, *image_shape[2:])
+
+    def _column(self, x):
+        return self.weights.to(x.device, x.dtype)[:, None, None]
+
+    def __call__(self, x):
+        return (x * self._column(x)).sum(1, keepdim=True)
+
+    def adjoint(self, y):
+        return y * self._column(y)
+
+
+class Bands(LinearOperator):
+    """Some channels of many, in the given order: y has shape (N, len(bands), H, W).
+
+    Args:
+        bands: their numbers, from 0.
+
+    Raises:
+        ValueError: unless they are different whole numbers, at least one.
+    """
+
+    gram = 1.0
+
+    def __init__(self, bands):
+        self.bands = [int(band) for band in bands]
+        whole = all(isinstance(band, Integral) and not isinstance(band, bool) and band >= 0 for band in bands)
+        if not self.bands or not whole or len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"`bands` must be different whole numbers of at least 0, but are {bands!r}.")
+
+    def measurement_shape(self, image_shape):
+        if max(self.bands) >= image_shape[1]:
+            raise ValueError(f"`bands` are {self.bands}, but the images have {image_shape[1]} channels.")
+        return (image_shape[0], len(self.bands), *image_shape[2:])
+
+    def __call__(self, x):
+        return x[:, self.bands]
+
+    def adjoint(self, y):
+        x = y.new_zeros(len(y), self.shape_of_images(y)[0], *y.shape[2:])
+        x[:, self.bands] = y
+        return x

@@ -1,0 +1,128 @@
+"""What is asked of an operator before it is used: numbers of each image for itself, linear, and of a true adjoint.
+
+The adjoint is told from a wrong one by <A x, y> = <x, A* y> for random x and y, and for y = A x. The difference is
+measured in ||A x|| ||y|| / sqrt(m), m being the number of values of y, which is as large as <A x, y> for independent x
+and y.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+PRECISION = 1e-3
+"""Relative difference that passes: convolutions of GPUs round to ten bits."""
+
+
+def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> None:
+    """Raise a `ValueError`, which names the argument and the figures, unless an operator measures images as it says.
+
+    Args:
+        operator: for images of the given shape (N, C, H, W), on its `device`.
+        name: of the argument.
+    """
+    device, generator = operator.device, torch.Generator().manual_seed(0)
+    if shape[0] == 1:  # two images show whether each is measured for itself
+        shape = (2, *shape[1:])
+        operator = operator.repeat(2).for_images(shape, device)
+
+    def draw(shape):
+        return torch.randn(shape, generator=generator).to(device or "cpu")
+
+    x, z = draw(shape), draw(shape)
+    if not operator.linear:
+        x, z = x.sigmoid(), z.sigmoid()  # values of images
+    y = measured_values(operator, x, name)
+    require_same_values(f"`{name}` measures the same images differently from call to call", operator(x), y)
+    other = operator(torch.cat([z[:1], x[1:]]))
+    require_same_values(
+        f"`{name}` must measure each image for itself, but one's values depend on another's", other, y, 1
+    )
+    if operator.repeat(2) is operator:
+        alone = measured_values(operator, x[-1:], name)
+        require_same_values(f"`{name}` must measure an image alone as in a batch", alone, y[-1:])
+    if operator.linear:
+        require_linear(operator, x, z, y, name)
+    require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
+
+
+def measured_values(operator, x: Tensor, name: str) -> Tensor:
+    """A x, refused unless it is a real tensor of the shape that the operator announces."""
+    images = f"{len(x)} images of shape {tuple(x.shape[1:])}"
+    try:
+        expected, y = tuple(operator.measurement_shape(tuple(x.shape))), operator(x)
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` does not measure {images} on {x.device}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(y, Tensor):
+        raise ValueError(f"`{name}` must return a tensor, but returns {type(y).__name__}.")
+    if y.is_complex():
+        raise ValueError(f"`{name}` must return real numbers (real and imaginary parts as channels), not {y.dtype}.")
+    if y.dtype != x.dtype or y.device != x.device:
+        raise ValueError(
+            f"`{name}` must return what it is given, {x.dtype} on {x.device}, but returns {y.dtype} on {y.device}."
+        )
+    if y.ndim < 2 or len(y) != len(x) or y.shape != expected:
+        raise ValueError(
+            f"`{name}` must return ({len(x)}, ...), one measurement for each image, of its `measurement_shape` "
+            f"{expected} for {images}, but returns {tuple(y.shape)}."
+        )
+    if not y.isfinite().all():
+        raise ValueError(f"`{name}` measures infinite values or NaN.")
+    return y
+
+
+def require_same_values(what: str, a: Tensor, b: Tensor, first: int = 0) -> None:
+    """Raise a `ValueError` that says what is wrong if images of a and b from the first one on differ."""
+    difference = relative(a[first:] - b[first:], b[first:])
+    if not difference <= PRECISION:
+        raise ValueError(f"{what}: relative difference {difference:.2g}, allowed {PRECISION}.")
+
+
+def relative(difference: Tensor, values: Tensor) -> float:
+    """||difference|| / ||values||; 0 for no difference."""
+    norm = difference.double().norm().item()
+    return norm / max(values.double().norm().item(), 1e-30) if norm else 0.0
+
+
+def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless f(0) = 0 and f(x + 2 z) = f(x) + 2 f(z), where y = f(x)."""
+    scale = y.double().norm().item() / math.sqrt(y.numel())
+    zero = f(torch.zeros_like(x)).abs().max().item()
+    if not zero <= PRECISION * scale:
+        raise ValueError(
+            f"`{name}` must be linear, but measures {zero:.3g} of an image that is 0: subtract it from the "
+            "measurement (or use a nonlinear `Operator`)."
+        )
+    difference = relative(f(x + 2 * z) - y - 2 * f(z), y)
+    if not difference <= PRECISION:
+        raise ValueError(
+            f"`{name}` must be linear, but A(x + 2 z) is not A(x) + 2 A(z): relative difference {difference:.2g}, "
+            f"allowed {PRECISION} (a nonlinear measurement is an `Operator`)."
+        )
+
+
+def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless <A x, y> = <x, A* y> for the given x and y, and for y = A x."""
+    seen = operator(x)
+    for values in (y, seen):
+        try:
+            back = operator.adjoint(values)
+        except RuntimeError as error:
+            raise ValueError(
+                f"`{name}` has no `adjoint`, and torch can't differentiate it: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
+            what = f"{back.dtype} {tuple(back.shape)}" if isinstance(back, Tensor) else type(back).__name__
+            raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")
+        left, right = ((a.double() * b.double()).flatten(1).sum(1) for a, b in ((seen, values), (x, back)))
+        norms = seen.double().flatten(1).norm(dim=1) * values.double().flatten(1).norm(dim=1)
+        difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-30)
+        difference = difference / (math.sqrt(values[0].numel()) if values is seen else 1)
+        worst = difference.argmax()
+        if not difference[worst] <= PRECISION:
+            raise ValueError(
+                f"`{name}` and its adjoint do not fit: <A x, y> = {left[worst].item():.6g}, but <x, A* y> = "
+                f"{right[worst].item():.6g}; relative difference {difference[worst].item():.2g}, allowed {PRECISION}."
+            )

@@ -1,0 +1,131 @@
+"""Operators whose singular values and vectors are known: A = U S V*, with everything else in closed form.
+
+    A' = V S* U*        A+ = V S^-1 U*        (a A A' + b)^-1 = U (a |S|^2 + b)^-1 U* on the range of A
+
+Singular values below `NEGLIGIBLE` times the largest one are set to 0, and A with them: the measurement says nothing of
+such details, and to invert them would only amplify rounding errors.
+"""
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.base import LinearOperator
+
+
+class Decomposed(LinearOperator):
+    """Base of operators with a singular value decomposition, which the subclass defines for each size of images."""
+
+    NEGLIGIBLE = 1e-3
+
+    def _values(self, height: int, width: int) -> Tensor:
+        """The diagonal of S, in double precision, for images of this size; it broadcasts to V* x."""
+        raise NotImplementedError
+
+    def _image_size(self, y: Tensor) -> tuple[int, int]:
+        """(H, W) of the images that y are measurements of."""
+        return tuple(y.shape[2:])
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        """V* x."""
+        raise NotImplementedError
+
+    def _synthesise(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """V z, real, for images of that size."""
+        raise NotImplementedError
+
+    def _analyse_measurement(self, y: Tensor, size: tuple[int, int]) -> Tensor:
+        """U* y."""
+        return self._analyse(y)
+
+    def _measurement(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """U z, real."""
+        return self._synthesise(z, size)
+
+    def _response(self, size, z: Tensor, response) -> Tensor:
+        """The function `response` of the singular values, times z."""
+        kept = self._kept_values(size)
+        return z * response(kept.to(z.device)).to(z.dtype)
+
+    def _kept_values(self, size) -> Tensor:
+        known = self.__dict__.setdefault("_known_values", {})
+        if size not in known:
+            values = self._values(*size)
+            known[size] = torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
+        return known[size]
+
+    def __call__(self, x):
+        size = tuple(x.shape[2:])
+        return self._measurement(self._response(size, self._analyse(x), lambda s: s), size)
+
+    def adjoint(self, y):
+        size = self._image_size(y)
+        z = self._analyse_measurement(y, size)
+        return self._synthesise(self._response(size, z, lambda s: s.conj()), size)
+
+    def pseudo_inverse(self, y):
+        size = self._image_size(y)
+        z = self._analyse_measurement(y, size)
+        return self._synthesise(self._response(size, z, lambda s: torch.where(s == 0, 0, 1 / s)), size)
+
+    def attainable(self, y):
+        return self._of_measurement(y, lambda s: (s != 0).to(s.dtype))
+
+    def solve(self, y, a, b):
+        a, b = (v.double() if isinstance(v, Tensor) else v for v in (a, b))
+        return self._of_measurement(y, lambda s: torch.where(s == 0, 0, 1 / (a * s.abs() ** 2 + b)))
+
+    def ridge(self, y, a, b):
+        return self.adjoint(self.solve(y, a, b))
+
+    def _of_measurement(self, y, response):
+        size = self._image_size(y)
+        z = self._analyse_measurement(y, size)
+        return self._measurement(self._response(size, z, response), size)
+
+
+class Separable(Decomposed):
+    """y = R x C', a matrix for the rows and one for the columns of each image; R = U S V' by `_axis_matrix`."""
+
+    def _axis_matrix(self, n: int) -> Tensor:
+        """(m, n) float64, what the operator does along an axis of n pixels."""
+        raise NotImplementedError
+
+    def _axis_size(self, m: int) -> int:
+        """Number n of pixels along an axis of which m values are measured."""
+        raise NotImplementedError
+
+    def measurement_shape(self, image_shape):
+        return (*image_shape[:2], *(len(self._axis(n)[1]) for n in image_shape[2:]))
+
+    def _image_size(self, y):
+        return tuple(self._axis_size(m) for m in y.shape[2:])
+
+    def _axis(self, n: int, like: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Singular values (r,), U (m, r) and V (n, r) along an axis of n pixels."""
+        known = self.__dict__.setdefault("_known_axes", {})
+        key = (n, None, None) if like is None else (n, like.device, like.dtype)
+        if (n, None, None) not in known:
+            u, s, v = torch.linalg.svd(self._axis_matrix(n), full_matrices=False)
+            known[n, None, None] = s, u, v.T
+        if key not in known:
+            known[key] = tuple(part.to(like) for part in known[n, None, None])
+        return known[key]
+
+    def _values(self, height, width):
+        return self._axis(height)[0][:, None] * self._axis(width)[0]
+
+    def _between(self, x, size, part, back):
+        rows, columns = (self._axis(n, x)[part] for n in size)
+        return rows @ x @ columns.T if back else rows.T @ x @ columns
+
+    def _analyse(self, x):
+        return self._between(x, tuple(x.shape[2:]), 2, False)
+
+    def _synthesise(self, z, size):
+        return self._between(z, size, 2, True)
+
+    def _analyse_measurement(self, y, size):
+        return self._between(y, size, 1, False)
+
+    def _measurement(self, z, size):
+        return self._between(z, size, 1, True)

@@ -1,0 +1,21 @@
+"""Measurements of the library deepinv (https://deepinv.org) as operators."""
+
+from sde_diffusers.operators.base import LinearOperator, Operator
+
+
+def from_deepinv(physics, shape: tuple[int, int, int], device=None) -> Operator:
+    """The operator of a deepinv `Physics`: its `A`, and its `A_adjoint` if it is a `LinearPhysics`.
+
+    Its noise model is left out: say `noise_std` where the operator is used.
+
+    Args:
+        physics: of real images.
+        shape: (C, H, W) of the images.
+        device: of the physics; None is torch's default.
+
+    Raises:
+        ValueError: as `LinearOperator.from_function`; in deepinv some adjoints are approximate.
+    """
+    if not hasattr(physics, "A_adjoint"):
+        return Operator.from_function(physics.A, shape, device)
+    return LinearOperator.from_function(physics.A, shape, physics.A_adjoint, device)

@@ -1,0 +1,79 @@
+"""Some samples of an image's Fourier transform, as magnetic resonance measures them."""
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.base import LinearOperator
+
+
+class MaskedFourier(LinearOperator):
+    """y = M F x, F unitary: of each channel's transform, the real parts and then the imaginary ones, (N, 2 C, H, W).
+
+    An image is real, so that the samples at k and -k tell the same: A'A = F* h F with h(k) = (m(k) + m(-k)) / 2, from
+    which the rest follows, f(A A') = A f(A'A) A+ on the range of A.
+
+    Args:
+        sampled: (H, W), (C, H, W) or (N, C, H, W) booleans, True where the transform is measured; N and C may be 1.
+            Frequency 0 stands at [0, 0], as `torch.fft.fft2` has it: use `torch.fft.ifftshift` on a centred mask.
+
+    Raises:
+        ValueError: if `sampled` is no boolean tensor of 2 to 4 dimensions, or samples nothing of an image.
+    """
+
+    def __init__(self, sampled: Tensor):
+        if not isinstance(sampled, Tensor) or sampled.dtype != torch.bool or not 2 <= sampled.ndim <= 4:
+            what = f"{sampled.dtype} {tuple(sampled.shape)}" if isinstance(sampled, Tensor) else type(sampled).__name__
+            raise ValueError(f"`sampled` must be a boolean tensor (H, W), (C, H, W) or (N, C, H, W), but is {what}.")
+        self.sampled = sampled[(None,) * (4 - sampled.ndim)]
+        if not self.sampled.flatten(1).any(1).all():
+            raise ValueError("`sampled` is True nowhere for an image: nothing is measured of it.")
+        mirrored = self.sampled.flip(2, 3).roll((1, 1), (2, 3))
+        self.share = (self.sampled.double() + mirrored.double()) / 2
+
+    @property
+    def image_size(self):
+        return tuple(self.sampled.shape[2:])
+
+    def measurement_shape(self, image_shape):
+        n, c, *size = image_shape
+        if (
+            self.sampled.shape[2:] != tuple(size)
+            or self.sampled.shape[0] not in (1, n)
+            or self.sampled.shape[1] not in (1, c)
+        ):
+            raise ValueError(
+                f"`sampled` of shape {tuple(self.sampled.shape)} does not fit images {tuple(image_shape)}."
+            )
+        return n, 2 * c, *size
+
+    def count(self, image_shape):
+        return 2 * self.sampled.expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
+
+    def __call__(self, x):
+        z = torch.fft.fft2(x, norm="ortho")
+        return self.measured(torch.cat([z.real, z.imag], 1))
+
+    def adjoint(self, y):
+        return torch.fft.ifft2(torch.complex(*self.measured(y).chunk(2, 1)), norm="ortho").real
+
+    def measured(self, y):
+        self.sampled = self.sampled.to(y.device)  # once
+        parts = self.sampled if self.sampled.shape[1] == 1 else self.sampled.repeat(1, 2, 1, 1)
+        return torch.where(parts, y, 0)
+
+    def _filter(self, x, response):
+        """The image x with A'A in a function of it, F* response(h) F."""
+        h = self.share.to(x)
+        return torch.fft.ifft2(torch.fft.fft2(x, norm="ortho") * response(h), norm="ortho").real
+
+    def pseudo_inverse(self, y):
+        return self._filter(self.adjoint(y), lambda h: torch.where(h == 0, 0, 1 / h))
+
+    def solve(self, y, a, b):
+        return self(self._filter(self.adjoint(y), lambda h: torch.where(h == 0, 0, 1 / (h * (a * h + b)))))
+
+    def ridge(self, y, a, b):
+        return self.adjoint(self.solve(y, a, b))
+
+    def repeat(self, samples):
+        return self if len(self.sampled) == 1 else MaskedFourier(self.sampled.repeat_interleave(samples, 0))

@@ -1,0 +1,97 @@
+"""Iterative solutions for operators that are known by what they do to an image: conjugate gradients, in two forms.
+
+Each image of a batch has its own step lengths, and stops for itself.
+"""
+
+import torch
+from torch import Tensor
+
+NOTHING = 1e-15
+"""A right-hand side of this norm counts as 0: the square of a smaller one has lost its digits in float32."""
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> of each image, (N, 1, ..., 1)."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)
+
+
+def like_images(factor, x: Tensor):
+    """A number, or one for each image in any shape, as a factor of x (N, ...)."""
+    return factor.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(factor, Tensor) and factor.ndim else factor
+
+
+def relative_norm(square: Tensor, start: Tensor) -> Tensor:
+    """The roots (N,) of the quotients of squared norms; 0 where there was nothing to start with."""
+    return torch.where(start > NOTHING**2, square / start, 0).sqrt().flatten()
+
+
+def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """M w for the solution of S w = b, for each image of b (N, ...), by conjugate gradients from w = 0.
+
+    An image whose residual has fallen to `tolerance` of its b, or along whose direction S is not positive (then it
+    has left what can be solved), keeps its w.
+
+    Args:
+        system: d -> (S d, M d), for a symmetric, positive S and any M that is linear as well. So what is wanted of w
+            need not be computed again.
+
+    Returns:
+        M w, and the residual's norm relative to that of b, (N,).
+    """
+    wanted, residual, direction = 0, b, b
+    square = start = inner(b, b)
+    going = start > NOTHING**2
+    for _ in range(steps):
+        if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
+            break
+        image, product = system(direction)
+        curvature = inner(direction, image)
+        going = going & (curvature > 0)
+        length = torch.where(going, square / curvature, 0)
+        residual = residual - length * image
+        wanted = wanted + like_images(length, product) * product
+        previous, square = square, inner(residual, residual)
+        going = going & (square > tolerance**2 * start)
+        direction = residual + torch.where(going, square / previous, 0) * direction
+    if not isinstance(wanted, Tensor):  # b = 0
+        wanted = torch.zeros_like(system(b)[1])
+    return wanted, relative_norm(square, start)
+
+
+def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
+    """w with system(w) = b for each image of b (N, ...); see `krylov_solution`."""
+    return krylov_solution(lambda d: (system(d), d), b, steps, tolerance)[0]
+
+
+def least_squares(
+    forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0
+) -> tuple[Tensor, Tensor, int]:
+    """The x that minimises ||y - A x||^2 + damping ||x||^2, for each image, by conjugate gradients (CGLS) from x = 0.
+
+    Args:
+        damping: at least 0, a number or (N, 1, ..., 1) as images are; without it x is the least of all minimisers.
+
+    Returns:
+        x; the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was reached;
+        and the number of steps that were done.
+    """
+    residual, gradient = y, adjoint(y)
+    x = best = torch.zeros_like(gradient)
+    direction = gradient
+    square = start = least = inner(gradient, gradient)
+    going, done = start > NOTHING**2, 0
+    while done < steps and going.any():
+        done += 1
+        image = forward(direction)
+        curvature = inner(image, image).reshape(square.shape) + damping * inner(direction, direction)
+        going = going & (curvature > 0)
+        length = torch.where(going, square / curvature, 0)
+        x = x + length * direction
+        residual = residual - like_images(length, image) * image
+        gradient = adjoint(residual) - damping * x
+        previous, square = square, inner(gradient, gradient)
+        best, least = torch.where(square < least, x, best), torch.minimum(square, least)
+        # Where rounding errors of A and A' rule, the way on leads astray.
+        going = going & (square > tolerance**2 * start) & (square < 1e12 * least)
+        direction = gradient + torch.where(going, square / previous, 0) * direction
+    return best, relative_norm(least, start), done

@@ -1,0 +1,120 @@
+"""Missing pixels: y = (1 - m) x, and masks m of several kinds."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sde_diffusers.operators.base import LinearOperator
+
+
+class Mask(LinearOperator):
+    """Missing pixels: y = x where the mask is False, 0 where it is True.
+
+    Args:
+        mask: (H, W), (C, H, W) or (N, C, H, W) booleans, True where a pixel is missing (to be painted, as in the
+            inpainting of diffusers); N and C may be 1.
+
+    Raises:
+        ValueError: if the mask is no boolean tensor of 2 to 4 dimensions.
+    """
+
+    gram = 1.0
+
+    def __init__(self, mask: Tensor):
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not 2 <= mask.ndim <= 4:
+            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"`mask` must be a boolean tensor (H, W), (C, H, W) or (N, C, H, W), but is {what}.")
+        self.mask = mask[(None,) * (4 - mask.ndim)]
+
+    @property
+    def image_size(self):
+        return tuple(self.mask.shape[2:])
+
+    def measurement_shape(self, image_shape):
+        size = zip(self.mask.shape, image_shape, strict=False)
+        fits = len(image_shape) == 4 and self.mask.shape[2:] == tuple(image_shape[2:])
+        if not fits or not all(m in (1, n) for m, n in size):
+            raise ValueError(f"`mask` of shape {tuple(self.mask.shape)} does not fit images {tuple(image_shape)}.")
+        return tuple(image_shape)
+
+    def count(self, image_shape):
+        return (~self.mask).expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
+
+    def __call__(self, x):
+        self.mask = self.mask.to(x.device)  # once
+        return torch.where(self.mask, 0, x)
+
+    def adjoint(self, y):
+        return self(y)
+
+    def attainable(self, y):
+        return self(y)
+
+    def measured(self, y):
+        return self(y)
+
+    def repeat(self, samples):
+        return self if len(self.mask) == 1 else Mask(self.mask.repeat_interleave(samples, 0))
+
+
+class Rows(LinearOperator):
+    """Some values of a measurement: y where `kept`, a tensor of booleans that broadcasts to y, and 0 elsewhere."""
+
+    gram = 1.0
+
+    def __init__(self, kept: Tensor):
+        self.kept = kept
+
+    def measurement_shape(self, image_shape):
+        return tuple(image_shape)
+
+    def __call__(self, x):
+        return torch.where(self.kept.to(x.device), x, 0)
+
+    def adjoint(self, y):
+        return self(y)
+
+    def attainable(self, y):
+        return self(y)
+
+    def measured(self, y):
+        return self(y)
+
+    def repeat(self, samples):
+        return self if len(self.kept) == 1 else Rows(self.kept.repeat_interleave(samples, 0))
+
+
+def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> Tensor:
+    """(H, W) booleans, True in rows top..bottom and columns left..right of box = (top, left, bottom, right).
+
+    Raises:
+        ValueError: if the box is empty or leaves the image.
+    """
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise ValueError(f"`box` must lie within {height} x {width} pixels and not be empty, but is {box}.")
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def random_mask(shape: tuple[int, ...], share: float, generator=None) -> Tensor:
+    """Booleans of any shape whose last two dimensions are an image's, True for `share` of its pixels, at random.
+
+    Raises:
+        ValueError: unless 0 < share < 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"`share` must lie between 0 and 1, but is {share!r}.")
+    noise = torch.rand(shape, generator=generator).flatten(-2)
+    return (noise.argsort(-1).argsort(-1) < round(share * noise.shape[-1])).view(shape)
+
+
+def stroke_mask(height: int, width: int, strokes: int = 4, thickness: int = 3, generator=None) -> Tensor:
+    """(H, W) booleans, True under free-form brush strokes: broken lines of random corners."""
+    picture = Image.new("L", (width, height))
+    for _ in range(strokes):
+        corners = torch.rand(4, 2, generator=generator) * torch.tensor([width, height])
+        ImageDraw.Draw(picture).line([tuple(corner) for corner in corners.tolist()], 255, thickness, "curve")
+    return torch.from_numpy(np.array(picture)) > 0

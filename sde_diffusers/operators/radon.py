@@ -1,0 +1,70 @@
+"""Projections of an image along parallel lines, as tomography measures them."""
+
+import math
+
+import torch
+
+from sde_diffusers.operators.base import LinearOperator
+
+
+class Radon(LinearOperator):
+    """Sums along lines: y has shape (N, angles, bins) for images of one channel.
+
+    Each pixel's value is shared by the two bins nearest to its centre's place x cos(angle) + y sin(angle) on the
+    detector, in proportion, so that each projection sums to the image. Bins are one pixel wide, as many as the
+    diagonal needs; x grows to the right and y upwards, from the image's centre. At 0 degrees the columns are summed
+    (for an even width, halves of two neighbours share a bin), at 90 degrees the rows.
+
+    Args:
+        angles: in degrees; or the number of angles, from 0 in equal steps over 180 degrees.
+
+    Raises:
+        ValueError: unless there are angles, all of them finite numbers.
+    """
+
+    def __init__(self, angles):
+        count = isinstance(angles, int)
+        self.angles = torch.arange(angles) * (180.0 / max(angles, 1)) if count else torch.as_tensor(angles)
+        self.angles = self.angles.double()
+        if self.angles.ndim != 1 or not len(self.angles) or not self.angles.isfinite().all():
+            raise ValueError(f"`angles` must be finite numbers of degrees, or their number, but are {angles!r}.")
+        self._known_places = {}
+
+    @staticmethod
+    def _bins(height, width) -> int:
+        return 2 * math.ceil(math.hypot(height - 1, width - 1) / 2) + 1
+
+    def measurement_shape(self, image_shape):
+        if image_shape[1] != 1:
+            raise ValueError(f"`Radon` measures images of one channel, but they have {image_shape[1]}.")
+        return image_shape[0], len(self.angles), self._bins(*image_shape[2:])
+
+    def _places(self, size, like):
+        """Of each angle and pixel (angles, H W): the lower of its two bins, counted over all angles, and its share."""
+        key = (size, like.device, like.dtype)
+        if key not in self._known_places:
+            height, width = size
+            rows, columns = torch.arange(height).double(), torch.arange(width).double()
+            across = (columns - (width - 1) / 2).expand(height, -1).flatten()
+            up = ((height - 1) / 2 - rows)[:, None].expand(-1, width).flatten()
+            radians = torch.deg2rad(self.angles)[:, None]
+            bins = self._bins(height, width)
+            place = across * radians.cos() + up * radians.sin() + (bins - 1) / 2
+            lower = place.floor().clamp(0, bins - 2)
+            index = lower.long() + bins * torch.arange(len(self.angles))[:, None]
+            self._known_places[key] = index.to(like.device), (lower + 1 - place).to(like)
+        return self._known_places[key]
+
+    def __call__(self, x):
+        index, share = self._places(tuple(x.shape[2:]), x)
+        pixels = x.flatten(1)[:, None, :]
+        shape = self.measurement_shape(tuple(x.shape))
+        y = x.new_zeros(len(x), shape[1] * shape[2])
+        y = y.index_add(1, index.flatten(), (pixels * share).flatten(1))
+        return y.index_add(1, index.flatten() + 1, (pixels * (1 - share)).flatten(1)).view(shape)
+
+    def adjoint(self, y):
+        image_shape = self.shape_of_images(y)
+        index, share = self._places(image_shape[1:], y)
+        lines = y.flatten(1)
+        return (lines[:, index] * share + lines[:, index + 1] * (1 - share)).sum(1).view(len(y), *image_shape)

@@ -1,0 +1,52 @@
+"""The part of a measurement that has no noise: images must reproduce it, whatever a method made of it."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.masks import Rows
+from sde_diffusers.posteriors.measurement import demanding, is_white
+
+
+class ExactPart:
+    """The values of a linear measurement whose noise is 0: all, those of some images, some of an image, or none.
+
+    Args:
+        operator: A, of images (N, C, H, W).
+        noise_std: a number, or a tensor with as many dimensions as the measurement.
+        noise_covariance: a function, or None; with one, no value counts as exact.
+    """
+
+    def __init__(self, operator: Operator, noise_std, noise_covariance=None):
+        exact = torch.as_tensor(noise_std) == 0
+        self.exact = exact if operator.linear and noise_covariance is None else torch.zeros_like(exact)
+        self.whole_images = is_white(noise_std)
+        self.all = self.operator = operator
+        if not self.whole_images:
+            self.operator = Rows(self.exact) @ operator
+
+    def attained(self, y: Tensor) -> Tensor:
+        """y without what no image can give, where it is exact, and without values at missing pixels."""
+        y = self.all.measured(y)
+        if not self.exact.any() or not self.whole_images:
+            return y
+        exact = self.exact.to(y.device)
+        return torch.where(exact, self.all.attainable(torch.where(exact, y, 0)), y)
+
+    def imposed(self, images: Tensor, y: Tensor) -> Tensor:
+        """The nearest images that reproduce the exact values of y."""
+        if not self.exact.any():
+            return images
+        exact = self.exact.to(y.device)
+        consistent = self.operator.consistent(images, torch.where(exact, y, 0))
+        if not self.whole_images or exact.all():
+            return consistent
+        return torch.where(exact.reshape(-1, 1, 1, 1), consistent, images)
+
+    def rehearse(self, y: Tensor, x: Tensor) -> None:
+        """Raise a `ValueError` if the exact values can't be imposed on images like x (noise)."""
+        trial = copy.copy(self)
+        trial.operator = demanding(self.operator)
+        trial.imposed(x, y)

@@ -1,0 +1,197 @@
+"""A measurement y = A x_0 + n, what its noise n is, and how both look in the range of a network's images."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.base import LinearOperator, Operator
+from sde_diffusers.operators.checks import require_adjoint, require_linear
+from sde_diffusers.operators.least_squares import like_images
+
+
+@dataclass
+class Measurement:
+    """y = A x_0 + n for N images, in the units of the network's images (y of a nonlinear A: in its own).
+
+    Args:
+        operator: A.
+        y: (N, ...) the measured values.
+        noise_std: deviation of the noise n of independent values: a number, or a tensor that broadcasts to y.
+        half_range: half the width of the network's image range.
+        noise_covariance: function w -> C w on measurements, for noise that is not independent; `noise_std` then counts
+            for nothing.
+        drawn_from: what a method leaves for the end of the step.
+    """
+
+    operator: Operator
+    y: Tensor
+    noise_std: float | Tensor
+    half_range: float
+    noise_covariance: Callable[[Tensor], Tensor] | None = None
+    drawn_from: tuple | None = None
+
+    def noise(self, w: Tensor) -> Tensor:
+        """C w, with the covariance C of the noise."""
+        return self.noise_std**2 * w if self.noise_covariance is None else self.noise_covariance(w)
+
+    def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:
+        """The operator as it is near the denoised images, and what it leaves of y: y - A D."""
+        return self.operator.at(denoised), self.y - self.operator(denoised)
+
+    def rehearsed(self) -> "Measurement":
+        """The same with an operator that must solve better, and sooner; see `demanding`."""
+        return replace(self, operator=demanding(self.operator))
+
+
+def demanding(operator: Operator) -> Operator:
+    """An operator whose iterative solutions must be found in half of its iterations, to a third of its tolerance.
+
+    What succeeds so for one image of noise will succeed for those that come.
+    """
+    operator = copy.copy(operator)
+    operator.iterations, operator.tolerance = operator.iterations // 2, operator.tolerance / 3
+    return operator
+
+
+class InRange(Operator):
+    """A nonlinear operator, of images in [0, 1], for those in another range."""
+
+    def __init__(self, operator: Operator, low: float, high: float):
+        self.operator, self.low, self.width = operator, low, high - low
+        self.image_shape, self.device = operator.image_shape, operator.device
+
+    def __call__(self, x):
+        return self.operator((x - self.low) / self.width)
+
+    def count(self, image_shape):
+        return self.operator.count(image_shape)
+
+
+def in_model_range(operator, y, noise_std, noise_covariance, image_range, shape) -> Measurement:
+    """The measurement of images in a network's range, low + (high - low) x.
+
+    Args:
+        operator, y, noise_std, noise_covariance: as for a `Measurement`, of images (N, C, H, W) in [0, 1].
+        shape: of these images.
+    """
+    low, high = image_range
+    width, half = high - low, (high - low) / 2
+    if not operator.linear:
+        return Measurement(InRange(operator, low, high), y, noise_std, half, noise_covariance)
+    offset = operator(torch.full(shape, low, device=y.device, dtype=y.dtype))
+    covariance = None if noise_covariance is None else lambda w: width**2 * noise_covariance(w)
+    return Measurement(operator, offset + width * y, width * noise_std, half, covariance)
+
+
+def is_white(noise_std) -> bool:
+    """Whether a deviation is one number for each image, or for all."""
+    return not isinstance(noise_std, Tensor) or noise_std.ndim == 0 or noise_std.numel() == len(noise_std)
+
+
+def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
+    """The deviation of a measurement's noise, as a number or a float32 tensor with as many dimensions as y, checked.
+
+    Args:
+        noise_std: a number; one for each image, (N,) as a list, array or tensor; or any tensor of two or more
+            dimensions that broadcasts to y.
+        y: (N, ...).
+
+    Raises:
+        ValueError: on another shape, or values that are not finite or below 0.
+    """
+    allowed = (
+        f"a finite number of at least 0, {len(y)} of them (one for each measurement), or a tensor of two or more "
+        f"dimensions that broadcasts to the measurement's {tuple(y.shape)}"
+    )
+    if isinstance(noise_std, (list, tuple, np.ndarray)):
+        try:
+            noise_std = torch.as_tensor(np.asarray(noise_std, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.") from None
+    if isinstance(noise_std, Tensor):
+        what = f"has shape {tuple(noise_std.shape)}"
+        if noise_std.ndim == 1:
+            fits, noise_std = len(noise_std) == len(y), noise_std.reshape(-1, *[1] * (y.ndim - 1))
+        else:
+            sizes = zip(reversed(noise_std.shape), reversed(y.shape), strict=False)
+            fits = noise_std.ndim <= y.ndim and all(a in (1, b) for a, b in sizes)
+        if not fits or noise_std.is_complex() or noise_std.dtype == torch.bool:
+            raise ValueError(f"`noise_std` must be {allowed}, but {what} of {noise_std.dtype}.")
+        if not (noise_std.isfinite() & (noise_std >= 0)).all():
+            raise ValueError(
+                f"`noise_std` must be {allowed}, but reaches from {noise_std.min()} to {noise_std.max()}."
+            )
+        if noise_std.numel() == 1:
+            return noise_std.item()
+        noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
+        return noise_std.to(y.device, torch.float32)
+    if not isinstance(noise_std, Real) or isinstance(noise_std, bool) or not 0 <= noise_std < math.inf:
+        raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.")
+    return float(noise_std)
+
+
+def require_covariance(covariance, y: Tensor) -> None:
+    """Raise a `ValueError` unless a function is a covariance on measurements like y: linear, symmetric, positive."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(y.shape, generator=generator).to(y) for _ in range(2))
+    image = covariance(u)
+    if not isinstance(image, Tensor) or image.shape != y.shape or image.dtype != y.dtype:
+        what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(
+            f"`noise_covariance` must return {y.dtype} {tuple(y.shape)} as it is given, but gives {what}."
+        )
+    require_linear(covariance, u, v, image, "noise_covariance")
+    require_adjoint(SelfAdjoint(covariance), u, v, "noise_covariance")
+    least = (u * image).flatten(1).sum(1).min().item()
+    if least < 0:
+        raise ValueError(f"`noise_covariance` must be positive, but <u, C u> = {least:.3g} for a random u.")
+
+
+class SelfAdjoint(LinearOperator):
+    """A function that should be its own adjoint."""
+
+    def __init__(self, f):
+        self.f = f
+
+    def __call__(self, x):
+        return self.f(x)
+
+    def adjoint(self, y):
+        return self.f(y)
+
+
+def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
+    """Deviation of a measurement's counting noise, for each value: that of a Gaussian in place of Poisson's law.
+
+    With `photons` counts expected for the value 1, counts are photons * y, and their variance is their expectation.
+    The approximation takes the counts themselves for that, at least one of them: variance max(y, 1 / photons) /
+    photons. It is good from some ten counts on; below, Poisson's law is skew, and few counts say little of their mean.
+
+    Args:
+        y: a measurement, at least 0, in units of images in [0, 1].
+        photons: above 0.
+
+    Raises:
+        ValueError: on other numbers.
+    """
+    if not isinstance(photons, Real) or not 0 < photons < math.inf:
+        raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
+    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y >= 0).all():
+        raise ValueError("`y` must be a floating point tensor of counts / photons, at least 0.")
+    return (y.clamp(min=1 / photons) / photons).sqrt()
+
+
+def per_value(factor, y: Tensor):
+    """A number, or a tensor that broadcasts to y, with y's dtype."""
+    return factor.to(y) if isinstance(factor, Tensor) else factor
+
+
+def per_image(factor, x: Tensor):
+    """A number, or one for each image in any shape, as a factor of x."""
+    return like_images(factor.to(x), x) if isinstance(factor, Tensor) else factor

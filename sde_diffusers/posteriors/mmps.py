@@ -1,0 +1,49 @@
+"""MMPS: the covariance of x_0 given x_t as the network has it (arXiv 2405.13712)."""
+
+import math
+from dataclasses import dataclass
+
+from sde_diffusers.operators.least_squares import krylov_solution
+from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.scalars import real_number, whole_number
+
+
+@dataclass
+class MMPS(PosteriorMethod):
+    """Moment-matching posterior sampling: (A V A' + C) w = y - A D by conjugate gradients.
+
+    The covariance V is that of the network. `damping` (noise level)^2 A A' is added to the system, since a network's V
+    is not exactly symmetric and positive, and has directions that it takes for certain. The shift V A' w is a sum of
+    the products V A' d of the steps' directions d, and takes no other.
+
+    Args:
+        steps: conjugate gradient steps, at least 1; each takes a vector-Jacobian product.
+        damping: at least 0; 0 is exact for Gaussian images.
+
+    Raises:
+        ValueError: on numbers out of range.
+    """
+
+    steps: int = 3
+    damping: float = 0.1
+
+    def __post_init__(self):
+        if not whole_number(self.steps) >= 1:
+            raise ValueError(f"`steps` must be a positive integer, but is {self.steps!r}.")
+        if not 0 <= real_number(self.damping) < math.inf:
+            raise ValueError(f"`damping` must be a finite number of at least 0, but is {self.damping!r}.")
+
+    @property
+    def products(self) -> int:
+        return self.steps
+
+    def shift(self, measurement, denoised, covariance, noise_level):
+        operator, residual = measurement.near(denoised)
+        damping = self.damping * noise_level**2
+
+        def system(w):
+            image = operator.adjoint(w)
+            product = covariance(image)
+            return operator(product + damping * image) + measurement.noise(w), product
+
+        return krylov_solution(system, residual, self.steps)[0]

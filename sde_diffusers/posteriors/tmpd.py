@@ -1,0 +1,40 @@
+"""TMPD: the covariance of what is measured counts as diagonal (arXiv 2310.06721)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.posteriors.measurement import per_value
+
+
+@dataclass
+class TMPD(PosteriorMethod):
+    """Tweedie moment projected diffusion: w = (diag(A V A' 1) + noise_std^2)^-1 (y - A D).
+
+    The row sums of A V A' stand for that matrix: they are its action on a constant. A network's V may make them
+    negative; they count as at least `floor` (noise level)^2 times those of A A'.
+
+    Args:
+        floor: above 0.
+    """
+
+    products: ClassVar[int] = 2
+    floor: float = 1e-3
+
+    def __post_init__(self):
+        if not self.floor > 0:
+            raise ValueError(f"`floor` must be above 0, but is {self.floor!r}.")
+
+    def check(self, operator, noise_std, noise_covariance=None):
+        if noise_covariance is not None:
+            raise ValueError('`method`="tmpd" takes a `noise_std`, not a covariance.')
+
+    def shift(self, measurement, denoised, covariance, noise_level):
+        operator, residual = measurement.near(denoised)
+        seen = operator.adjoint(torch.ones_like(residual))
+        least = self.floor * noise_level**2 * operator(seen).abs()
+        variance = torch.maximum(operator(covariance(seen)), least) + per_value(measurement.noise_std**2, residual)
+        weight = torch.where(variance > 0, residual / variance, 0)  # nothing is measured where it is 0
+        return covariance(operator.adjoint(weight))

@@ -1,0 +1,364 @@
+"""Any measurement: operators of one's own, noise of every kind, images of other sizes, through the methods."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from PIL import Image
+from test_restoration import EXACT, METHODS, SIZE, gaussian_pipe, quiet, seeded, unet_pipe
+from torch.nn.functional import interpolate
+
+from sde_diffusers import ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler, ScoreSdeRestorationPipeline
+from sde_diffusers.guidance import Guidance
+from sde_diffusers.operators import (
+    JPEG,
+    Bicubic,
+    Convolution,
+    Downsampling,
+    FourierMagnitude,
+    Gamma,
+    GaussianBlur,
+    LinearOperator,
+    Mask,
+    MaskedFourier,
+    Operator,
+    Quantization,
+    Radon,
+    Saturation,
+    box_mask,
+    random_mask,
+)
+from sde_diffusers.posteriors import DAPS, MMPS, TMPD, DiffPIR, Measurement, poisson_noise_std, posterior_output
+
+
+class OwnBicubic(LinearOperator):
+    """Neither its adjoint nor the shape of its measurements is said; these have three dimensions."""
+
+    def __call__(self, x):
+        return interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True).flatten(2)
+
+
+def dense(operator, network):
+    d, size = len(network.mean), network.config.sample_size
+    return operator(torch.eye(d).double().view(d, network.config.in_channels, size, size)).flatten(1).T
+
+
+def smooth(w):
+    """A covariance on measurements: every value has something to do with its neighbours."""
+    return 0.02 * w + 0.005 * (w.roll(1, -1) + w.roll(-1, -1))
+
+
+NOISE = {
+    "of each image": lambda y: torch.tensor([0.05, 0.0, 0.3]).reshape(-1, *[1] * (y.ndim - 1)),
+    "of each value": lambda y: 0.05 + 0.3 * torch.rand(y.shape, generator=seeded(7)),
+    "of some values": lambda y: 0.2 * torch.rand(y.shape[1:], generator=seeded(7)).round()[None],
+    "a covariance": lambda y: smooth,
+}
+
+
+@pytest.mark.parametrize("kind", NOISE)
+@pytest.mark.parametrize("name", ["function", "convolution"])
+def test_the_denoiser_of_any_noise(name, kind):
+    """E[x_0 | x_t, y] in closed form, one image at a time."""
+    pipe = gaussian_pipe(sampling_sde="vp")
+    scheduler, network = pipe.scheduler, pipe.unet
+    operator = OwnBicubic() if name == "function" else Convolution(torch.rand(2, 3, generator=seeded()), "valid")
+    images = network.draw(3, seeded(1))
+    operator = operator.for_images(images.shape)
+    y = operator(images) + 0.1 * torch.randn(operator.measurement_shape(images.shape), generator=seeded(2)).double()
+    noise = NOISE[kind](y)
+    std, covariance = (0.0, noise) if callable(noise) else (noise.double(), None)
+    scheduler.set_timesteps(5)
+    t = scheduler.start_late(3)
+    alpha, sigma = scheduler.sde.alpha(t), scheduler.sde.sigma(t)
+    x = alpha * images + sigma * torch.randn(images.shape, generator=seeded(3), dtype=images.dtype)
+    problem = Measurement(operator, y, std, 1.0, covariance)
+    answer = posterior_output(Guidance(pipe, len(x)), scheduler, EXACT, problem, x)
+    _, found = scheduler.noise_and_denoised(answer, x, t)
+
+    a, d, prior = dense(operator, network), len(network.mean), network.covariance
+    given = prior - alpha**2 * prior @ torch.linalg.solve(alpha**2 * prior + sigma**2 * torch.eye(d), prior)  # x_t
+    units = torch.eye(len(a)).double().view(len(a), *y.shape[1:])
+    for i in range(3):
+        c = smooth(units).flatten(1) if covariance else torch.diag((std.expand_as(y)[i] ** 2).flatten())
+        gain = alpha * torch.linalg.solve(alpha**2 * prior + sigma**2 * torch.eye(d), prior)
+        denoised = network.mean + (x[i].flatten() - alpha * network.mean) @ gain
+        weight = torch.linalg.solve(a @ given @ a.T + c, y[i].flatten() - a @ denoised)
+        torch.testing.assert_close(found[i].flatten(), denoised + given @ a.T @ weight, rtol=0, atol=3e-4)
+
+
+OTHERS = ("tmpd", "diffpir", "daps")
+OPERATORS = {
+    "own": OwnBicubic(),
+    "function": LinearOperator.from_function(lambda x: x.cumsum(3) / 4, (1, 8, 8)),
+    "bicubic": Bicubic(2),
+    "Fourier samples": MaskedFourier(random_mask((2, 1, 8, 8), 0.5, seeded())),
+    "Radon": Radon(5),
+    "composition": Mask(box_mask(4, 4, (0, 0, 2, 2))) @ Downsampling(2),
+    **{f"{b} convolution": Convolution(torch.rand(3, 3, generator=seeded()) / 4.5, b) for b in ("reflect", "valid")},
+    "valid Gaussian": GaussianBlur(0.6, "valid"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in OPERATORS for method in METHODS]
+    + [(name, method) for name in ("own", "Fourier samples", "valid Gaussian") for method in OTHERS],
+)
+def test_every_method_runs_with_every_operator(name, method):
+    """With noise or without, of which the images reproduce the measurement up to the operator's tolerance."""
+    pipe, operator = unet_pipe(), OPERATORS[name]
+    image = 0.3 + 0.4 * torch.rand(2, 1, 8, 8, generator=seeded())
+    y = operator.for_images(image.shape)(image)
+    arguments = {"method": method, "num_inference_steps": 3, "generator": seeded(), "output_type": "pt"}
+    if method != "projection":
+        assert pipe(y, operator, 0.05, **arguments).images.isfinite().all()
+    out = pipe(y, operator, num_samples=2, **arguments).images
+    inside = ((out > 0) & (out < 1)).flatten(1).all(1)  # else clipped
+    measured = operator.repeat(2).for_images(out.shape)(out)
+    off = (measured - y.repeat_interleave(2, 0))[inside].abs()
+    assert (inside.any() or method in OTHERS) and not (off > 1e-3 * y.abs().max()).any()
+
+
+def test_noise_of_each_image_and_of_each_value():
+    pipe, operator = unet_pipe(), Downsampling(2)
+    y = operator(torch.rand(2, 1, 8, 8, generator=seeded()))
+
+    def draw(noise_std, method="mmps", **more):
+        arguments = {"num_samples": 2, "num_inference_steps": 3, "generator": seeded(), "output_type": "pt"}
+        return pipe(y, operator, noise_std, method, **arguments, **more).images
+
+    for method in METHODS:
+        expected = draw(0.1, method)
+        torch.testing.assert_close(draw([0.1, 0.1], method), expected, rtol=0, atol=1e-4)
+        mixed, exact = draw(torch.tensor([0.1, 0.0]), method), draw(0.0, method)
+        if method == "projection":  # draws no more noise once that of the measurement takes over
+            continue
+        torch.testing.assert_close(mixed, torch.cat([expected[:2], exact[2:]]), rtol=0, atol=1e-4)
+    every = torch.full((1, 4, 4), 0.1)
+    for method in ("mmps", "pigdm", "tmpd", "diffpir"):
+        if method == "tmpd":
+            torch.testing.assert_close(draw(every, method), draw(0.1, method), rtol=0, atol=1e-4)
+            continue
+        torch.testing.assert_close(draw(every, method), draw(0.1, method), rtol=0, atol=1e-4)
+        as_function = draw(0.0, method, noise_covariance=lambda w: 0.01 * w)
+        torch.testing.assert_close(as_function, draw(0.1, method), rtol=0, atol=1e-4)
+    every[..., 0] = 0
+    images = draw(every)
+    clipped = (images == 0) | (images == 1)
+    off = (operator(images) - y.repeat_interleave(2, 0))[..., 0].abs()
+    assert off[~operator(clipped.float())[..., 0].bool()].max() < 1e-4
+    for method in ("dps", "projection", "daps"):
+        with pytest.raises(ValueError, match="`method`.*each"):
+            draw(every, method)
+    with pytest.raises(ValueError, match="`method`.*covariance"):
+        draw(0.0, "tmpd", noise_covariance=lambda w: w)
+
+
+def test_simpler_methods_are_right_for_independent_pixels():
+    """V = r^2: TMPD's row sums are then A V A' for a mask, and DiffPIR's prior is x_0 given x_t."""
+    x, level = torch.randn(2, 3, 4, 4, generator=seeded()), 0.7
+    operator, y = Mask(box_mask(4, 4, (1, 1, 3, 4))), torch.randn(2, 3, 4, 4, generator=seeded(1))
+    variance = level**2 * 0.25 / (level**2 + 0.25)
+    problem = Measurement(operator, operator(y), 0.1, 1.0)
+    expected = EXACT.shift(problem, x, lambda u: variance * u, level)
+    torch.testing.assert_close(TMPD().shift(problem, x, lambda u: variance * u, level), expected)
+    torch.testing.assert_close(DiffPIR(level**2 / variance).shift(problem, x, None, level), expected)
+
+
+def test_daps_draws_from_the_posterior_of_independent_pixels():
+    pipe = gaussian_pipe(network={"in_channels": 1, "length": 0.01, "std": 0.4})
+    operator = Downsampling(2)
+    y = operator((pipe.unet.draw(1, seeded(1)) + 1) / 2)
+    out = pipe(y, operator, 0.05, DAPS(0.4), 400, 10, generator=seeded(), output_type="pt")
+    low = operator(torch.full((1, 1, SIZE, SIZE), -1.0))
+    mean, covariance = pipe.unet.posterior(operator, low + 2 * y, 0.1)
+    deviation = covariance.diagonal().sqrt()
+    assert ((2 * out.mean.double() - 1).flatten() - mean).abs().max() < 0.2 * deviation.mean()
+    torch.testing.assert_close(2 * out.std.double().flatten(), deviation, rtol=0.15, atol=0)
+
+
+NONLINEAR = {
+    "gamma": (Gamma(2.2), lambda x: 2.2 * x**1.2),
+    "saturation": (Saturation(2.0, 0.0, 0.9), lambda x: torch.full_like(x, 2.0)),
+    "quantization": (Quantization(8), torch.ones_like),
+    "JPEG": (JPEG(50), torch.ones_like),
+    "function": (Operator.from_function(lambda x: x.exp(), (1, 8, 8)), torch.exp),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_jacobians(name):
+    operator, slope = NONLINEAR[name]
+    x, u = torch.rand(2, 1, 8, 8, generator=seeded()), torch.randn(2, 1, 8, 8, generator=seeded(1))
+    jacobian = operator.at(x)
+    torch.testing.assert_close(jacobian(u), slope(x) * u)
+    torch.testing.assert_close(jacobian.adjoint(u), slope(x) * u)
+    near = jacobian @ Convolution(torch.ones(3, 3) / 9)
+    assert near.linear and not (operator @ Convolution(torch.ones(3, 3))).linear
+    blurred = (operator @ Convolution(torch.ones(3, 3) / 9)).at(x)(u)
+    blur = Convolution(torch.ones(3, 3) / 9)
+    torch.testing.assert_close(blurred, slope(blur(x)) * blur(u))
+
+
+def test_nonlinear_measurements_are_what_they_say():
+    x = torch.rand(1, 3, 16, 16, generator=seeded())
+    file = io.BytesIO()
+    Image.fromarray((255 * x[0]).round().byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=30)
+    decoded = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+    torch.testing.assert_close(JPEG(30)(x)[0], decoded)
+    torch.testing.assert_close(Quantization(4)(x), (3 * x).round() / 3)
+    torch.testing.assert_close(Saturation(3.0, 0.2, 0.8)(x), (3 * x).clamp(0.2, 0.8))
+    torch.testing.assert_close(FourierMagnitude()(x), torch.fft.fft2(x).abs() / 16, rtol=0, atol=1e-5)
+    for make, name in (
+        (lambda: Gamma(0), "gamma"),
+        (lambda: Saturation(1, 1, 1), "low"),
+        (lambda: Quantization(1), "levels"),
+        (lambda: JPEG(0), "quality"),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            make()
+
+
+@pytest.mark.parametrize("operator", [Gamma(1 / 2.2), FourierMagnitude()], ids=["gamma", "magnitude"])
+def test_mmps_of_nonlinear_measurements_against_integration(operator):
+    """A pixel of deviation 0.2 about 0.5: the posterior's mean and deviation are integrals."""
+    pipe = gaussian_pipe(network={"sample_size": 1, "in_channels": 1, "std": 0.4})
+    y = operator(torch.tensor([0.35, 0.5, 0.8]).view(3, 1, 1, 1))
+    out = pipe(y, operator, 0.05, MMPS(1, 0.0), 400, 60, generator=seeded(), output_type="pt")
+    x = torch.linspace(-1, 2, 10_001).double()
+    seen = operator(x.view(-1, 1, 1, 1)).flatten()
+    density = (-0.5 * ((x - 0.5) / 0.2) ** 2 - 0.5 * ((y.double().view(3, 1) - seen) / 0.05) ** 2).exp()
+    density /= density.sum(1, keepdim=True)
+    mean = (density * x).sum(1)
+    deviation = (density * (x - mean[:, None]) ** 2).sum(1).sqrt()
+    assert ((out.mean.flatten() - mean).abs() < 0.25 * deviation).all()
+    torch.testing.assert_close(out.std.double().flatten(), deviation, rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_nonlinear_measurements_run_or_are_refused(name):
+    pipe, operator = unet_pipe(), NONLINEAR[name][0]
+    y = operator(torch.rand(1, 1, 8, 8, generator=seeded()))
+    arguments = {"num_inference_steps": 2, "output_type": "pt"}
+    for method in ("mmps", "dps", "pigdm", "tmpd", "diffpir"):
+        assert pipe(y, operator, 0.05, method, **arguments).images.isfinite().all()
+    assert pipe(y, operator, **arguments).images.isfinite().all()
+    for method, message in (("projection", "linear"), ("daps", "linear"), ("pigdm", "nonlinear.*`noise_std`")):
+        with pytest.raises(ValueError, match=f"`method`.*{message}"):
+            pipe(y, operator, 0.0, method, **arguments)
+
+
+def test_counts_of_photons():
+    """The variance of counts / photons is that of Poisson's law, at least that of one count."""
+    counts = torch.poisson(torch.full((20_000,), 40.0), generator=seeded())
+    std = poisson_noise_std(counts[None] / 100, 100.0)
+    assert (counts / 100).std().item() == pytest.approx(std.square().mean().sqrt().item(), rel=0.03)
+    assert poisson_noise_std(torch.zeros(1, 1), 100).item() == pytest.approx(0.01)
+    for y, photons, name in ((-torch.ones(1, 1), 9, "y"), (torch.ones(1, 1), 0, "photons")):
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            poisson_noise_std(y, photons)
+
+
+def test_images_of_other_sizes():
+    pipe, image = unet_pipe(), torch.rand(1, 1, 12, 10, generator=seeded())
+    arguments = {"num_inference_steps": 2, "output_type": "pt"}
+    kernel = torch.ones(3, 3) / 9
+    calls = [
+        pipe.inpaint(image, box_mask(12, 10, (2, 2, 6, 6)), **arguments),
+        pipe.super_resolve(image[..., :6, :5], 2, **arguments),
+        pipe.super_resolve(image[..., :6, :5], 2, "bicubic", **arguments),
+        pipe.deblur(image, 1.0, **arguments),
+        pipe.deblur(image, kernel, boundary="replicate", **arguments),
+        pipe.deblur(image[..., 1:-1, 1:-1], kernel, boundary="valid", **arguments),
+        pipe(image[..., 2:, :], Convolution(torch.ones(3, 1) / 3, "valid"), image_size=(12, 10), **arguments),
+        pipe(image, Mask(box_mask(12, 10, (0, 0, 3, 3))), **arguments),
+        pipe(image, LinearOperator.from_function(lambda x: 2 * x, (1, 12, 10)), 0.1, **arguments),
+        ScoreSdePipeline.from_pipe(pipe)(image=image, **arguments),
+    ]
+    assert all(call.images.shape == image.shape for call in calls)
+    assert unet_pipe(3).colorize(image, **arguments).images.shape == (1, 3, 12, 10)
+
+
+def test_sizes_that_a_network_does_not_take_are_refused():
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+    )
+    pipe = quiet(ScoreSdeRestorationPipeline(unet.eval(), ScoreSdeProbabilityFlowScheduler(sde="vp")))
+    plain, arguments = quiet(ScoreSdePipeline.from_pipe(pipe)), {"num_inference_steps": 2, "output_type": "pt"}
+    assert pipe.super_resolve(torch.rand(1, 1, 6, 8), 2, **arguments).images.shape == (1, 1, 12, 16)
+    assert plain(image=torch.rand(1, 1, 4, 12), **arguments).images.shape == (1, 1, 4, 12)
+    for name, call in {
+        "image": lambda: plain(image=torch.rand(1, 1, 8, 10)),
+        "image_size": lambda: pipe(torch.rand(1, 1, 10, 8), GaussianBlur(1.0), 0.1, image_size=(10, 8)),
+    }.items():
+        unet.forward = None
+        with pytest.raises(ValueError, match=f"`{name}`.*10.*multiples of 4"):
+            call()
+    fixed = gaussian_pipe()
+    with pytest.raises(ValueError, match=f"none but its own {SIZE} x {SIZE}"):
+        fixed.deblur(torch.rand(1, 3, 8, 8), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("noise_std", "name"),
+    [
+        (-0.1, "noise_std"),
+        (True, "noise_std"),
+        ([0.1, 0.1, 0.1], "noise_std"),
+        ([0.1, -0.1], "noise_std"),
+        (torch.ones(3, 8), "noise_std"),
+        (torch.ones(2, 1, 8, 8, 1), "noise_std"),
+        (torch.tensor([0.1, float("nan")]), "noise_std"),
+        ("little", "noise_std"),
+        (lambda w: w.abs(), "noise_covariance"),
+        (lambda w: -w, "noise_covariance"),
+        (lambda w: w.roll(1, -1), "noise_covariance"),
+        (lambda w: w.sum(), "noise_covariance"),
+    ],
+)
+def test_noise_that_is_none_is_refused(noise_std, name):
+    pipe = unet_pipe()
+    pipe.unet.forward = None  # the network must not be asked
+    noise = {"noise_covariance": noise_std} if callable(noise_std) else {"noise_std": noise_std}
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        pipe(torch.rand(2, 1, 8, 8), Mask(box_mask(8, 8, (2, 2, 6, 6))), **noise)
+
+
+class Wrong(LinearOperator):
+    """An adjoint that is not one."""
+
+    def __call__(self, x):
+        return x[..., ::2]
+
+    def adjoint(self, y):
+        return y.repeat_interleave(2, 3)
+
+
+class IllConditioned(LinearOperator):
+    """Singular values from 1 to 1e-4."""
+
+    iterations = 20
+
+    def __call__(self, x):
+        return x * torch.logspace(0, -4, 64).view(8, 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("operator", "message"), [(Wrong(), "<A x, y> = "), (IllConditioned(), "`iterations`")])
+def test_operators_that_will_not_do_are_refused_before_anything_is_drawn(operator, message, method):
+    pipe = unet_pipe()
+    pipe.unet.forward = None
+    x = torch.rand(1, 1, 8, 8)
+    with pytest.raises(ValueError, match=message):
+        pipe(operator(x), operator, method=method)
