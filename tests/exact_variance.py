@@ -118,7 +118,7 @@ def exponential_variance(scheduler, V, n):
             else:  # dlambda = -dr / r, e^(-kappa (lambda_s - lambda)) = (r_s / r)^kappa
                 scale, deviation = q / s * (r_s / r) ** eta**2, q * math.sqrt(1 - (r_s / r) ** (2 * eta**2))
                 forgetting = partial(remembered, k2, r_s)
-                weights = [b * integral(forgetting, nodes, j, r, r_s) for j in range(len(nodes))]
+                weights = [b * integral(forgetting, nodes, j, r, r_s, 60 / k2) for j in range(len(nodes))]
         x = scale * x + sum(w * h[form] for w, h in zip(weights, history[-len(weights) :], strict=True))
         x[1 + k] += deviation
     return float((x**2).sum())
@@ -129,8 +129,9 @@ def remembered(kappa, r_s, r):
     return -kappa * math.exp(kappa * math.log(r_s / r)) / r
 
 
-def integral(density, nodes, j, start, end):
-    """Of density(r) times the j-th Lagrange polynomial of u = r / (1 + r), over r from `start` to `end`."""
+def integral(density, nodes, j, start, end, reach=math.inf):
+    """Of density(r) times the j-th Lagrange polynomial of u = r / (1 + r), over r from `start` to `end`; where the
+    density is nothing further than `reach` from the end in log(r), from there."""
 
     def integrand(log_r):
         r = math.exp(log_r)
@@ -139,7 +140,8 @@ def integral(density, nodes, j, start, end):
 
     # From end = 0 on, where e^-60 is nothing beside the integral.
     log_end = math.log(end) if end else math.log(start) - 60
-    return quad(integrand, math.log(start), log_end, epsabs=0, epsrel=1e-10, limit=200)[0]
+    log_start = min(math.log(start), log_end + reach)
+    return quad(integrand, log_start, log_end, epsabs=0, epsrel=1e-10, limit=200)[0]
 
 
 def chain_variance(scheduler, V, n):

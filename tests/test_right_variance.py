@@ -31,7 +31,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.likelihood import likelihood_start
-from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
+from sde_diffusers.parameterization import PREDICTION_TYPES, PURE_NOISE, SDE_NAMES
 
 DRAWS = int(os.environ.get("SDE_DRAWS", "100"))
 LIKELIHOODS = int(os.environ.get("SDE_LIKELIHOODS", "20"))
@@ -114,6 +114,10 @@ def check(cls, options, n, V, seed=0):
     else:  # with much noise a thousand steps are few, and "refused" is what changes the width by more than a quarter
         bias = 0.01 if options.get("eta", 0.0) <= 1 else 0.35
         extrapolates_noise = options.get("eta", 0.0) > 0 and options["algorithm"] == "noise"  # across its whole range
+        if extrapolates_noise and scheduler.sde.sigma(scheduler.start_time) > PURE_NOISE * scheduler.sde.alpha(
+            scheduler.start_time
+        ):  # there the first steps halve the noise level however many there are, and little of that is forgotten
+            bias = max(bias, 0.02)
         rate = 0.9 if extrapolates_noise else 0.4
         assert abs(errors[-1]) < max(bias, rate * abs(errors[-2])), errors
     return "right", errors
@@ -198,7 +202,9 @@ def test_drawn_likelihoods(part):
         try:
             error = likelihood_error(options, variance, arguments, draw.choice([1, 3]))
             found[type(error).__name__ if isinstance(error, Exception) else "right"] += 1
-            if not isinstance(error, Exception) and not error < 1e-3:
+            # A VE network with a table knows 1000 noise levels: of all others it is asked the nearest.
+            levels_are_few = (options["sde"], options["time_input"]) == ("ve", "index")
+            if not isinstance(error, Exception) and not error < (5e-3 if levels_are_few else 1e-3):
                 wrong.append((seed, options, variance, arguments, error))
         except Exception as error:
             wrong.append((seed, options, variance, arguments, repr(error)[:500]))
