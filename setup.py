@@ -52,6 +52,7 @@ setup(
     description="Score-based generative models through stochastic differential equations, for diffusers",
     license="Apache-2.0",
     packages=find_packages(include=["sde_diffusers*"]),
+    package_data={"sde_diffusers": ["__init__.pyi", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "diffusers>=0.40",
