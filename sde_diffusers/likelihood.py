@@ -12,8 +12,9 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import PixelFormat
+from sde_diffusers.images import PixelFormat, image_values
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 from sde_diffusers.scalars import real_number, whole_number
@@ -176,7 +177,8 @@ def image_bits_per_dim(
     pixels, given = pipe.pixel_format, None if levels is None else whole_number(levels)
     levels = pixels.levels if given is None else given
     foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
-    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+    images = read_numbers(pipe, "images", images)
+    if given is None and str(images.dtype) in foreign:
         raise ValueError(
             f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
             "`levels`."
@@ -188,8 +190,7 @@ def image_bits_per_dim(
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
     if passes and levels is None:
         raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
-    if isinstance(generator, list) and len(generator) != len(unit):
-        raise ValueError(f"`generator` is a list of {len(generator)}, but there are {len(unit)} images.")
+    require_generators(generator, len(unit), "images")
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     require_unbounded(scheduler)
@@ -277,6 +278,16 @@ def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
 # ---- arguments -----------------------------------------------------------------------------------------------------
 
 
+def read_numbers(pipe, name: str, images) -> Tensor:
+    """Images as the pipeline returns them (PIL, arrays, tensors): their numbers, (N, C, H, W)."""
+    if not isinstance(images, Tensor):
+        images, pictures = image_values(name, images, pipe.unet.config.in_channels)
+        if pictures and images.is_floating_point():  # in the units of the data
+            images = pipe.pixel_format.to_unit(images, torch.float64)
+    check_shape(pipe, name, images)
+    return images
+
+
 def check_shape(pipe, name: str, images) -> None:
     channels = pipe.unet.config.in_channels
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not images.numel():
@@ -289,8 +300,7 @@ def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor
 
     Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
     """
-    check_shape(pipe, name, images)
-    pixels = pipe.pixel_format
+    images, pixels = read_numbers(pipe, name, images), pipe.pixel_format
     if images.is_floating_point():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of
+from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
@@ -261,8 +262,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if output_type == "pil":
             require_pil_mode(self.pixel_format, channels)
-        if isinstance(generator, list) and len(generator) != n:
-            raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
+        require_generators(generator, n, "images")
         unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(
