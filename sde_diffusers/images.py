@@ -5,6 +5,7 @@ What its numbers mean is its `PixelFormat`: the value v of a pixel is (v - low) 
 which everything else speaks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 327
 VALUE_TYPES = (*INTEGER_RANGES, "float32")
 # torch computes next to nothing with uint16: tensors hold such values as int32.
 TENSOR_TYPES = {"uint8": torch.uint8, "uint16": torch.int32, "int16": torch.int16, "float32": torch.float32}
+
+Images = Image.Image | Sequence[Image.Image] | np.ndarray | Tensor  # as `read_images` reads them
 
 
 # ---- what numbers mean ---------------------------------------------------------------------------------------------
@@ -35,7 +38,7 @@ class PixelFormat:
     high: float = 255
 
     @classmethod
-    def of(cls, dtype: str, value_range=None) -> "PixelFormat":
+    def of(cls, dtype: str, value_range: Sequence[float] | None = None) -> "PixelFormat":
         """The format with the given range (low, high); None is that of the type, which floating point lacks.
 
         Raises:

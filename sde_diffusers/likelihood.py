@@ -132,7 +132,8 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     labels, steps = Guidance(pipe, len(ends[0]), class_labels).labels, whole_number(steps)
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
-    path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
+    code_a, code_b = codes.sample.chunk(2)
+    path = slerp(code_a, code_b, torch.linspace(0, 1, steps))
     images = decode_latents(pipe, path.flatten(0, 1), None if labels is None else labels.repeat(steps), **solver)
     return ProbabilityFlowOutput(images.sample.unflatten(0, path.shape[:2]), codes.nfe + images.nfe, rtol, atol)
 
@@ -206,7 +207,7 @@ def image_bits_per_dim(
     # their own units, in which they span pixels.high - pixels.low.
     log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
-    for _ in range(max(1, passes)):
+    for _ in range(max(1, int(passes))):
         if passes:
             bins = (unit * (levels - 1)).round()
             x = low + (high - low) * (bins + draw(torch.rand, unit, generator)) / levels
@@ -272,7 +273,7 @@ def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
     if isinstance(probes, Tensor) and probes.ndim:
         return probes.to(like.device, torch.float64).view(-1, *like.shape)
     source = rademacher if distribution == "rademacher" else torch.randn
-    return torch.stack([draw(source, like, generator) for _ in range(whole_number(probes))])
+    return torch.stack([draw(source, like, generator) for _ in range(int(probes))])
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def check_shape(pipe, name: str, images) -> None:
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
 
 
-def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor:
+def checked_images(pipe, name: str, images, levels: float | None = None) -> Tensor:
     """Images as float64 in [0, 1] on the pipeline's device.
 
     Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).

@@ -45,5 +45,5 @@ class WhenDiffusersComes(MetaPathFinder):
                 sys.meta_path.remove(self)
                 answer_for_pipelines(sys.modules[name])  # by which diffusers has replaced the given one
 
-            spec.loader.exec_module = execute_and_answer
+            spec.loader.exec_module = execute_and_answer  # type: ignore[method-assign]
         return spec

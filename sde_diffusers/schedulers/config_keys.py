@@ -13,7 +13,7 @@ def require_known_keys(given: Iterable[str], classes: Iterable[type], who: str) 
         classes: whose constructors take keys.
         who: does not take such a key, for the message.
     """
-    known = sorted({key for cls in classes for key in inspect.signature(cls.__init__).parameters} - {"self"})
+    known = sorted({key for cls in classes for key in inspect.signature(cls).parameters})
     for key in given:
         if key not in known and not key.startswith("_"):
             near = difflib.get_close_matches(key, known, 1)
