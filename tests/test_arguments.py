@@ -1,16 +1,24 @@
 """What is accepted as it comes from the pipelines, and what is refused with words that say what is allowed."""
 
+import inspect
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sde_diffusers
 from sde_diffusers import (
     NCSNppUNet2DModel,
     ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
 )
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+RESTORATION = ("operators", "posteriors", "pipelines.pipeline_score_sde_restoration")
+ON_THEIR_WAY = [f"sde_diffusers.{name}" for name in RESTORATION]  # as for mypy in pyproject.toml
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +95,36 @@ def test_keys_that_a_scheduler_does_not_take(pipe):
         ScoreSdeExponentialScheduler.from_config(other.config).config
     )
     assert back.config.snr == 0.3
+
+
+def functions_of_the_public(thing):
+    """Functions and methods of a module or class of the package, its public ones."""
+    own = vars(thing).items()
+    if isinstance(thing, ModuleType):
+        names = getattr(thing, "__all__", [name for name, value in own if not name.startswith("_")])
+        members = [getattr(thing, name) for name in names]
+    else:
+        members = [value for name, value in own if not name.startswith("_") or name in ("__init__", "__call__")]
+        members += [base for base in getattr(thing, "__bases__", ()) if base is not object]
+    for member in members:
+        member = inspect.unwrap(getattr(member, "__func__", member))
+        if str(getattr(member, "__module__", None)).startswith("sde_diffusers"):
+            if inspect.isfunction(member):
+                yield member
+            elif inspect.isclass(member):
+                yield from functions_of_the_public(member)
+
+
+def test_every_public_argument_has_a_type():
+    """mypy checks that the types hold."""
+    public = [getattr(sde_diffusers, name) for name in sde_diffusers.__all__]
+    functions = {
+        f for thing in public for f in ([thing] if inspect.isfunction(thing) else functions_of_the_public(thing))
+    }
+    assert len(functions) > 100
+    for function in functions:
+        if function.__module__ in ON_THEIR_WAY:
+            continue
+        for name, parameter in inspect.signature(function).parameters.items():
+            typed = parameter.annotation is not parameter.empty or parameter.kind in VARIADIC
+            assert typed or name in ("self", "cls"), f"{function.__module__}.{function.__qualname__}: {name}"
