@@ -98,29 +98,28 @@ def test_keys_that_a_scheduler_does_not_take(pipe):
 
 
 def functions_of_the_public(thing):
-    """Functions and methods of a module or class of the package, its public ones."""
+    """A function, or the public functions and methods of a module or class of the package."""
+    if inspect.isfunction(thing):
+        yield inspect.unwrap(thing)
+        return
     own = vars(thing).items()
     if isinstance(thing, ModuleType):
-        names = getattr(thing, "__all__", [name for name, value in own if not name.startswith("_")])
-        members = [getattr(thing, name) for name in names]
+        here = [name for name, value in own if getattr(value, "__module__", None) == thing.__name__]
+        members = [getattr(thing, name) for name in getattr(thing, "__all__", here) if not name.startswith("_")]
     else:
         members = [value for name, value in own if not name.startswith("_") or name in ("__init__", "__call__")]
-        members += [base for base in getattr(thing, "__bases__", ()) if base is not object]
+        members += thing.__bases__
     for member in members:
-        member = inspect.unwrap(getattr(member, "__func__", member))
-        if str(getattr(member, "__module__", None)).startswith("sde_diffusers"):
-            if inspect.isfunction(member):
-                yield member
-            elif inspect.isclass(member):
-                yield from functions_of_the_public(member)
+        member = getattr(member, "__func__", member)
+        of_the_package = str(getattr(member, "__module__", None)).startswith("sde_diffusers")
+        if of_the_package and (inspect.isfunction(member) or inspect.isclass(member)):
+            yield from functions_of_the_public(member)
 
 
 def test_every_public_argument_has_a_type():
     """mypy checks that the types hold."""
     public = [getattr(sde_diffusers, name) for name in sde_diffusers.__all__]
-    functions = {
-        f for thing in public for f in ([thing] if inspect.isfunction(thing) else functions_of_the_public(thing))
-    }
+    functions = {function for thing in public for function in functions_of_the_public(thing)}
     assert len(functions) > 100
     for function in functions:
         if function.__module__ in ON_THEIR_WAY:
