@@ -239,8 +239,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             else:
                 self.upsamplers.append(Upsample(kernel, *([channels, channels] if resample_with_conv else [])))
 
-        self.norm_out: nn.Module | None = None
-        self.conv_out: nn.Module | None = None
+        self.norm_out = self.conv_out = None
         if progressive != "output_skip":
             self.norm_out = GroupNorm(channels, norm_num_groups)
             self.conv_out = conv2d(channels, image_out, 3, init_scale=init_scale)
@@ -269,14 +268,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         if valid:
             raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
 
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: float | Tensor,
-        class_labels: Tensor | None = None,
-        return_dict: bool = True,
-        augment_labels: Tensor | None = None,
-    ):
+    def forward(self, sample: Tensor, timestep: float | Tensor, class_labels: Tensor | None = None,
+                return_dict: bool = True, augment_labels: Tensor | None = None):  # fmt: skip
         """Evaluate the network.
 
         Args:
@@ -401,5 +394,5 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
                 upsample, size = self.upsamplers[level], skips[-1].shape[-2:]
                 h = run(upsample, h, emb, size) if biggan else upsample(h, size)
 
-        h = pyramid if self.conv_out is None or self.norm_out is None else self.conv_out(F.silu(self.norm_out(h)))
+        h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[misc]
         return F.pixel_shuffle(h, patch)[..., :height, :width] if patch > 1 else h
