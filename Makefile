@@ -29,6 +29,7 @@ docs: .venv/installed
 style: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # What surprised us in libraries (findings/README.md): downloads their releases into temporary folders; not in CI.
 findings:

@@ -35,10 +35,13 @@ DOCS = [
     "sybil>=9.1",
 ]
 
+COMPLETION = ["shtab>=1.7.1"]
+
 SPACE = ["gradio>=6.31"]
 
 TEST = [
     "hypothesis>=6.168",
+    "mypy>=2.4.1",
     "packaging>=24.2",
     "pytest>=8.4",
     "pytest-xdist>=3.8",
@@ -52,6 +55,7 @@ setup(
     description="Score-based generative models through stochastic differential equations, for diffusers",
     license="Apache-2.0",
     packages=find_packages(include=["sde_diffusers*"]),
+    package_data={"sde_diffusers": ["__init__.pyi", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "diffusers>=0.40",
@@ -67,7 +71,8 @@ setup(
         "eval": EVAL,
         "clean-fid": CLEAN_FID,
         "space": SPACE,
+        "completion": COMPLETION,
         "docs": DOCS,
-        "dev": [*TRAIN, *EVAL, *CLEAN_FID, *DOCS, *SPACE, *TEST],
+        "dev": [*TRAIN, *EVAL, *CLEAN_FID, *DOCS, *SPACE, *COMPLETION, *TEST],
     },
 )

@@ -29,7 +29,10 @@ default_role = "py:obj"  # docstrings name arguments and objects in single backt
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", ".*"),  # not every name in backticks is an object
-    ("py:class", r"(abc|diffusers|huggingface_hub|numpy|pathlib|PIL|torch)\..*"),  # their documentation is elsewhere
+    (
+        "py:class",
+        r"(abc|collections|diffusers|huggingface_hub|numpy|pathlib|PIL|torch)\..*",
+    ),  # their documentation is elsewhere
     ("py:class", r"sde_diffusers.models.complete_weights\..*"),  # a base of networks, named with their methods
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]

@@ -1,9 +1,16 @@
 """Classes by their names: what a person may say instead of their numbers."""
 
 import difflib
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
 
 # What networks' configurations say of their data and training, and what files of older versions rightly lack.
 DATA_KEYS = ("value_dtype", "value_range", "class_names", "label_dropout")
+
+# A class, or one for each image, by numbers (-1: none) or names; None: no classes.
+Labels = int | str | Sequence[int | str] | np.ndarray | Tensor | None
 
 
 def check_class_names(class_names, classes: int | None) -> None:

@@ -367,7 +367,10 @@ def checked_interval(interval) -> tuple[float, float] | None:
 
 def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
     """`class_labels`, one or N of them, as a (N,) tensor; a `ValueError` unless they are integers in [-1, classes)."""
-    labels = torch.as_tensor(class_labels)
+    try:
+        labels = torch.as_tensor(class_labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`class_labels` must be integers, or names of classes, but are {class_labels!r}.") from None
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
     labels = labels.long()

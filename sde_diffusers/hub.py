@@ -8,7 +8,9 @@ import json
 import logging
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo
 
@@ -26,9 +28,13 @@ hub_log = logging.getLogger(__name__)
 class HubPipelineMixin:
     """Saving and loading of pipelines with repositories that carry their own code; before `DiffusionPipeline`."""
 
+    components: dict[str, Any]  # of `DiffusionPipeline`
+    config: Any
+    register_modules: Callable[..., None]
+
     def save_pretrained(
         self,
-        save_directory,
+        save_directory: str | Path,
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str | None = None,
@@ -56,7 +62,7 @@ class HubPipelineMixin:
             if others := sdes_of_others(component):
                 source_of(type(component), others)  # refused, if at all, before anything is written
         with whole_save(save_directory, stale_files) as folder:
-            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, **options)
+            super().save_pretrained(folder, safe_serialization, variant, max_shard_size, **options)  # type: ignore[misc]
             save_modules(self, folder)
             forget_origins(folder)
         if push_to_hub:
@@ -105,7 +111,7 @@ class HubPipelineMixin:
             )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
         """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
 
         No code of the repository is executed: its classes are looked up in this package. Of a folder into which others
@@ -122,7 +128,7 @@ class HubPipelineMixin:
             pretrained_model_name_or_path = pull_model(
                 str(pretrained_model_name_or_path), variant=kwargs.get("variant"), **options
             )
-        load = super().from_pretrained
+        load = super().from_pretrained  # type: ignore[misc]
 
         def checked_load():
             if cls._package() is not None:
@@ -141,7 +147,7 @@ class HubPipelineMixin:
         Raises:
             ValueError: if a component is of another library than this package, diffusers and transformers.
         """
-        config = super().load_config(*args, **kwargs)
+        config = super().load_config(*args, **kwargs)  # type: ignore[misc]
         package = cls._package()
         if package is not None and isinstance(config, dict):
             if isinstance(config.get("_class_name"), (list, tuple)):

@@ -88,7 +88,7 @@ def push_model(
     if samples is not None:
         contents[SAMPLES_FILE] = picture_bytes(samples)
     check_size(contents, max_bytes)
-    own_card = read_card(contents["README.md"]) if "README.md" in contents else None
+    own_card = read_card(Path(folder) / "README.md") if "README.md" in contents else None
 
     def card(name, earlier):
         samples = SAMPLES_FILE in contents

@@ -5,6 +5,7 @@ What its numbers mean is its `PixelFormat`: the value v of a pixel is (v - low) 
 which everything else speaks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 327
 VALUE_TYPES = (*INTEGER_RANGES, "float32")
 # torch computes next to nothing with uint16: tensors hold such values as int32.
 TENSOR_TYPES = {"uint8": torch.uint8, "uint16": torch.int32, "int16": torch.int16, "float32": torch.float32}
+
+Images = Image.Image | Sequence[Image.Image] | np.ndarray | Tensor  # as `read_images` reads them
 
 
 # ---- what numbers mean ---------------------------------------------------------------------------------------------
@@ -35,7 +38,7 @@ class PixelFormat:
     high: float = 255
 
     @classmethod
-    def of(cls, dtype: str, value_range=None) -> "PixelFormat":
+    def of(cls, dtype: str, value_range: Sequence[float] | None = None) -> "PixelFormat":
         """The format with the given range (low, high); None is that of the type, which floating point lacks.
 
         Raises:
@@ -218,10 +221,20 @@ def read_images(name: str, value, channels: int | None = None, pixels: PixelForm
         ValueError: on another type, shape or range.
     """
     pixels = pixels or PixelFormat()
+    images, pictures = image_values(name, value, channels)
+    return unit_values(name, images, pixels, in_units=pictures and pixels.dtype == "float32")
+
+
+def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor, bool]:
+    """Images as `read_images` takes them: their numbers as they are, (N, C, H, W), and whether PIL images held them.
+
+    Raises:
+        ValueError: on another type or shape.
+    """
     if isinstance(value, Image.Image):
         value = [value]
-    pictures = isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value)
-    if pictures:
+    pictures = isinstance(value, (list, tuple)) and all(isinstance(image, Image.Image) for image in value)
+    if pictures and value:
         arrays = [with_channels_named(name, picture_values(image, channels), channels) for image in value]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
@@ -236,7 +249,7 @@ def read_images(name: str, value, channels: int | None = None, pixels: PixelForm
     if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
         expected = f"{'C' if channels is None else channels} channels"
         raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
-    return unit_values(name, images, pixels, in_units=bool(pictures) and pixels.dtype == "float32")
+    return images, pictures
 
 
 def with_channels_named(name: str, values: np.ndarray, channels: int | None) -> np.ndarray:

@@ -12,8 +12,9 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import PixelFormat
+from sde_diffusers.images import PixelFormat, image_values
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 from sde_diffusers.scalars import real_number, whole_number
@@ -131,7 +132,8 @@ def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-
     labels, steps = Guidance(pipe, len(ends[0]), class_labels).labels, whole_number(steps)
     solver = {"rtol": rtol, "atol": atol, "variable": variable}
     codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
-    path = slerp(*codes.sample.chunk(2), torch.linspace(0, 1, steps))
+    code_a, code_b = codes.sample.chunk(2)
+    path = slerp(code_a, code_b, torch.linspace(0, 1, steps))
     images = decode_latents(pipe, path.flatten(0, 1), None if labels is None else labels.repeat(steps), **solver)
     return ProbabilityFlowOutput(images.sample.unflatten(0, path.shape[:2]), codes.nfe + images.nfe, rtol, atol)
 
@@ -176,7 +178,8 @@ def image_bits_per_dim(
     pixels, given = pipe.pixel_format, None if levels is None else whole_number(levels)
     levels = pixels.levels if given is None else given
     foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
-    if given is None and isinstance(images, Tensor) and str(images.dtype) in foreign:
+    images = read_numbers(pipe, "images", images)
+    if given is None and str(images.dtype) in foreign:
         raise ValueError(
             f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
             "`levels`."
@@ -188,8 +191,7 @@ def image_bits_per_dim(
         raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
     if passes and levels is None:
         raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
-    if isinstance(generator, list) and len(generator) != len(unit):
-        raise ValueError(f"`generator` is a list of {len(generator)}, but there are {len(unit)} images.")
+    require_generators(generator, len(unit), "images")
     check_solver(rtol, atol, variable)
     scheduler = pipe.scheduler
     require_unbounded(scheduler)
@@ -205,7 +207,7 @@ def image_bits_per_dim(
     # their own units, in which they span pixels.high - pixels.low.
     log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
     estimates, latents, nfe = [], [], 0
-    for _ in range(max(1, passes)):
+    for _ in range(max(1, int(passes))):
         if passes:
             bins = (unit * (levels - 1)).round()
             x = low + (high - low) * (bins + draw(torch.rand, unit, generator)) / levels
@@ -271,10 +273,20 @@ def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
     if isinstance(probes, Tensor) and probes.ndim:
         return probes.to(like.device, torch.float64).view(-1, *like.shape)
     source = rademacher if distribution == "rademacher" else torch.randn
-    return torch.stack([draw(source, like, generator) for _ in range(whole_number(probes))])
+    return torch.stack([draw(source, like, generator) for _ in range(int(probes))])
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
+
+
+def read_numbers(pipe, name: str, images) -> Tensor:
+    """Images as the pipeline returns them (PIL, arrays, tensors): their numbers, (N, C, H, W)."""
+    if not isinstance(images, Tensor):
+        images, pictures = image_values(name, images, pipe.unet.config.in_channels)
+        if pictures and images.is_floating_point():  # in the units of the data
+            images = pipe.pixel_format.to_unit(images, torch.float64)
+    check_shape(pipe, name, images)
+    return images
 
 
 def check_shape(pipe, name: str, images) -> None:
@@ -284,13 +296,12 @@ def check_shape(pipe, name: str, images) -> None:
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
 
 
-def checked_images(pipe, name: str, images, levels: int | None = None) -> Tensor:
+def checked_images(pipe, name: str, images, levels: float | None = None) -> Tensor:
     """Images as float64 in [0, 1] on the pipeline's device.
 
     Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
     """
-    check_shape(pipe, name, images)
-    pixels = pipe.pixel_format
+    images, pixels = read_numbers(pipe, name, images), pipe.pixel_format
     if images.is_floating_point():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):

@@ -20,6 +20,7 @@ log(1 + alpha^2 / sigma^2) / 2, which is the same where images are to be seen, a
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -123,7 +124,9 @@ class DenoisingScoreMatching:
             return 2 * (cleanest - noisiest) / (1 - self.eps) * of_noise
         return of_noise
 
-    def __call__(self, network, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, network: Callable, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None
+    ) -> Tensor:
         """Loss of each image.
 
         Args:

@@ -107,8 +107,8 @@ def model_card(
         card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
     if tags:
         given["tags"] = list(dict.fromkeys([*(card.data.tags or CARD_TAGS), *tags]))
-    for key, value in given.items():
-        setattr(card.data, key, value)
+    for key, entry in given.items():
+        setattr(card.data, key, entry)
     if card.data.eval_results and not card.data.model_name:
         card.data.model_name = repo_id.split("/")[-1]
     return card

@@ -23,6 +23,7 @@ still tell what the network thinks of it.
 
 import difflib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -73,7 +74,14 @@ class Parameterization:
         ValueError: on an unknown name, an empty range or a table of fewer than 2 levels.
     """
 
-    def __init__(self, sde, prediction_type, time_input, image_range, num_train_timesteps=1000):
+    def __init__(
+        self,
+        sde: GaussianSDE,
+        prediction_type: str,
+        time_input: str,
+        image_range: Sequence[float],
+        num_train_timesteps: int = 1000,
+    ):
         require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         require_choice("time_input", time_input, TIME_INPUTS)
         low, high = map(real_number, image_range if len(image_range) == 2 else (1, 0))

@@ -41,7 +41,7 @@ def holds_pickle(file) -> bool:
     for magic, unpack in COMPRESSED.items():
         if start.startswith(magic):
             try:
-                with unpack(file) as content:
+                with unpack(file) as content:  # type: ignore[operator]  # which have no type in common
                     return holds_pickle(io.BytesIO(content.read(4096)))
             except (OSError, EOFError, lzma.LZMAError):
                 return False

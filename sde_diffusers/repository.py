@@ -73,7 +73,7 @@ def folder_contents(folder: str | Path) -> Contents:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"`folder` must be a folder, but {folder} is not.")
-    contents = {}
+    contents: Contents = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if path.is_file() and "__pycache__" not in parts and not any(part.startswith(".") for part in parts):
@@ -92,14 +92,16 @@ def with_code(contents: Contents) -> Contents:
     """
     if INDEX not in contents:
         return contents
-    index, classes = read_object(contents[INDEX]), {}
-    if package_class(index.get("_class_name")):
-        classes["_class_name"] = package_class(index["_class_name"])
+    index = read_object(contents[INDEX])
+    classes: dict[str, type] = {}
+    if pipeline := package_class(index.get("_class_name")):
+        classes["_class_name"] = pipeline
     for name, (library, class_name) in components(index).items():
         if str(library).split(".")[0] == PACKAGE:
-            classes[name] = package_class(class_name)
-            if classes[name] is None:
+            found = package_class(class_name)
+            if found is None:
                 raise ValueError(f"{contents[INDEX]} names {class_name} of {PACKAGE}, but here is no such class.")
+            classes[name] = found
     if not classes:
         return contents
     others = {name: sdes_named(contents, name) for name in classes}
@@ -111,7 +113,7 @@ def sdes_named(contents: Contents, component: str) -> list[type]:
     """The SDEs of other code that the configuration of a scheduler names."""
     path = f"{component}/scheduler_config.json"
     config = read_object(contents[path]) if path in contents else {}
-    named = (GaussianSDE.registered.get(config.get(key)) for key in ("sde", "sampling_sde"))
+    named = (GaussianSDE.registered.get(config.get(key, "")) for key in ("sde", "sampling_sde"))
     return [cls for cls in dict.fromkeys(named) if cls is not None and cls.__module__.split(".")[0] != PACKAGE]
 
 
@@ -186,7 +188,7 @@ def check_size(contents: Contents, max_bytes: int) -> None:
     """Raise a ValueError if a push would send more than `max_bytes`."""
     sizes = content_sizes(contents)
     if sum(sizes.values()) > max_bytes:
-        largest = max(sizes, key=sizes.get)
+        largest = max(sizes, key=lambda name: sizes[name])
         raise ValueError(
             f"{len(sizes)} files of {sum(sizes.values()) / 1e9:.3g} GB would be sent (the largest: {largest}), "
             f"but `max_bytes` allows {max_bytes / 1e9:.3g} GB."

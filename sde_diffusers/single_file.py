@@ -44,7 +44,7 @@ def source_of(cls: type, others: Iterable[type] = ()) -> str:
     """
     root = cls.__module__.split(".")[0]
     if root == REMOTE_PACKAGE:
-        file = Path(inspect.getsourcefile(sys.modules[cls.__module__])).read_text(encoding="utf-8")
+        file = Path(str(inspect.getsourcefile(sys.modules[cls.__module__]))).read_text(encoding="utf-8")
         file = file.removesuffix(RUN_ONCE)
         return with_others(file, others, {}, {})
     if root != PACKAGE:
@@ -53,7 +53,8 @@ def source_of(cls: type, others: Iterable[type] = ()) -> str:
     if hasattr(cls, "_get_compatibles"):
         classes = [*cls._get_compatibles(), *GaussianSDE.registered.values()]
         modules |= {other.__module__ for other in classes if other.__module__.split(".")[0] == PACKAGE}
-    externals, bodies = {}, {}
+    externals: dict[str, None] = {}
+    bodies: dict[str, str] = {}
     for module in sorted(modules):  # the same file, whichever sampler is in use
         collect(module, externals, bodies)
     return with_others("", others, externals, bodies)
@@ -95,18 +96,21 @@ def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> 
     """Add the imports from outside and the body of a module to the given dictionaries, what it needs first."""
     if module in bodies:
         return
-    path = importlib.util.find_spec(module).origin
-    source = Path(path).read_text(encoding="utf-8")
-    lines = source.splitlines()
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"{module} is not found, whose source is to be carried.")
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    lines: list[str | None] = [*source.splitlines()]
     needed = []
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
             needed.append(node.module)
         else:
             externals[ast.unparse(node)] = None
-        lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+        last = node.end_lineno or node.lineno
+        lines[node.lineno - 1 : last] = [None] * (last - node.lineno + 1)
     for other in needed:
         collect(other, externals, bodies)
     body = "\n".join(line for line in lines if line is not None).strip()

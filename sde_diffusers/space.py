@@ -54,7 +54,7 @@ def push_space(
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if name not in contents]
     if missing:
         raise ValueError(f"`folder` {folder} is no Space: {', '.join(missing)} missing.")
-    sdk = read_card(contents["README.md"], RepoCard).data.get("sdk")
+    sdk = read_card(Path(folder) / "README.md", RepoCard).data.get("sdk")
     if sdk != "gradio":
         raise ValueError(f"`folder` {folder} is no Gradio Space: README.md has `sdk: {sdk}` and not `sdk: gradio`.")
     check_size(contents, max_bytes)

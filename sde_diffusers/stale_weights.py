@@ -55,7 +55,7 @@ def variants_kept(folder: Path, new: Path, present: list[str]) -> set[str | None
 
 def safetensors_of(folder: Path, names: list[str]) -> dict[str | None, list[Path]]:
     """The weights among the names of a folder's files, by variant."""
-    found = {}
+    found: dict[str | None, list[Path]] = {}
     for name in sorted(names):
         weights = WEIGHTS_FILE.fullmatch(name)
         if weights and weights["kind"] == "safetensors":

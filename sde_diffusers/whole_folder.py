@@ -17,7 +17,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows: saves of several processes into one folder do not wait for each other there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 LOCK, STAGED, DECIDED = ".saving.lock", ".saving", ".saved"
 NEW_FILES, OLD_FILES = "files", "stale.json"  # in DECIDED: what takes its place, and the names of what goes

@@ -12,12 +12,12 @@ from test_convert_edm import DATA, load
 from test_convert_score_sde_files import CONFIG, checkpoint, expected
 
 from sde_diffusers import ScoreSdePipeline
-from sde_diffusers.convert_command import add_parser
+from sde_diffusers.commands.convert import add_convert_parser
 
 
 def convert(*arguments):
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
+    add_convert_parser(parser.add_subparsers(required=True))
     options = parser.parse_args(["convert", *map(str, arguments)])
     return options.run(options)
 

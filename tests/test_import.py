@@ -3,7 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "pretrained" / "fashion-mnist-ve"
 GUARD = """
 import sys
 
@@ -54,3 +58,34 @@ def test_the_network_would_have_been_noticed():
     ):
         done = run(GUARD + use)
         assert done.returncode == 1 and "the network is used" in done.stderr
+
+
+LAZY = """
+import sys
+{first}
+before = set(sys.modules)
+import sde_diffusers
+
+assert {{"ScoreSdePipeline", "operators", "__version__"}} <= set(dir(sde_diffusers))
+assert not hasattr(sde_diffusers, "VESE")
+added = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+assert added - sys.stdlib_module_names == {{"sde_diffusers"}}, added
+import diffusers
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained({folder!r})
+assert type(pipe) is diffusers.ScoreSdePipeline is sde_diffusers.ScoreSdePipeline
+assert {{cls.__name__ for cls in pipe.scheduler.compatibles}} == {{
+    "ScoreSdeExponentialScheduler", "ScoreSdePredictorCorrectorScheduler", "ScoreSdeProbabilityFlowScheduler"
+}}
+for name in sde_diffusers.__all__:
+    assert getattr(sde_diffusers, name).__name__.rpartition(".")[2] == name
+assert not any(type(finder).__module__.startswith("sde_diffusers") for finder in sys.meta_path)
+"""
+
+
+@pytest.mark.parametrize("first", ["", "import diffusers"])
+def test_names_are_imported_when_they_are_asked_for(first):
+    """Nothing else comes with the package, and diffusers knows its pipelines, whichever of them was first."""
+    done = run(LAZY.format(first=first, folder=str(FOLDER)))
+    assert done.returncode == 0, done.stderr

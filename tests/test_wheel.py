@@ -82,6 +82,7 @@ def test_it_holds_the_package_its_licence_and_nothing_else(wheel):
         version = wheel.name.split("-")[1]
         metadata = file.read(INFO.format(version) + "METADATA").decode()
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sde_diffusers").rglob("*.py")}
+    modules |= {"sde_diffusers/__init__.pyi", "sde_diffusers/py.typed"}
     info = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
     assert len(names) == len(set(names)) and set(names) == modules | {INFO.format(version) + name for name in info}
     assert "sde_diffusers/pipelines/pipeline_score_sde.py" in names and wheel.name.endswith("-py3-none-any.whl")

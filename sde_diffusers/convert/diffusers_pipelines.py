@@ -39,7 +39,7 @@ DISTILLED_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 
-def from_diffusers(pipe_or_path, recorded=None):
+def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict | str | Path | None = None):
     """A pipeline of diffusers with a DDPM-like or flow-matching scheduler, or its `ScoreSdeVeScheduler`, as a
     `ScoreSdePipeline`.
 

@@ -13,7 +13,9 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from sde_diffusers.class_names import Labels
 from sde_diffusers.convert.checkpoints import check_against_recorded, load_converted, read_json, read_tensors
 from sde_diffusers.models.layers import FourierFeatures
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
@@ -65,7 +67,7 @@ _DECODERS = {"standard": "none", "skip": "output_skip"}
 EDM_SIGMAS = (0.002, 80.0)  # where its sampler begins and ends, for networks without bounds of their own
 
 
-def from_edm(state_dict, config, recorded=None):
+def from_edm(state_dict: dict | str | Path, config: dict | str | Path, recorded: dict | str | Path | None = None):
     """A network of EDM with its preconditioning as a pipeline.
 
     The layer for augmentation labels (`augment_dim`) is left out, with a warning: EDM's own sampling gives no such
@@ -99,7 +101,7 @@ def from_edm(state_dict, config, recorded=None):
     return pipe
 
 
-def edm_denoiser(pipe, x, sigma, class_labels=None):
+def edm_denoiser(pipe: ScoreSdePipeline, x: Tensor, sigma: Tensor, class_labels: Labels = None):
     """EDM's D(x; sigma) = E[x_0 | x_0 + sigma noise = x] for images in [-1, 1], by any pipeline.
 
     Args:

@@ -8,16 +8,18 @@ get an output projection of zeros, so that they add nothing.
 import copy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded
+from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
 TRAINING_EPS = 1e-5  # the smallest time of the paper's training
 
 
-def to_diffusers(pipe, folder):
+def to_diffusers(pipe: ScoreSdePipeline, folder: str | Path):
     """Write a pipeline as a plain `DDPMPipeline` of diffusers, which `DDIMPipeline.from_pretrained` reads as well.
 
     A network of diffusers' own (`from_diffusers`) goes out as it is, a compiled one as what was compiled. The exported
@@ -41,7 +43,7 @@ def to_diffusers(pipe, folder):
     if Path(folder).exists():
         raise FileExistsError(f"{folder} exists.")
     scheduler = _ddpm_scheduler(pipe.scheduler)
-    unet = getattr(pipe.unet, "_orig_mod", pipe.unet)  # a compiled network is wrapped
+    unet: Any = getattr(pipe.unet, "_orig_mod", pipe.unet)  # a compiled network is wrapped
     kind = type(unet).__name__
     _require(kind in ("UNet2DModel", "NCSNppUNet2DModel"), "unet", kind, "'UNet2DModel' or 'NCSNppUNet2DModel'")
     classes = unet.config.num_class_embeds

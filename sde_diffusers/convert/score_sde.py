@@ -25,7 +25,9 @@ from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabi
 from sde_diffusers.sdes.vp import VPSDE
 
 
-def from_score_sde(state_dict, config, recorded=None):
+def from_score_sde(
+    state_dict: dict | str | Path, config: dict | str | Path, recorded: dict | str | Path | None = None
+):
     """A model of the paper's own code as a pipeline: network, SDE and the sampler of its configuration.
 
     Args:
@@ -46,15 +48,13 @@ def from_score_sde(state_dict, config, recorded=None):
             the recorded ones.
         FileNotFoundError: If there is no such file.
     """
-    if isinstance(config, (str, Path)):
-        config = SCORE_SDE_CONFIGS[config] if config in SCORE_SDE_CONFIGS else _read_config(config)
-    scheduler = ScoreSdePredictorCorrectorScheduler(**scheduler_config_from_score_sde(config))
-    if "sampling" in config and _Section(config, "sampling").choice("method", ("pc", "ode")) == "ode":
+    keys = config if isinstance(config, dict) else SCORE_SDE_CONFIGS.get(str(config)) or _read_config(config)
+    scheduler = ScoreSdePredictorCorrectorScheduler(**scheduler_config_from_score_sde(keys))
+    if "sampling" in keys and _Section(keys, "sampling").choice("method", ("pc", "ode")) == "ode":
         scheduler = ScoreSdeProbabilityFlowScheduler.from_config(scheduler.config)
-    unet_config_from_score_sde(config)  # refuse what can't be expressed before a large file is read
-    if isinstance(state_dict, (str, Path)):
-        state_dict = read_tensors(state_dict)
-    pipe = ScoreSdePipeline(unet=unet_from_score_sde(state_dict, config), scheduler=scheduler)
+    unet_config_from_score_sde(keys)  # refuse what can't be expressed before a large file is read
+    tensors = read_tensors(state_dict) if isinstance(state_dict, (str, Path)) else state_dict
+    pipe = ScoreSdePipeline(unet=unet_from_score_sde(tensors, keys), scheduler=scheduler)
     if recorded is not None:
         check_against_recorded(network_answer(pipe), recorded)
     return pipe
@@ -66,7 +66,7 @@ def _read_config(path):
     return read_json(path)
 
 
-def scheduler_config_from_score_sde(config):
+def scheduler_config_from_score_sde(config: dict):
     """The configuration of `ScoreSdePredictorCorrectorScheduler` that equals one of the paper's code.
 
     Args:
@@ -113,7 +113,7 @@ def scheduler_config_from_score_sde(config):
     return scheduler_config
 
 
-def unet_config_from_score_sde(config):
+def unet_config_from_score_sde(config: dict):
     """The configuration of `NCSNppUNet2DModel` that equals a network of the paper's code.
 
     Args:
@@ -168,7 +168,7 @@ def unet_config_from_score_sde(config):
     return unet_config
 
 
-def unet_from_score_sde(state_dict, config):
+def unet_from_score_sde(state_dict: dict, config: dict):
     """A network of the paper's own code as a `NCSNppUNet2DModel`.
 
     Args:
@@ -184,7 +184,7 @@ def unet_from_score_sde(state_dict, config):
             of the wrong shape.
     """
     unet = NCSNppUNet2DModel(**unet_config_from_score_sde(config))
-    problems = []
+    problems: list[str] = []
     if not all(isinstance(key, str) for key in state_dict):
         raise ValueError("`state_dict` must hold tensors by their names.")
     source = {key.removeprefix("module."): value for key, value in _ema_weights(state_dict, problems).items()}

@@ -9,12 +9,13 @@ scaled to unit variance: x_t of any SDE is of that form once divided by alpha, w
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import nn
+from torch import Tensor, nn
 
 from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
@@ -48,17 +49,17 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        sample_size=32,
-        in_channels=3,
-        num_classes=10,
-        block_out_channels=(32, 64, 64),
-        layers_per_block=2,
-        patch_size=1,
-        dropout=0.0,
-        sigma_data=0.35,
-        value_dtype="uint8",
-        value_range=None,
-        class_names=None,
+        sample_size: int | Sequence[int] = 32,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        block_out_channels: Sequence[int] = (32, 64, 64),
+        layers_per_block: int = 2,
+        patch_size: int = 1,
+        dropout: float = 0.0,
+        sigma_data: float = 0.35,
+        value_dtype: str = "uint8",
+        value_range: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
     ):
         super().__init__()
         self.register_to_config(**plain_config(self.config))
@@ -101,7 +102,7 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         self.norm_out = GroupNorm(channels)
         self.head = linear(channels, num_classes)
 
-    def forward(self, sample, noise_level):
+    def forward(self, sample: Tensor, noise_level: Tensor):
         """Evaluate the classifier.
 
         Args:

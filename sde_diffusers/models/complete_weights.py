@@ -5,6 +5,7 @@ a network that answers nonsense, or a class-conditional one that ignores its cla
 shards or an index of earlier weights, which are then loaded instead.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sde_diffusers.stale_weights import stale_weights
@@ -16,9 +17,9 @@ class CompleteWeightsMixin:
 
     def save_pretrained(
         self,
-        save_directory,
+        save_directory: str | Path,
         is_main_process: bool = True,
-        save_function=None,
+        save_function: Callable | None = None,
         safe_serialization: bool = True,
         variant: str | None = None,
         max_shard_size: int | str = "10GB",
@@ -33,10 +34,10 @@ class CompleteWeightsMixin:
             kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
         options = (is_main_process, save_function, safe_serialization, variant, max_shard_size, push_to_hub)
         with whole_save(save_directory, stale_weights) as folder:
-            super().save_pretrained(folder, *options, **kwargs)
+            super().save_pretrained(folder, *options, **kwargs)  # type: ignore[misc]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
         """Load a network; the arguments are those of `ModelMixin.from_pretrained`.
 
         On CPUs the weights come to lie where PyTorch would have allocated them: at other addresses, as in a mapped
@@ -48,7 +49,8 @@ class CompleteWeightsMixin:
         """
         wants_info = kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+            load = super().from_pretrained  # type: ignore[misc]
+            model, info = load(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         except ValueError as error:  # of a tensor's shape, which does not name the folder
             raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         kinds = {"missing": info["missing_keys"], "left over": info["unexpected_keys"]}

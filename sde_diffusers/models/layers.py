@@ -60,7 +60,9 @@ class Dropout(nn.Dropout):
         return x.mul_(mask) if self.inplace else x * mask
 
 
-FIR_WEIGHTS = {}  # by device and dtype: to make them anew is to wait for a copy to the device
+FIR_WEIGHTS: dict[
+    tuple, torch.Tensor
+] = {}  # by device and dtype: to make them anew is to wait for a copy to the device
 
 
 def fir_weight(x, kernel, gain):

@@ -12,13 +12,14 @@ to every level on the way down, the *output pyramid* (`progressive`) sums output
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin, UNet2DModel  # noqa: F401 (diffusers' loader of remote code looks for ModelMixin)
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.unets.unet_2d import UNet2DOutput
-from torch import nn
+from torch import Tensor, nn
 
 from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
@@ -106,41 +107,41 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
     @register_to_config
     def __init__(
         self,
-        sample_size=32,
-        in_channels=3,
-        out_channels=None,
-        block_out_channels=(32, 64, 64),
-        base_channels=None,
-        layers_per_block=2,
-        attention_resolutions=(16,),
-        num_class_embeds=None,
-        class_joins="embedding",
-        time_embedding_type="fourier",
-        fourier_scale=16.0,
-        fir=True,
-        fir_kernel=(1, 3, 3, 1),
-        resblock_type="biggan",
-        resample_with_conv=True,
-        skip_rescale=True,
-        progressive="none",
-        progressive_input="none",
-        progressive_combine="sum",
-        scale_by_sigma=True,
-        sigma_min=None,
-        sigma_max=None,
-        num_scales=None,
-        image_range=(0.0, 1.0),
-        dropout=0.0,
-        init_scale=0.0,
-        norm_num_groups=None,
-        patch_size=1,
-        preconditioning=None,
-        sigma_data=0.5,
-        augment_dim=None,
-        value_dtype="uint8",
-        value_range=None,
-        class_names=None,
-        label_dropout=None,
+        sample_size: int | Sequence[int] | None = 32,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        block_out_channels: Sequence[int] = (32, 64, 64),
+        base_channels: int | None = None,
+        layers_per_block: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        num_class_embeds: int | None = None,
+        class_joins: str = "embedding",
+        time_embedding_type: str = "fourier",
+        fourier_scale: float = 16.0,
+        fir: bool = True,
+        fir_kernel: Sequence[float] = (1, 3, 3, 1),
+        resblock_type: str = "biggan",
+        resample_with_conv: bool = True,
+        skip_rescale: bool = True,
+        progressive: str = "none",
+        progressive_input: str = "none",
+        progressive_combine: str = "sum",
+        scale_by_sigma: bool = True,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        num_scales: int | None = None,
+        image_range: Sequence[float] = (0.0, 1.0),
+        dropout: float = 0.0,
+        init_scale: float = 0.0,
+        norm_num_groups: int | None = None,
+        patch_size: int = 1,
+        preconditioning: str | None = None,
+        sigma_data: float = 0.5,
+        augment_dim: int | None = None,
+        value_dtype: str = "uint8",
+        value_range: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        label_dropout: float | None = None,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         self.register_to_config(**plain_config(self.config))
@@ -180,7 +181,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         if num_class_embeds:
             self.class_embedding = nn.Embedding(num_class_embeds, features if class_joins == "features" else 4 * width)
 
-        self.augment_embedding = None
+        self.augment_embedding: nn.Module | None = None
         if augment_dim:
             self.augment_embedding = linear(augment_dim, features, bias=False)
 
@@ -245,7 +246,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             self.conv_out = conv2d(channels, image_out, 3, init_scale=init_scale)
 
     @classmethod
-    def from_preset(cls, name, **overrides):
+    def from_preset(cls, name: str, **overrides):
         """A new, randomly initialised network of a known configuration.
 
         Args:
@@ -259,16 +260,17 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             raise ValueError(f"Unknown preset {name!r}; there are {', '.join(NCSNPP_PRESETS)}.")
         return cls(**{**NCSNPP_PRESETS[name], **overrides})
 
-    def set_attention_backend(self, backend, *args, **kwargs):
+    def set_attention_backend(self, backend: str, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         raise NotImplementedError(f"The attention of {type(self).__name__} has no backends to choose from.")
 
-    def set_use_memory_efficient_attention_xformers(self, valid, *args, **kwargs):
+    def set_use_memory_efficient_attention_xformers(self, valid: bool, *args, **kwargs):
         """Not available: raises NotImplementedError, where the inherited method would do nothing and say nothing."""
         if valid:
             raise NotImplementedError(f"The attention of {type(self).__name__} does not use xformers.")
 
-    def forward(self, sample, timestep, class_labels=None, return_dict=True, augment_labels=None):
+    def forward(self, sample: Tensor, timestep: float | Tensor, class_labels: Tensor | None = None,
+                return_dict: bool = True, augment_labels: Tensor | None = None):  # fmt: skip
         """Evaluate the network.
 
         Args:
@@ -348,7 +350,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         shape = (len(features), dim)
         if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
             augment_labels = features.new_zeros(shape)
-        if not dim or tuple(augment_labels.shape) != shape:
+        if self.augment_embedding is None or tuple(augment_labels.shape) != shape:
             raise ValueError(f"`augment_labels` must have shape {shape}, got {tuple(augment_labels.shape)}.")
         return self.augment_embedding(augment_labels.to(features))
 
@@ -393,5 +395,5 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
                 upsample, size = self.upsamplers[level], skips[-1].shape[-2:]
                 h = run(upsample, h, emb, size) if biggan else upsample(h, size)
 
-        h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))
+        h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[misc]
         return F.pixel_shuffle(h, patch)[..., :height, :width] if patch > 1 else h

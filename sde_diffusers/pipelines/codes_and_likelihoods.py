@@ -6,6 +6,8 @@ The mathematics is in `likelihood.py`; these are the methods by which people ask
 import torch
 from torch import Tensor
 
+from sde_diffusers.class_names import Labels
+from sde_diffusers.images import Images
 from sde_diffusers.likelihood import (
     LikelihoodOutput,
     ProbabilityFlowOutput,
@@ -24,14 +26,21 @@ class CodesAndLikelihoodsMixin:
 
     @torch.inference_mode(False)
     def encode(
-        self, images: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
+        self,
+        images: Images,
+        class_labels: Labels = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        variable: str | None = None,
+        return_dict: bool = False,
     ) -> Tensor | ProbabilityFlowOutput:
         """Latent codes of images: the probability flow ODE from `scheduler.sampling_eps` to t = 1.
 
         It is the network's own, also where the scheduler bounds E[x_0 | x_t] (`clip_denoised`).
 
         Args:
-            images: (N, C, H, W) uint8, or floating point in [0, 1].
+            images: as the pipeline returns them: PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); uint8, or
+                floating point in [0, 1].
             class_labels: as in `__call__`.
             rtol, atol: tolerances of the adaptive solver, relative to and in the units of its state: the network's
                 images, or, in "noise_level", these divided by the deviation of images at that time.
@@ -54,7 +63,13 @@ class CodesAndLikelihoodsMixin:
 
     @torch.inference_mode(False)
     def decode(
-        self, latents: Tensor, class_labels=None, rtol=1e-5, atol=1e-5, variable=None, return_dict=False
+        self,
+        latents: Tensor,
+        class_labels: Labels = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        variable: str | None = None,
+        return_dict: bool = False,
     ) -> Tensor | ProbabilityFlowOutput:
         """Inverse of `encode`: (N, C, H, W) latent codes to float32 images in the range [0, 1], but not clipped.
 
@@ -66,19 +81,19 @@ class CodesAndLikelihoodsMixin:
     @torch.inference_mode(False)
     def interpolate(
         self,
-        a: Tensor,
-        b: Tensor,
+        a: Images,
+        b: Images,
         steps: int,
-        class_labels=None,
-        rtol=1e-5,
-        atol=1e-5,
-        variable=None,
-        return_dict=False,
+        class_labels: Labels = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        variable: str | None = None,
+        return_dict: bool = False,
     ) -> Tensor | ProbabilityFlowOutput:
         """Ways from images a[i] to b[i], spherical in the space of latent codes.
 
         Args:
-            a, b: (N, C, H, W) as in `encode`.
+            a, b: images as in `encode`.
             steps: number of images K >= 2 on each way, both ends included.
 
         Returns:
@@ -91,14 +106,14 @@ class CodesAndLikelihoodsMixin:
     @torch.inference_mode(False)
     def bits_per_dim(
         self,
-        images: Tensor,
+        images: Images,
         generator: torch.Generator | list[torch.Generator] | None = None,
         dequantize: bool | int | None = None,
         probes: int | str | Tensor = 1,
         eps: float = 1e-5,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        class_labels=None,
+        class_labels: Labels = None,
         probe_distribution: str = "rademacher",
         levels: int | None = None,
         variable: str | None = None,
@@ -106,8 +121,8 @@ class CodesAndLikelihoodsMixin:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
         Args:
-            images: (N, C, H, W) integers of the data's own range, [0, levels) (uint8 by default), or floating point in
-                [0, 1].
+            images: as the pipeline returns them: PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); integers
+                of the data's own range, [0, levels) (uint8 by default), or floating point in [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: number of passes (True, and None where there are levels: one) with uniform noise u in
                 (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the

@@ -4,6 +4,7 @@ The pipeline knows neither which SDE it samples nor which sampler does it: the s
 network is evaluated, and turns each answer into the next state.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from sde_diffusers.class_names import names_of
+from sde_diffusers.class_names import Labels, names_of
+from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
-from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.network_fit import require_size
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
@@ -78,7 +80,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod
-    def from_pipe(cls, pipeline, **kwargs):
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
         """A pipeline of this class that shares the components of another one; see `DiffusionPipeline.from_pipe`."""
         # diffusers' own takes only networks of exactly the class that the constructor is annotated with
         return super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
@@ -91,15 +93,15 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         self,
         batch_size: int = 1,
         num_inference_steps: int | None = None,
-        class_labels=None,
+        class_labels: Labels = None,
         guidance_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end=None,
+        callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
-        image=None,
+        image: Images | None = None,
         strength: float = 0.5,
         guidance_interval: tuple[float, float] | None = None,
         classifier_scale: float = 0.0,
@@ -218,7 +220,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
     # The central objects.
 
-    def score(self, x: Tensor, t, class_labels=None) -> Tensor:
+    def score(self, x: Tensor, t: float | Tensor, class_labels: Labels = None) -> Tensor:
         """The score grad log p_t(x) of the noisy images' density.
 
         Args:
@@ -234,7 +236,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         noise, _ = self._noise_and_denoised(x, t, class_labels)
         return -noise / expand_like(self.scheduler.sde.sigma(t), noise)
 
-    def denoise(self, x: Tensor, t, class_labels=None) -> Tensor:
+    def denoise(self, x: Tensor, t: float | Tensor, class_labels: Labels = None) -> Tensor:
         """The denoised images E[x_0 | x_t = x] (Tweedie's formula), in the scheduler's image range; see `score`."""
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         return self._noise_and_denoised(x, t, class_labels)[1]
@@ -263,8 +265,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if output_type == "pil":
             require_pil_mode(self.pixel_format, channels)
-        if isinstance(generator, list) and len(generator) != n:
-            raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
+        require_generators(generator, int(n), "images")
         unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
         if unknown:
             raise ValueError(

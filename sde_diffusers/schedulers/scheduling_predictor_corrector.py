@@ -53,7 +53,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
     """
 
     @property
-    def default_num_inference_steps(self) -> int:
+    def default_num_inference_steps(self) -> int:  # type: ignore[override]
         """One for each noise level of the training's table, as in the paper."""
         return self.config.num_train_timesteps
 
@@ -121,7 +121,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         if call < self.corrections:
             return self._correct(i, x, score, draw)
         mean, deviation = self._predict(i, x, score, denoised)
-        if i == self.num_inference_steps - 1 and self.final_denoise:
+        if i == len(self._grid) - 1 and self.final_denoise:
             return mean, mean
         return mean, mean + deviation * draw()
 
@@ -143,11 +143,11 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         """Mean and deviation of the state one grid point below."""
         a, b, posterior_noise = self._chain.a[i].item(), self._chain.b[i].item(), self._chain.posterior_noise
         if a * PURE_NOISE < 1:
-            return self._following_alpha[i] * denoised, posterior_noise[i].item()
+            return self._following_alpha[i] * denoised, posterior_noise[i].item()  # type: ignore[index]
         if self.config.predictor == "reverse_diffusion":
             return (2 - a) * x + b**2 * score, b
         if self.config.predictor == "ancestral":
-            return (x + b**2 * score) / a, posterior_noise[i].item()
+            return (x + b**2 * score) / a, posterior_noise[i].item()  # type: ignore[index]  # see `_plan`
         t, dt = self._grid[i], self._dt[i].item()
         f, g = self.sde.drift(t).item(), self.sde.diffusion(t).item()
         return x - (f * x - g**2 * score) * dt, g * dt**0.5

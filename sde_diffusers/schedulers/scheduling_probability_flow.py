@@ -52,7 +52,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
     default_num_inference_steps = 18  # as EDM on CIFAR-10: 35 evaluations with Heun's method
 
     @property
-    def default_time_grid(self) -> str:
+    def default_time_grid(self) -> str:  # type: ignore[override]
         """EDM's, unless the SDE has one that suits it better."""
         return self.sde.time_grid or "karras"
 
@@ -115,7 +115,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
 
     def _forget(self):
         super()._forget()
-        self._first_stage = None
+        self._first_stage: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def _raised(self, grid, n):
         """The times at which the n steps begin: those of the grid, or later ones where noise is added."""
@@ -138,7 +138,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
             scale = following_alpha / self._raised_alpha[i]
             step = following_alpha * (self._noise_level[i + 1] - self._raised_level[i])
         slope = noise - denoised if from_pure_noise else noise
-        if stage == 0:
+        if stage == 0 or self._first_stage is None:
             mean = scale * x + step * slope
             self._first_stage = (x, slope, mean)
         else:  # Heun: repeat the step from its start with the mean of the slopes at both ends

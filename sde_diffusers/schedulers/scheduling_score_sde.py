@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, whole_number
+from sde_diffusers.schedulers.config_keys import require_known_keys
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
@@ -127,13 +128,26 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
             config.sample_max_value,
         )
         self.start_time, self.sampling_eps = self._interval()
-        self.num_inference_steps = None
+        self.num_inference_steps: int | None = None
         self.timesteps = self.times = torch.empty(0)
         self._calls = 0
         self._forget()
 
     @classmethod
-    def extract_init_dict(cls, config_dict, **kwargs):
+    def from_config(cls, config: dict | None = None, return_unused_kwargs: bool = False, **kwargs):
+        """A scheduler as a configuration says, of this or another sampler; keys by name take the place of its own.
+
+        Raises:
+            ValueError: on keys by name that this sampler does not take, and on keys of the configuration that none
+                does, unless the unused ones are to be returned; see also the constructor.
+        """
+        if not return_unused_kwargs:
+            require_known_keys(kwargs, [cls], cls.__name__)
+            require_known_keys(config or {}, [cls, *cls._get_compatibles()], "The samplers")
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
         """As in diffusers, for configurations that were saved, or are changed.
 
         Files of older versions, which have no parameters by name and no bounds, are taken for complete. Where another
@@ -236,7 +250,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
 
     # The diffusers scheduler interface.
 
-    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay the time grid and reset the count of calls.
 
         Args:
@@ -249,8 +263,8 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         n = whole_number(num_inference_steps)
         if not n >= 1:
             raise ValueError(f"`num_inference_steps` must be a positive integer, but is {num_inference_steps!r}.")
-        self.num_inference_steps = n
-        self.times, self._ends_step = self._plan(n)
+        self.num_inference_steps = int(n)
+        self.times, self._ends_step = self._plan(int(n))
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
         self._calls = 0
         self._forget()
@@ -272,17 +286,25 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         if self.num_inference_steps is None or not 1 <= n <= self.num_inference_steps:
             raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps!r}.")
         starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
-        self._calls = starts[-1 - n]
+        self._calls = starts[-1 - int(n)]
         return self.times[self._calls]
 
-    def scale_model_input(self, sample: Tensor, timestep=None) -> Tensor:
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The state as the network takes it at the coming evaluation (the same unless `sampling_sde` is set)."""
         if self.sde is self.training_sde:
             return sample
         self._require_steps_left()
         return sample * expand_like(self.input_scale(self.times[self._calls]), sample)
 
-    def step(self, model_output, timestep, sample, generator=None, variance_noise=None, return_dict=True):
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ):
         """Advance the state by one network evaluation.
 
         Args:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sde_diffusers.sdes.gaussian import GaussianSDE, require_positive
+from sde_diffusers.sdes.gaussian import GaussianSDE, Time, require_positive
 
 
 class CosineVPSDE(GaussianSDE):
@@ -40,24 +40,24 @@ class CosineVPSDE(GaussianSDE):
     def _time_of_angle(self, angle):
         return angle * (1 + self.s) * 2 / math.pi - self.s
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Time):
         bent = t.clamp(max=self._bend)
         return (self._angle(bent).cos() / math.cos(self._first)).log() - 0.5 * self.largest_beta * (t - bent)
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         bent = t.clamp(max=self._bend)
         angle = self._angle(bent)
         # 1 - alpha^2 up to the bend, without cancellation, and what the constant beta adds
         variance = (angle - self._first).sin() * (angle + self._first).sin() / math.cos(self._first) ** 2
         return (variance - (1 - variance) * (-self.largest_beta * (t - bent)).expm1()).sqrt()
 
-    def drift(self, t):
+    def drift(self, t: Time):
         return -0.5 * math.pi / (1 + self.s) * self._angle(t.clamp(max=self._bend)).tan()
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return (-2 * self.drift(t)).sqrt()
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         alpha, variance = (2 * half_log_snr).sigmoid().sqrt(), (-2 * half_log_snr).sigmoid()
         angle = (variance + (math.sin(self._first) * alpha) ** 2).sqrt().atan2(math.cos(self._first) * alpha)
         bent = self._time_of_angle(angle.clamp(max=self._last))

@@ -1,9 +1,11 @@
 """The VP SDE through a table of betas, for networks of DDPM and diffusers."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from sde_diffusers.sdes.gaussian import GaussianSDE
+from sde_diffusers.sdes.gaussian import GaussianSDE, Time
 
 
 def linear_beta_table(n: int = 1000) -> Tensor:
@@ -30,17 +32,17 @@ class DiscreteVPSDE(GaussianSDE):
     smooth = False
     of_the_paper = True
 
-    def __init__(self, betas=None):
-        betas = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64).flatten()
-        bad = [] if betas.numel() == 0 else betas[~((betas > 0) & (betas < 1))].tolist()
-        if betas.numel() == 0 or bad:
+    def __init__(self, betas: Sequence[float] | Tensor | None = None):
+        table = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64).flatten()
+        bad = [] if table.numel() == 0 else table[~((table > 0) & (table < 1))].tolist()
+        if table.numel() == 0 or bad:
             raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but holds {bad or 'nothing'}.")
-        n = len(betas)
+        n = len(table)
         self.num_betas = n
         self.smallest_time = 1 / n
         self.sampling_eps = max(1e-3, 1 / n)
-        self._betas = betas
-        self._log_alphas = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-betas).cumsum(0)])
+        self._betas = table
+        self._log_alphas = torch.cat([torch.zeros(1, dtype=torch.float64), 0.5 * torch.log1p(-table).cumsum(0)])
 
     @property
     def betas(self) -> Tensor:
@@ -50,27 +52,27 @@ class DiscreteVPSDE(GaussianSDE):
     def _interval(self, t: Tensor) -> Tensor:
         return (t * self.num_betas).ceil().long().clamp(1, self.num_betas)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Time):
         k = self._interval(t)
         lower, upper = self._log_alphas.to(t.device)[k - 1], self._log_alphas.to(t.device)[k]
         return lower + (upper - lower) * (t * self.num_betas - (k - 1))
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
-    def drift(self, t):
+    def drift(self, t: Time):
         return (self._log_alphas.diff() * self.num_betas).to(t.device)[self._interval(t) - 1]
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return (-2 * self.drift(t)).sqrt()
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         log_alpha = -0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9)
         table = self._log_alphas.to(log_alpha.device)
         k = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.num_betas)
         return (k - 1 + (log_alpha - table[k - 1]) / (table[k] - table[k - 1])) / self.num_betas
 
-    def paper_chain(self, times):
+    def paper_chain(self, times: Tensor):
         """Through the whole table the chain is DDPM's, whose ancestral sampler adds sqrt(beta_i), as in `VPSDE`;
         through fewer times the exact transitions stand, with the noise of the exact posterior."""
         chain = self.chain(times)

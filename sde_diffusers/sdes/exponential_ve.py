@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from sde_diffusers.sdes.gaussian import GaussianSDE, require_positive
+from sde_diffusers.sdes.gaussian import GaussianSDE, Time, require_positive
 
 
 class ExponentialVESDE(GaussianSDE):
@@ -32,19 +32,19 @@ class ExponentialVESDE(GaussianSDE):
     def prior_sigma(self) -> float:
         return math.sqrt(math.expm1(2 * self._log_base) / (2 * self._log_base))
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Time):
         return torch.zeros_like(t)
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return (torch.expm1(2 * self._log_base * t) / (2 * self._log_base)).sqrt()
 
-    def drift(self, t):
+    def drift(self, t: Time):
         return torch.zeros_like(t)
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return (self._log_base * t).exp()
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         return torch.log1p(2 * self._log_base * torch.exp(-2 * half_log_snr)) / (2 * self._log_base)
 
     def __repr__(self) -> str:

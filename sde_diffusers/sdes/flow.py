@@ -2,7 +2,7 @@
 
 import math
 
-from sde_diffusers.sdes.gaussian import GaussianSDE, require_positive
+from sde_diffusers.sdes.gaussian import GaussianSDE, Time, require_positive
 
 
 class FlowSDE(GaussianSDE):
@@ -30,15 +30,15 @@ class FlowSDE(GaussianSDE):
         (shift,) = require_positive(shift=shift)
         self.shift = shift
 
-    def alpha(self, t):
+    def alpha(self, t: Time):
         return (1 - t) / (1 + (self.shift - 1) * t)
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return self.shift * t / (1 + (self.shift - 1) * t)
 
-    def derivatives(self, t):
+    def derivatives(self, t: Time):
         rate = self.shift / (1 + (self.shift - 1) * t) ** 2
         return -rate, rate
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         return (-half_log_snr - math.log(self.shift)).sigmoid()

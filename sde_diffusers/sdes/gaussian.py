@@ -34,7 +34,8 @@ import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +57,10 @@ FUNCTIONS_OF_TIME = (
 )
 
 
+# A number or a tensor, of any dtype and shape; methods get it as a float64 tensor (`function_of_time`).
+Time = Any
+
+
 def function_of_time(method):
     """Let a method that maps float64 tensors to float64 tensors accept numbers and tensors of any dtype."""
     if getattr(method, "takes_any_time", False):
@@ -72,7 +77,7 @@ def function_of_time(method):
         values = method(self, *times)
         return tuple(map(given_dtype, values)) if isinstance(values, tuple) else given_dtype(values)
 
-    wrapper.takes_any_time = True
+    wrapper.takes_any_time = True  # type: ignore[attr-defined]
     return wrapper
 
 
@@ -157,17 +162,17 @@ class GaussianSDE(ABC):
     # The two functions that a subclass defines.
 
     @function_of_time
-    def alpha(self, t) -> Tensor:
+    def alpha(self, t: Time) -> Tensor:
         """Mean coefficient of the perturbation kernel."""
         return self.log_alpha(t).exp()
 
     @function_of_time
-    def log_alpha(self, t) -> Tensor:
+    def log_alpha(self, t: Time) -> Tensor:
         """log(alpha(t)); -inf at the end of an SDE that leaves nothing of x_0."""
         return self.alpha(t).log()
 
     @abstractmethod
-    def sigma(self, t) -> Tensor:
+    def sigma(self, t: Time) -> Tensor:
         """Standard deviation of the perturbation kernel."""
 
     # What follows from them.
@@ -178,30 +183,30 @@ class GaussianSDE(ABC):
         return self.sigma(1.0).item()
 
     @function_of_time
-    def derivatives(self, t) -> tuple[Tensor, Tensor]:
+    def derivatives(self, t: Time) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt, which are finite also where alpha is 0 and the drift infinite."""
         return time_derivative(self.alpha, t), time_derivative(self.sigma, t)
 
     @function_of_time
-    def drift(self, t) -> Tensor:
+    def drift(self, t: Time) -> Tensor:
         """f(t), the coefficient of x in the drift f(t) x; -inf where alpha is 0."""
         if type(self).log_alpha is GaussianSDE.log_alpha:  # which has no derivative where alpha is 0
             return time_derivative(self.alpha, t) / self.alpha(t)
         return time_derivative(self.log_alpha, t)
 
     @function_of_time
-    def diffusion(self, t) -> Tensor:
+    def diffusion(self, t: Time) -> Tensor:
         """g(t), the diffusion coefficient."""
         sigma = self.sigma(t)
         return (2 * sigma * (time_derivative(self.sigma, t) - self.drift(t) * sigma)).clamp(min=0).sqrt()
 
     @function_of_time
-    def half_log_snr(self, t) -> Tensor:
+    def half_log_snr(self, t: Time) -> Tensor:
         """log(alpha(t) / sigma(t)), strictly decreasing in t."""
         return self.log_alpha(t) - self.sigma(t).log()
 
     @function_of_time
-    def inverse_half_log_snr(self, half_log_snr) -> Tensor:
+    def inverse_half_log_snr(self, half_log_snr: Time) -> Tensor:
         """The time t at which log(alpha(t) / sigma(t)) has the given value.
 
         By bisection the nearest such time in [0, 1]; closed forms, which most subclasses have, go beyond.
@@ -214,7 +219,7 @@ class GaussianSDE(ABC):
         return high
 
     @function_of_time
-    def transition(self, s, t) -> tuple[Tensor, Tensor]:
+    def transition(self, s: Time, t: Time) -> tuple[Tensor, Tensor]:
         """Exact transition x_t | x_s ~ N(a x_s, b^2 I) for s <= t.
 
         Returns:
@@ -223,7 +228,13 @@ class GaussianSDE(ABC):
         a = torch.where(s == t, 1.0, (self.log_alpha(t) - self.log_alpha(s)).exp())
         return a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0).sqrt()
 
-    def prior(self, shape, generator=None, device=None, dtype=torch.float32) -> Tensor:
+    def prior(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         """Draw from the prior N(0, prior_sigma^2 I)."""
         return torch.randn(shape, generator=generator, device=device, dtype=dtype) * self.prior_sigma
 
@@ -236,12 +247,12 @@ class GaussianSDE(ABC):
     # Networks with a table of noise levels.
 
     @function_of_time
-    def table_index(self, t, n) -> Tensor:
+    def table_index(self, t: Time, n: int) -> Tensor:
         """What a network with a table of n noise levels is conditioned on at time t: entry k is t = (k + 1) / n."""
         return t * n - 1
 
     @function_of_time
-    def time_of_index(self, k, n) -> Tensor:
+    def time_of_index(self, k: Time, n: int) -> Tensor:
         """Inverse of `table_index`."""
         return (k + 1) / n
 

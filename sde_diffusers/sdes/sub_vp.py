@@ -3,8 +3,9 @@
 import math
 
 import torch
+from torch import Tensor
 
-from sde_diffusers.sdes.gaussian import Chain
+from sde_diffusers.sdes.gaussian import Chain, Time
 from sde_diffusers.sdes.vp import VPSDE
 
 
@@ -14,17 +15,17 @@ class SubVPSDE(VPSDE):
     name = "sub_vp"
     title = "sub-VP SDE"
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return -torch.expm1(2 * self.log_alpha(t))
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return (self.beta(t) * -torch.expm1(4 * self.log_alpha(t))).sqrt()
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         # 1 / alpha - alpha = sigma / alpha, that is, -2 sinh(log alpha) = exp(-half_log_snr).
         return self.time_of_log_alpha(-torch.asinh(0.5 * torch.exp(-half_log_snr)))
 
-    def paper_chain(self, times):
+    def paper_chain(self, times: Tensor):
         """The Euler-Maruyama chain with dt = 1 / N, whose kernels approximate the SDE's (for few steps see VPSDE)."""
         n = len(times)
         if not self.is_paper_grid(times) or self.beta_max >= n:

@@ -3,8 +3,9 @@
 import math
 
 import torch
+from torch import Tensor
 
-from sde_diffusers.sdes.gaussian import Chain, GaussianSDE, require_positive
+from sde_diffusers.sdes.gaussian import Chain, GaussianSDE, Time, require_positive
 
 
 class VESDE(GaussianSDE):
@@ -37,29 +38,29 @@ class VESDE(GaussianSDE):
     def prior_sigma(self) -> float:
         return self.sigma_max
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Time):
         return torch.zeros_like(t)
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return self.sigma_min * (t * self._log_ratio).exp()
 
-    def drift(self, t):
+    def drift(self, t: Time):
         return torch.zeros_like(t)
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return self.sigma(t) * math.sqrt(2 * self._log_ratio)
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         return (-half_log_snr - math.log(self.sigma_min)) / self._log_ratio
 
-    def table_index(self, t, n):
+    def table_index(self, t: Time, n: int):
         """Entries of the SMLD table, which descends: round((1 - t) (n - 1))."""
         return ((1 - t) * (n - 1)).round()
 
-    def time_of_index(self, k, n):
+    def time_of_index(self, k: Time, n: int):
         return 1 - k / (n - 1)
 
-    def paper_chain(self, times):
+    def paper_chain(self, times: Tensor):
         """The SMLD chain: sigma_i of the geometric table with N entries, and 0 below the first (appendix F)."""
         if not self.is_paper_grid(times):
             return self.chain(times)

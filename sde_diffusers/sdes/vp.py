@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde_diffusers.sdes.gaussian import Chain, GaussianSDE, require_positive
+from sde_diffusers.sdes.gaussian import Chain, GaussianSDE, Time, require_positive
 
 
 class VPSDE(GaussianSDE):
@@ -30,16 +30,16 @@ class VPSDE(GaussianSDE):
         """beta(t) for a float64 tensor t."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
-    def log_alpha(self, t):
+    def log_alpha(self, t: Time):
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
-    def sigma(self, t):
+    def sigma(self, t: Time):
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
-    def drift(self, t):
+    def drift(self, t: Time):
         return -0.5 * self.beta(t)
 
-    def diffusion(self, t):
+    def diffusion(self, t: Time):
         return self.beta(t).sqrt()
 
     def time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class VPSDE(GaussianSDE):
         t = 2 * q / (0.5 * self.beta_min + (0.25 * self.beta_min**2 + (self.beta_max - self.beta_min) * q).sqrt())
         return torch.where(q < math.inf, t, math.inf)
 
-    def inverse_half_log_snr(self, half_log_snr):
+    def inverse_half_log_snr(self, half_log_snr: Time):
         # alpha^2 = 1 / (1 + exp(-2 half_log_snr)).
         return self.time_of_log_alpha(-0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9))
 
@@ -56,7 +56,7 @@ class VPSDE(GaussianSDE):
         """beta_i of the N-step chain, i = N..1 (appendix E), in the order of descending time."""
         return torch.linspace(self.beta_max, self.beta_min, n, dtype=torch.float64) / n
 
-    def paper_chain(self, times):
+    def paper_chain(self, times: Tensor):
         """The DDPM chain: a = sqrt(1 - beta_i), b = sqrt(beta_i). Its ancestral sampler adds the noise of the forward
         step, sqrt(beta_i), not that of the exact posterior. With so few steps that some beta_i >= 1 there is no such
         chain, and the exact transitions stand."""

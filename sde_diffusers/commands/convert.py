@@ -1,29 +1,33 @@
-"""The sub-command `sde-diffusers convert`: checkpoints of other code bases, and export to plain diffusers."""
+"""`sde-diffusers convert`: checkpoints of other code bases, and export to plain diffusers."""
 
 from pathlib import Path
 
-from sde_diffusers.convert.diffusers_pipelines import from_diffusers
-from sde_diffusers.convert.edm import from_edm
-from sde_diffusers.convert.export import to_diffusers, write_pipeline
-from sde_diffusers.convert.score_sde import from_score_sde
-from sde_diffusers.convert.score_sde_configs import SCORE_SDE_CONFIGS
-from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.commands.arguments import add_command
 
-SOURCES = {
+CONVERSIONS = {
     "score_sde": "a checkpoint of the paper's PyTorch code",
     "edm": "a network of NVlabs/edm, as a state dict",
     "diffusers": "a pipeline of diffusers with a DDPM-like scheduler",
     "export": "a pipeline of this package, to one that needs diffusers alone",
 }
+CONVERT_EXAMPLES = """
+  sde-diffusers convert score_sde checkpoint_26.pth my-model --config ve/cifar10_ncsnpp_continuous
+  sde-diffusers convert edm edm.safetensors my-model --config edm.json --verify answers.safetensors
+  sde-diffusers convert diffusers google/ddpm-cifar10-32 my-model
+  sde-diffusers convert export my-model plain
+"""
 
 
-def add_parser(subparsers) -> None:
-    """Add `convert` and its own sub-commands to the subparsers of a command line."""
-    parser = subparsers.add_parser(
-        "convert", help="convert checkpoints of other code bases, or export to plain diffusers"
+def add_convert_parser(commands) -> None:
+    """Add `convert` and its own sub-commands to the sub-parsers of a command line."""
+    parser = add_command(
+        commands,
+        "convert",
+        "convert checkpoints of other code bases, or export to plain diffusers",
+        CONVERT_EXAMPLES,
     )
     sources = parser.add_subparsers(dest="source", title="what is converted", required=True)
-    for source, meaning in SOURCES.items():
+    for source, meaning in CONVERSIONS.items():
         options = sources.add_parser(source, help=meaning, description=f"Convert {meaning}.")
         options.add_argument("input", help="checkpoint file" if source in ("score_sde", "edm") else "folder or Hub id")
         options.add_argument("output", type=Path, help="folder to write; must not exist")
@@ -31,7 +35,8 @@ def add_parser(subparsers) -> None:
             options.add_argument(
                 "--config",
                 required=True,
-                help=f"the reference's configuration: a JSON file, or one of {', '.join(SCORE_SDE_CONFIGS)}",
+                help="the reference's configuration: a JSON file, or the name of one of its own, such as "
+                '"ve/cifar10_ncsnpp_continuous" (a wrong name is answered by all of them)',
             )
         if source == "edm":
             options.add_argument("--config", required=True, help="JSON file of the constructor's arguments")
@@ -53,6 +58,12 @@ def run_convert(options) -> int:
     """
     if options.output.exists():
         raise FileExistsError(f"{options.output} exists.")
+    from sde_diffusers.convert.diffusers_pipelines import from_diffusers
+    from sde_diffusers.convert.edm import from_edm
+    from sde_diffusers.convert.export import to_diffusers, write_pipeline
+    from sde_diffusers.convert.score_sde import from_score_sde
+    from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+
     if options.source == "export":
         to_diffusers(ScoreSdePipeline.from_pretrained(options.input), options.output)
         print(f"Wrote {options.output}, for diffusers' DDPMPipeline and DDIMPipeline; its network answers as before.")

@@ -1,0 +1,88 @@
+"""`sde-diffusers bits-per-dim`: how likely a model thinks pictures are."""
+
+import json
+import math
+from pathlib import Path
+
+from sde_diffusers.commands.arguments import (
+    add_command,
+    add_model_arguments,
+    class_label,
+    loaded_pipeline,
+    natural_number,
+    own_generators,
+    positive_integer,
+)
+from sde_diffusers.commands.picture_files import opened_picture, pictures_of
+
+BITS_EXAMPLES = """
+  sde-diffusers bits-per-dim pretrained/fashion-mnist-subvp garments
+  sde-diffusers bits-per-dim you/garments one.png other.png --passes 5 --json
+"""
+
+
+def add_bits_per_dim_parser(commands) -> None:
+    parser = add_command(
+        commands,
+        "bits-per-dim",
+        "say how likely a model thinks pictures are",
+        BITS_EXAMPLES,
+        "Print the negative log-likelihood of pictures in bits per dimension (less is more likely), by the "
+        "probability flow ODE. Picture k draws its noise from the seed SEED + k.",
+    )
+    add_model_arguments(parser)
+    parser.add_argument("pictures", type=Path, nargs="+", help="files, or folders of them, of the model's size")
+    parser.add_argument("--class", dest="label", type=class_label, help="the likelihood given this class")
+    parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
+    parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="of the ODE's solver (default: 1e-5)")
+    parser.add_argument("--seed", type=natural_number, default=0, help="of the first picture (default: 0)")
+    parser.add_argument("--batch-size", type=positive_integer, default=16, help="pictures at once (default: 16)")
+    parser.set_defaults(run=run_bits_per_dim)
+
+
+def run_bits_per_dim(options) -> int:
+    files = pictures_of(options.pictures)
+
+    import torch
+    from tqdm import tqdm
+
+    from sde_diffusers.guidance import image_shape
+    from sde_diffusers.likelihood import standard_errors
+    from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+
+    pipe = loaded_pipeline(ScoreSdePipeline, options)
+    _, height, width = image_shape(pipe.unet)
+    bits, estimates, nfe = [], [], []
+    with tqdm(total=len(files), unit="picture", disable=None) as bar:
+        for start in range(0, len(files), options.batch_size):
+            batch = files[start : start + options.batch_size]
+            pictures = [opened_picture(file) for file in batch]
+            for file, picture in zip(batch, pictures, strict=True):
+                if picture.size != (width, height):
+                    size = " x ".join(map(str, picture.size))
+                    raise ValueError(f"{file} has {size} pixels, but the model's images {width} x {height}.")
+            output = pipe.bits_per_dim(
+                pictures,
+                generator=own_generators(options.seed, range(start, start + len(batch))),
+                dequantize=options.passes,
+                probes=options.probes,
+                rtol=options.tolerance,
+                atol=options.tolerance,
+                class_labels=options.label,
+            )
+            bits += output.bits_per_dim.tolist()
+            estimates.append(output.estimates.cpu())
+            nfe.append(output.nfe)
+            bar.update(len(batch))
+    mean, error = sum(bits) / len(bits), standard_errors(torch.cat(estimates, dim=2))["total"]
+    if options.json:
+        values = {str(file): value for file, value in zip(files, bits, strict=True)}
+        known = None if math.isnan(error) else error
+        print(json.dumps({"bits_per_dim": values, "mean": mean, "standard_error": known, "nfe": max(nfe)}))
+        return 0
+    for file, value in zip(files, bits, strict=True):
+        print(f"{value:8.4f}  {file}")
+    if len(files) > 1:
+        print(f"{mean:8.4f}  mean, with a standard error of {error:.4f}")
+    return 0

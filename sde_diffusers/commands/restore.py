@@ -1,0 +1,95 @@
+"""`sde-diffusers restore`: pictures painted in, coloured, enlarged or sharpened, by what a model knows."""
+
+import json
+from pathlib import Path
+
+from sde_diffusers.commands.arguments import (
+    add_command,
+    add_model_arguments,
+    class_label,
+    loaded_pipeline,
+    natural_number,
+    own_generators,
+    positive_integer,
+)
+from sde_diffusers.commands.picture_files import opened_picture, require_new, save_pictures
+
+RESTORATIONS = {
+    "inpaint": "paint missing pixels",
+    "colorize": "give colours to a grey picture",
+    "super-resolve": "enlarge a picture whose pixels are means of the model's",
+    "deblur": "sharpen a blurred picture",
+}
+RESTORE_EXAMPLES = """
+  sde-diffusers restore inpaint you/faces portrait.png out --mask scratches.png --samples 4
+  sde-diffusers restore super-resolve you/faces small.png out --factor 4 --steps 50
+  sde-diffusers restore deblur you/faces blurred.png out --blur 1.5 --noise-std 0.01
+"""
+
+
+def add_restore_parser(commands) -> None:
+    parser = add_command(
+        commands,
+        "restore",
+        "fill in, colour, enlarge or sharpen a picture",
+        RESTORE_EXAMPLES,
+        "Draw pictures that a model thinks likely and that agree with the given one. Written are the samples and, "
+        "with several of them, their mean and their deviation (white: half of the range, or more).",
+    )
+    tasks = parser.add_subparsers(dest="task", title="what is restored", required=True)
+    for task, meaning in RESTORATIONS.items():
+        options = tasks.add_parser(task, help=meaning, description=f"{meaning.capitalize()}.")
+        add_model_arguments(options)
+        options.add_argument("picture", type=Path, help="the picture to restore")
+        options.add_argument("output", type=Path, metavar="out", help="a new or empty folder for the results")
+        if task == "inpaint":
+            options.add_argument("--mask", type=Path, required=True, help="picture, white where pixels are missing")
+        if task == "super-resolve":
+            options.add_argument("--factor", type=positive_integer, required=True, help="of height and width")
+        if task == "deblur":
+            options.add_argument("--blur", type=float, required=True, help="deviation of the Gaussian blur in pixels")
+        options.add_argument("--noise-std", type=float, help="of the picture, whose white is 1 (default: the task's)")
+        options.add_argument("--method", default="mmps", help="posterior sampling: mmps, pigdm, dps or projection")
+        options.add_argument("--samples", type=positive_integer, default=1, help="number of results (default: 1)")
+        options.add_argument("--steps", type=positive_integer, help="time steps (default: the sampler's own)")
+        options.add_argument("--class", dest="label", type=class_label, help="what the picture shows")
+        options.add_argument("--seed", type=natural_number, default=0, help="of the first sample (default: 0)")
+        options.set_defaults(run=run_restore)
+
+
+def run_restore(options) -> int:
+    require_new(options.output)
+    picture = opened_picture(options.picture)
+    mask = opened_picture(options.mask) if options.task == "inpaint" else None
+
+    from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeRestorationPipeline
+
+    pipe = loaded_pipeline(ScoreSdeRestorationPipeline, options)
+    how = {
+        "method": options.method,
+        "num_samples": options.samples,
+        "num_inference_steps": options.steps,
+        "class_labels": options.label,
+        "generator": own_generators(options.seed, range(options.samples)),
+    }
+    if options.noise_std is not None:
+        how["noise_std"] = options.noise_std
+    if options.task == "inpaint":
+        output = pipe.inpaint(picture, mask, **how)
+    elif options.task == "colorize":
+        output = pipe.colorize(picture, **how)
+    elif options.task == "super-resolve":
+        output = pipe.super_resolve(picture, options.factor, **how)
+    else:
+        output = pipe.deblur(picture, options.blur, **how)
+    pictures = {f"sample_{k:02}": image for k, image in enumerate(output.images)}
+    if options.samples > 1:
+        pictures |= {"mean": output.mean[0], "deviation": output.std[0]}
+    files = list(map(str, save_pictures(pictures, options.output)))
+    if options.json:
+        print(json.dumps({"files": files, "nfe": output.nfe, "products": output.products}))
+    else:
+        print(
+            f"Wrote {len(files)} pictures to {options.output}: {output.nfe} evaluations of networks for each sample."
+        )
+    return 0

@@ -1,0 +1,182 @@
+"""The sub-commands of sde-diffusers that use a model, and the help of all."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sde_diffusers import (
+    NCSNppUNet2DModel,
+    ScoreSdeExponentialScheduler,
+    ScoreSdePipeline,
+    ScoreSdeProbabilityFlowScheduler,
+)
+from sde_diffusers.cli import COMMANDS, command_line, main
+
+HELP = """
+import sys
+from contextlib import suppress
+from sde_diffusers.cli import main
+for words in ([], ["sample"], ["bits-per-dim"], ["restore", "inpaint"], ["show"], ["convert"], ["export"], ["push"]):
+    with suppress(SystemExit):
+        main([*words, "--help"])
+with suppress(SystemExit):
+    main(["--version"])
+print(sorted({name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny pipeline of three classes, two of them with names, in a folder."""
+    torch.manual_seed(0)
+    unet = NCSNppUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        scale_by_sigma=False,
+        num_class_embeds=3,
+        class_names=["bag", "ankle boot"],
+    )
+    pipe = ScoreSdePipeline(unet=unet.eval(), scheduler=ScoreSdeExponentialScheduler(sde="vp"))
+    pipe.save_pretrained(tmp_path_factory.mktemp("model") / "tiny")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, str(tmp_path_factory.getbasetemp() / "model0" / "tiny")
+
+
+def answer(capsys, *arguments):
+    """What a command prints for programs."""
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_help_imports_nothing_that_a_command_would_need():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.count("usage: ") == 8, done.stderr
+    assert set(ast_list(done.stdout.splitlines()[-1])) <= {"__main__", "sde_diffusers", *site_modules()}
+
+
+def site_modules():
+    """What the environment itself imports at the start of any Python."""
+    command = "import sys; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    return ast_list(subprocess.run([sys.executable, "-c", command], capture_output=True, text=True).stdout)
+
+
+def ast_list(text):
+    return json.loads(text.replace("'", '"'))
+
+
+def test_examples_of_the_help_are_commands():
+    parser = command_line()
+    texts = [sub.epilog for sub in parser._subparsers._group_actions[0].choices.values()]
+    examples = [line.strip() for text in texts for line in text.splitlines()[1:]]
+    assert len(texts) == len(COMMANDS) and len(examples) > len(COMMANDS)
+    for example in examples:
+        program, *words = shlex.split(example)
+        assert program == "sde-diffusers" and callable(parser.parse_args(words).run)
+
+
+def test_sample(model, capsys, tmp_path):
+    """Each image is that of its own seed, however many are drawn at once."""
+    pipe, folder = model
+    found = answer(capsys, "sample", folder, tmp_path / "out", "--class", "bag", 2, "bag", "--steps", 2, "--seed", 5,
+                   "--batch-size", 2, "--guidance-scale", 2, "--sampler", "probability-flow")  # fmt: skip
+    pipe = ScoreSdePipeline(
+        unet=pipe.unet, scheduler=ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(5 + k) for k in range(3)]
+    expected = pipe(3, 2, class_labels=[0, 2, 0], guidance_scale=2.0, generator=generators)
+    assert found["seeds"] == [5, 6, 7] and found["classes"] == ["bag", 2, "bag"] and found["nfe"] == expected.nfe
+    assert [np.array(Image.open(file)).tolist() for file in found["files"]] == [
+        np.array(image).tolist() for image in expected.images
+    ]
+    arguments = ["sample", folder, str(tmp_path / "out.npy"), "--number", "3", "--steps", "2", "--class", "bag"]
+    assert main(arguments) == 0 and "Wrote 3 images" in capsys.readouterr().out
+    array = np.load(tmp_path / "out.npy")
+    assert array.shape == (3, 8, 8, 1) and array.dtype == np.uint8
+
+
+def test_bits_per_dim(model, capsys, tmp_path):
+    pipe, folder = model
+    pictures = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 200)]
+    for k, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{k}.png")
+    found = answer(capsys, "bits-per-dim", folder, tmp_path, "--class", "bag", "--tolerance", 0.1, "--batch-size", 1)
+    generators = [torch.Generator().manual_seed(k) for k in range(2)]
+    expected = [
+        pipe.bits_per_dim(picture, generator=[generator], class_labels="bag", rtol=0.1, atol=0.1).bits_per_dim.item()
+        for picture, generator in zip(pictures, generators, strict=True)
+    ]
+    assert list(found["bits_per_dim"].values()) == expected and found["mean"] == sum(expected) / 2
+    assert found["standard_error"] == pytest.approx(abs(expected[0] - expected[1]) / 2)
+
+
+def test_restore(model, capsys, tmp_path):
+    """What is seen of a picture stays as it is."""
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    hidden = np.zeros((8, 8), np.uint8)
+    hidden[2:5, 3:6] = 255
+    for name, array in (("picture", values), ("mask", hidden)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    found = answer(capsys, "restore", "inpaint", model[1], tmp_path / "picture.png", tmp_path / "out",
+                   "--mask", tmp_path / "mask.png", "--samples", 2, "--steps", 2, "--class", "ankle boot")  # fmt: skip
+    *samples, mean, deviation = (np.array(Image.open(file)) for file in found["files"])
+    assert len(samples) == 2 and not (samples[0] == samples[1]).all()
+    assert all((sample[hidden == 0] == values[hidden == 0]).all() for sample in (*samples, mean))
+    assert (deviation[hidden == 0] == 0).all() and deviation.any()
+
+
+def test_show(model, capsys):
+    pipe, folder = model
+    facts = answer(capsys, "show", folder)
+    assert facts["images"] == [1, 8, 8] and facts["num_classes"] == 3 and facts["class_names"] == ["bag", "ankle boot"]
+    assert facts["networks"]["unet"] == {"class": "NCSNppUNet2DModel", "parameters": pipe.unet.num_parameters()}
+    assert facts["sampler"] == "ScoreSdeExponentialScheduler" and facts["sampler_config"]["sde"] == "vp"
+    assert main(["show", folder]) == 0 and "8 x 8, 1 channel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "MODEL", "new", "--class", "Bagg"], "did you mean 'bag'"),
+        (["sample", "MODEL", "new", "--class", "0", "1", "--number", "3"], "one for each of 3 images"),
+        (["sample", "MODEL", "."], "exists"),
+        (["sample", "nowhere", "new"], "nowhere"),
+        (["bits-per-dim", "MODEL", "nothing.png"], "no file or folder nothing.png"),
+        (["bits-per-dim", "MODEL", "wide.png"], "wide.png has 9 x 8 pixels, but the model's images 8 x 8"),
+        (["bits-per-dim", "MODEL", "text.png"], "text.png cannot be read"),
+        (["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "2"], "`image` must have the shape"),
+        (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "text.png"], "text.png cannot be read"),
+        (["show", "owner/model", "--device", "cpu"], "owner/model"),
+    ],
+)
+def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (9, 8)).save("wide.png")
+    (tmp_path / "text.png").write_text("text")
+    assert main([model[1] if word == "MODEL" else word for word in arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("words", [["--steps", "0"], ["--seed", "-1"], ["--sampler", "best"], ["--unknown"]])
+def test_arguments_of_a_wrong_form(words):
+    with pytest.raises(SystemExit) as stop:
+        main(["sample", "model", "out", *words])
+    assert stop.value.code == 2
+
+
+def test_completion(capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed")
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert stop.value.code == 0 and "bits-per-dim" in script and "--guidance-scale" in script
