@@ -26,6 +26,10 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
 
 
+class StateNotFiniteError(RuntimeError):
+    """A sampler's state has become infinite, or no number."""
+
+
 @dataclass
 class ScoreSdePipelineOutput(BaseOutput):
     """Output of `ScoreSdePipeline`.
@@ -142,9 +146,12 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
+            StateNotFiniteError: if the state is no longer finite.
         """
+        if not 0 < real_number(strength) <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         if image is not None:
-            image = self._start_image(image, strength)
+            image = self._start_image(image)
             batch_size = len(image) if batch_size == 1 else batch_size
         size = None if image is None else image.shape[2:]
         shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs, size)
@@ -180,8 +187,10 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
         `project` changes the state at grid points. See `__call__` for the callback.
         """
-        timesteps = self.scheduler.timesteps[self.scheduler.step_index :]
+        first = self.scheduler.step_index
+        timesteps = self.scheduler.timesteps[first:]
         self._guidance, self._num_timesteps, self._interrupt = guidance, len(timesteps), False
+        sound, done = torch.zeros((), dtype=torch.int64, device=x.device), 0  # states that are finite, and all
         with guidance.frozen():
             for k, t in enumerate(self.progress_bar(timesteps)):
                 if self.interrupt:
@@ -191,6 +200,16 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                     x = project(x)
                 if callback is not None:
                     x = (callback(self, k, t, {name: x for name in callback_inputs}) or {}).get("latents", x)
+                sound, done = sound + x.isfinite().all(), k + 1
+                if sound.device.type == "cpu" and sound < done:
+                    break
+        if (finite := sound.item()) < done:  # read once, as it makes the host wait for a GPU
+            raise StateNotFiniteError(
+                f"The sampler's state is not finite after evaluation {finite + 1} of {len(timesteps)}, at t = "
+                f"{self.scheduler.times[first + finite].item():.4g}. Either the network's answers are not (float16 "
+                "overflows where bfloat16 and float32 do not), or its steps grow without bound (is it asked as it was "
+                "trained: `time_input`, `prediction_type`, `image_range`? Does the `snr` of the corrector suit it?)."
+            )
         return x
 
     @property
@@ -261,6 +280,9 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             raise ValueError(f"`output_type` must be one of {OUTPUT_TYPES}, but is {output_type!r}.")
         if output_type == "pil":
             require_pil_mode(self.pixel_format, channels)
+        generators = generator if isinstance(generator, list) else [] if generator is None else [generator]
+        if not all(isinstance(source, torch.Generator) for source in generators):
+            raise ValueError(f"`generator` must be a torch.Generator or a list of them, but is {generator!r}.")
         if isinstance(generator, list) and len(generator) != n:
             raise ValueError(f"`generator` is a list of {len(generator)}, but `batch_size` is {batch_size}.")
         unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
@@ -269,6 +291,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                 f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
             )
         if latents is not None:
+            if not isinstance(latents, Tensor):
+                raise ValueError(f"`latents` must be a tensor, but are a {type(latents).__name__}.")
             found = tuple(latents.shape)
             if len(found) != 4 or found[:2] != (n, channels) or (size is not None and found[2:] != tuple(size)):
                 size = ("H", "W") if size is None else size
@@ -292,10 +316,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         """(C, H, W) of the images that the network was made for."""
         return image_shape(self.unet)
 
-    def _start_image(self, image, strength) -> Tensor:
+    def _start_image(self, image) -> Tensor:
         """(N, C, H, W) given images in the network's range, checked."""
-        if not 0 < real_number(strength) <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
         if self.unet.config.sample_size is not None and image.shape[1:] != self._image_shape:
             raise ValueError(f"`image` must have shape {self._image_shape}, but has {tuple(image.shape[1:])}.")
