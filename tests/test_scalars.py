@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from sde_diffusers import (
     VESDE,
@@ -176,3 +177,18 @@ def test_a_state_that_is_not_finite_stops_the_sampler():
     with pytest.raises(StateNotFiniteError, match="not finite after evaluation 3 of 6, at t = 0"):
         pipe(num_inference_steps=6, callback_on_step_end=spoil)
     assert asked == [0, 1, 2]
+
+
+def test_a_scheduler_of_another_kind_is_refused_wherever_it_is_used():
+    pipe, x = ScoreSdePipeline(network(), ScoreSdeProbabilityFlowScheduler()), torch.rand(1, 1, 8, 8)
+    pipe.scheduler = DDIMScheduler()
+    for use in (
+        pipe,
+        pipe.bits_per_dim,
+        pipe.encode,
+        pipe.decode,
+        lambda x: pipe.score(x, 0.5),
+        lambda x: pipe(image=x),
+    ):
+        with pytest.raises(ValueError, match="`scheduler` must be one of .*DDIMScheduler.*from_config"):
+            use(x)

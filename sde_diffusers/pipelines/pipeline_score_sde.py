@@ -18,6 +18,7 @@ from sde_diffusers.class_names import names_of
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 from sde_diffusers.scalars import real_number, whole_number
@@ -74,10 +75,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         guide: ModelMixin | None = None,
     ):
         super().__init__()
-        if not hasattr(scheduler, "parameterization"):
-            raise ValueError(
-                f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
-            )
+        require_own_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod
@@ -148,6 +146,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
             ValueError: on arguments out of range, before anything is drawn.
             StateNotFiniteError: if the state is no longer finite.
         """
+        require_own_scheduler(self.scheduler)
         if not 0 < real_number(strength) <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         if image is not None:
@@ -257,6 +256,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         return self._noise_and_denoised(x, t, class_labels)[1]
 
     def _noise_and_denoised(self, x, t, class_labels):
+        require_own_scheduler(self.scheduler)
         earliest, latest = self.scheduler.sde.smallest_time, self.scheduler.start_time
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)) or not ((t > 0) & (t >= earliest) & (t <= latest)).all():
             interval = f"[{earliest}" if earliest else "(0"
