@@ -77,6 +77,9 @@ class HostWaits(TorchDispatchMode):
         return super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].device == GPU:
+            self.waits["a number read"] += 1
+            return 2**31  # the meta device has none
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
             self.operations += result.device == GPU

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
-from sde_diffusers.network_fit import require_network_fits
+from sde_diffusers.network_fit import require_network_fits, require_own_scheduler
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
 from sde_diffusers.scalars import real_number
 
@@ -80,6 +80,7 @@ class Guidance:
         guide_scale: float = 1.0,
         copies: int = 1,
     ):
+        require_own_scheduler(pipe.scheduler)
         self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
         require_network_fits(getattr(pipe.unet, "config", None), pipe.scheduler.parameterization)
         self.interval = checked_interval(guidance_interval)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import PixelFormat, image_values
+from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
 from sde_diffusers.scalars import real_number, whole_number
@@ -227,6 +228,7 @@ def image_bits_per_dim(
 
 def require_unbounded(scheduler) -> None:
     """Raise a ValueError if the scheduler clips: its samples are then not those of the ODE, whose density is known."""
+    require_own_scheduler(scheduler)
     if scheduler.denoised_range.bounded:
         keys = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
         given = ", ".join(f"`{key}`={scheduler.config[key]!r}" for key in keys if scheduler.config[key] is not None)

@@ -12,6 +12,18 @@ import torch
 from sde_diffusers.parameterization import Parameterization
 
 
+def require_own_scheduler(scheduler) -> None:
+    """Raise a `ValueError` for a scheduler of another library, which knows neither the SDE nor the network's input."""
+    if not hasattr(scheduler, "parameterization"):
+        name = type(scheduler).__name__
+        raise ValueError(
+            f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {name}. Samplers change by "
+            "`pipe.scheduler = ScoreSdeExponentialScheduler.from_config(scheduler.config)`, say, from the one before. "
+            f"A pipeline of diffusers with its {name} is converted by `sde_diffusers.convert.from_diffusers`, this "
+            "one to theirs by `sde_diffusers.convert.to_diffusers`."
+        )
+
+
 def require_network_fits(config, parameterization: Parameterization) -> None:
     """Raise a `ValueError` if a network cannot be asked as a scheduler would ask it.
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from sde_diffusers import (
     VESDE,
@@ -18,6 +19,7 @@ from sde_diffusers import (
     ScoreSdeRestorationPipeline,
 )
 from sde_diffusers.operators import Downsampling, GaussianBlur
+from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
 from sde_diffusers.posteriors import DPS, MMPS
 from sde_diffusers.scalars import real_number, whole_number
 
@@ -139,3 +141,54 @@ def test_integer_images_of_any_type_are_the_models_values():
             torch.testing.assert_close(pipe._start_image(given, 0.5), expected, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="`image` must lie in"):
         pipe._start_image(values * 2, 0.5)
+
+
+@pytest.mark.parametrize(
+    "cls, options",
+    [
+        (ScoreSdeProbabilityFlowScheduler, {"final_denoise": "no"}),
+        (ScoreSdePredictorCorrectorScheduler, {"per_image_step": "no"}),
+        (ScoreSdeExponentialScheduler, {"solver_order": True}),
+    ],
+)
+def test_words_and_booleans_are_not_taken_for_one_another(cls, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"`{name}` must be one of .*, but is {value!r}"):
+        cls(**options)
+
+
+@pytest.mark.parametrize("options", [{"strength": math.nan}, {"generator": 0}, {"latents": "0"}])
+def test_arguments_of_another_kind(options):
+    ((name, value),) = options.items()
+    pipe = ScoreSdePipeline(network(), ScoreSdeProbabilityFlowScheduler())
+    with pytest.raises(ValueError, match=f"`{name}` must"):
+        pipe(num_inference_steps=1, **options)
+
+
+def test_a_state_that_is_not_finite_stops_the_sampler():
+    pipe = ScoreSdePipeline(network(), ScoreSdeProbabilityFlowScheduler(method="euler"))
+    pipe.set_progress_bar_config(disable=True)
+    asked = []
+
+    def spoil(pipe, step, t, inputs):
+        asked.append(step)
+        return {"latents": inputs["latents"] / (step < 2)}
+
+    with pytest.raises(StateNotFiniteError, match="not finite after evaluation 3 of 6, at t = 0"):
+        pipe(num_inference_steps=6, callback_on_step_end=spoil)
+    assert asked == [0, 1, 2]
+
+
+def test_a_scheduler_of_another_kind_is_refused_wherever_it_is_used():
+    pipe, x = ScoreSdePipeline(network(), ScoreSdeProbabilityFlowScheduler()), torch.rand(1, 1, 8, 8)
+    pipe.scheduler = DDIMScheduler()
+    for use in (
+        pipe,
+        pipe.bits_per_dim,
+        pipe.encode,
+        pipe.decode,
+        lambda x: pipe.score(x, 0.5),
+        lambda x: pipe(image=x),
+    ):
+        with pytest.raises(ValueError, match="`scheduler` must be one of .*DDIMScheduler.*from_config"):
+            use(x)

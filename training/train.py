@@ -44,6 +44,7 @@ from run.splits import check_labels
 from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.images import visible
+from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
 
 
 class Training(TrainingRun):
@@ -177,15 +178,19 @@ class Training(TrainingRun):
         labels = None
         if self.conditional:
             labels = torch.arange(options.columns).repeat(options.rows) % self.network.config.num_class_embeds
-        with self.accelerator.autocast():
-            images = self._pipeline()(
-                batch_size=options.rows * options.columns,
-                num_inference_steps=options.num_inference_steps,
-                class_labels=labels,
-                guidance_scale=options.guidance_scale,
-                generator=torch.Generator().manual_seed(self.config.seed),
-                output_type="pt",
-            ).images
+        try:
+            with self.accelerator.autocast():
+                images = self._pipeline()(
+                    batch_size=options.rows * options.columns,
+                    num_inference_steps=options.num_inference_steps,
+                    class_labels=labels,
+                    guidance_scale=options.guidance_scale,
+                    generator=torch.Generator().manual_seed(self.config.seed),
+                    output_type="pt",
+                ).images
+        except StateNotFiniteError as error:  # of a network that has learnt little; the run goes on
+            print(f"Step {self.step}: no samples. {error}")
+            return
         self.log.picture(self.step, "samples", image_grid(visible(images), options.columns), keep=True)
         self.log.draw_loss(self.step)
 

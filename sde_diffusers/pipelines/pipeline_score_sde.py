@@ -20,13 +20,17 @@ from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
-from sde_diffusers.network_fit import require_size
+from sde_diffusers.network_fit import require_own_scheduler, require_size
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 from sde_diffusers.scalars import real_number, whole_number
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 LATENT_NAMES = ["latents"]
+
+
+class StateNotFiniteError(RuntimeError):
+    """A sampler's state has become infinite, or no number."""
 
 
 @dataclass
@@ -73,10 +77,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         guide: ModelMixin | None = None,
     ):
         super().__init__()
-        if not hasattr(scheduler, "parameterization"):
-            raise ValueError(
-                f"`scheduler` must be one of sde_diffusers (ScoreSde...Scheduler), but is {type(scheduler).__name__}."
-            )
+        require_own_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 
     @classmethod
@@ -146,9 +147,13 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
+            StateNotFiniteError: if the state is no longer finite.
         """
+        require_own_scheduler(self.scheduler)
+        if not 0 < real_number(strength) <= 1:
+            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         if image is not None:
-            image = self._start_image(image, strength)
+            image = self._start_image(image)
             batch_size = len(image) if batch_size == 1 else batch_size
         size = None if image is None else image.shape[2:]
         shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs, size)
@@ -184,8 +189,10 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
 
         `project` changes the state at grid points. See `__call__` for the callback.
         """
-        timesteps = self.scheduler.timesteps[self.scheduler.step_index :]
+        first = self.scheduler.step_index
+        timesteps = self.scheduler.timesteps[first:]
         self._guidance, self._num_timesteps, self._interrupt = guidance, len(timesteps), False
+        sound, done = torch.zeros((), dtype=torch.int64, device=x.device), 0  # states that are finite, and all
         with guidance.frozen():
             for k, t in enumerate(self.progress_bar(timesteps)):
                 if self.interrupt:
@@ -195,6 +202,16 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                     x = project(x)
                 if callback is not None:
                     x = (callback(self, k, t, {name: x for name in callback_inputs}) or {}).get("latents", x)
+                sound, done = sound + x.isfinite().all(), k + 1
+                if sound.device.type == "cpu" and sound < done:
+                    break
+        if (finite := sound.item()) < done:  # read once, as it makes the host wait for a GPU
+            raise StateNotFiniteError(
+                f"The sampler's state is not finite after evaluation {finite + 1} of {len(timesteps)}, at t = "
+                f"{self.scheduler.times[first + finite].item():.4g}. Either the network's answers are not (float16 "
+                "overflows where bfloat16 and float32 do not), or its steps grow without bound (is it asked as it was "
+                "trained: `time_input`, `prediction_type`, `image_range`? Does the `snr` of the corrector suit it?)."
+            )
         return x
 
     @property
@@ -242,6 +259,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         return self._noise_and_denoised(x, t, class_labels)[1]
 
     def _noise_and_denoised(self, x, t, class_labels):
+        require_own_scheduler(self.scheduler)
         earliest, latest = self.scheduler.sde.smallest_time, self.scheduler.start_time
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)) or not ((t > 0) & (t >= earliest) & (t <= latest)).all():
             interval = f"[{earliest}" if earliest else "(0"
@@ -272,6 +290,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
                 f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
             )
         if latents is not None:
+            if not isinstance(latents, Tensor):
+                raise ValueError(f"`latents` must be a tensor, but are a {type(latents).__name__}.")
             found = tuple(latents.shape)
             if len(found) != 4 or found[:2] != (n, channels) or (size is not None and found[2:] != tuple(size)):
                 size = ("H", "W") if size is None else size
@@ -295,10 +315,8 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         """(C, H, W) of the images that the network was made for."""
         return image_shape(self.unet)
 
-    def _start_image(self, image, strength) -> Tensor:
+    def _start_image(self, image) -> Tensor:
         """(N, C, H, W) given images in the network's range, checked."""
-        if not 0 < real_number(strength) <= 1:
-            raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
         self._require_size("image", tuple(image.shape[2:]))
         return self.scheduler.parameterization.to_model_range(image)

@@ -89,6 +89,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         self._setup()
         require_choice("predictor", predictor, PREDICTORS)
         require_choice("corrector", corrector, CORRECTORS)
+        require_choice("per_image_step", per_image_step, (True, False))
         if not 0 < real_number(snr) < math.inf:
             raise ValueError(f"`snr` must be a finite number above 0, but is {snr!r}.")
         if not whole_number(corrector_steps) >= 0:

@@ -121,6 +121,7 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
         require_choice("time_grid", self.time_grid, TIME_GRIDS)
         self.final_denoise = True if config.final_denoise is None else config.final_denoise
+        require_choice("final_denoise", self.final_denoise, (True, False))
         self.denoised_range = DenoisedRange(
             self.parameterization.image_range,
             config.clip_denoised,

@@ -94,7 +94,7 @@ def _single_array(path: str, ending: str) -> np.ndarray:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
             values, axes = series.asarray(), series.axes
-    except (ValueError, OSError) as error:
+    except Exception as error:  # of a file that is broken anywhere
         raise ValueError(f"{path} cannot be read: {error}") from error
     if axes.startswith("YX"):
         values = values[None]  # a single image

@@ -40,7 +40,7 @@ def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndar
     if start.startswith(PNG_MAGIC) and (values := _deep_png(source)) is not None:
         return _on_white(values) if channels not in (2, 4) else values
     source.seek(0)
-    if start.startswith(TIFF_MAGICS) and (values := _deep_tiff(source)) is not None:
+    if start.startswith(TIFF_MAGICS) and (values := _deep_tiff(source, channels)) is not None:
         return values
     source.seek(0)
     with Image.open(source) as image:
@@ -90,13 +90,14 @@ def channels_first(values: np.ndarray, channels: int | None = None) -> np.ndarra
     return values if candidates[0] else np.moveaxis(values, 2, 0)
 
 
-def _deep_tiff(source) -> np.ndarray | None:
+def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
     """(C, H, W) of a TIFF file that PIL would round, cut or refuse; None for all others."""
     try:
         with Image.open(source) as image:
             single, tags = getattr(image, "n_frames", 1) == 1, image.tag_v2
             bits, samples, kinds = tags.get(258, (1,)), tags.get(277, 1), tags.get(339, (1,))
-            if single and set(bits) <= {1, 8} and samples in (1, 2, 3, 4) and set(kinds) == {1}:
+            bands = 0 in tags.get(338, ())  # beyond the colours, and no transparency
+            if single and set(bits) <= {1, 8} and samples in (1, 2, 3, 4) and set(kinds) == {1} and not bands:
                 return None
             if single and samples == 1 and image.mode in ("I;16", "I;16B", "I", "F") and 2 not in kinds:
                 return None
@@ -109,6 +110,7 @@ def _deep_tiff(source) -> np.ndarray | None:
         series = tiff.series[0]
         values, axes = series.asarray(), series.axes
         inverted = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        opacities = [extra for extra in tiff.pages.first.extrasamples if extra != tifffile.EXTRASAMPLE.UNSPECIFIED]
     values = known_values(values)
     if inverted and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
@@ -117,7 +119,9 @@ def _deep_tiff(source) -> np.ndarray | None:
     wide = [n for n in values.shape[:-2] if n > 1]
     if len(wide) > 1:
         raise ValueError(f"has the axes {axes} of shape {series.shape}: pages of several bands are no single image")
-    return values.reshape(-1, *values.shape[-2:])
+    values = values.reshape(-1, *values.shape[-2:])
+    transparent = opacities and values.dtype == np.uint16 and channels not in (2, 4)
+    return _on_white(values, opacities == [tifffile.EXTRASAMPLE.ASSOCALPHA]) if transparent else values
 
 
 def _deep_png(source) -> np.ndarray | None:
@@ -159,9 +163,10 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _on_white(values: np.ndarray) -> np.ndarray:
-    """16-bit grey or RGB, from that with an alpha channel if there is one."""
+def _on_white(values: np.ndarray, multiplied: bool = False) -> np.ndarray:
+    """16-bit grey or RGB, from that with an alpha channel if there is one; `multiplied` by it, or not yet."""
     if len(values) not in (2, 4):
         return values
     opacity = values[-1:].astype(np.float64) / 65535
-    return (opacity * values[:-1] + (1 - opacity) * 65535).round().astype(np.uint16)
+    colours = values[:-1] if multiplied else opacity * values[:-1]
+    return (colours + (1 - opacity) * 65535).round().clip(0, 65535).astype(np.uint16)

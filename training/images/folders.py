@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from images.labels import encode_labels, refuse_missing_labels
+from images.labels import encode_labels, is_missing, refuse_missing_labels
 from images.listing import Listing, Paths, list_folder
 from images.metadata import Metadata, read_metadata
 from images.rows import Rows
@@ -78,7 +78,7 @@ def arrange(listing: Listing, labels: str = "auto", label_column: str | None = N
     root, notes = listing.root, []
     if not listing.folders:
         raise ValueError(f"{root} holds no images")
-    splits = _splits(listing, notes)
+    splits = _splits(listing, notes, as_one=labels == "none" or label_column is not None)
     contents = {split: {folder: listing.folders[folder] for folder, _ in members} for split, members in splits.items()}
     rows = {split: FolderRows(Paths(root, folders), None, None) for split, folders in contents.items()}
     if labels == "auto" and label_column is None:
@@ -102,8 +102,8 @@ def arrange(listing: Listing, labels: str = "auto", label_column: str | None = N
 Members = list[tuple[str, tuple[str, ...]]]
 
 
-def _splits(listing: Listing, notes: list[str]) -> dict[str, Members]:
-    """The folders with images, by split."""
+def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Members]:
+    """The folders with images, by split; `as_one`: classes do not matter."""
     parts = {folder: tuple(folder.split("/")) if folder else () for folder in listing.folders}
     tops: dict[str, bool] = {}  # top-level folder -> whether it has sub-folders with images
     for path in parts.values():
@@ -112,11 +112,17 @@ def _splits(listing: Listing, notes: list[str]) -> dict[str, Members]:
     named = [top for top in tops if top in SPLITS]
     others = [top for top in tops if top not in SPLITS]
     whole = {"train": list(parts.items())}
+    if others and len(tops) > 1 and all(top.lower() in SPLIT_LIKE for top in tops):
+        raise ValueError(
+            f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
+            "exactly train, validation (or val, valid) and test: rename them, or read one of them with data_dir"
+        )
     if not named:
-        if len(tops) > 1 and all(top.lower() in SPLIT_LIKE for top in tops):
+        if len(tops) == 1 and "" not in parts and tops[others[0]] and not as_one:
+            below = sorted({path[1] for path in parts.values() if len(path) > 1})
             raise ValueError(
-                f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
-                "exactly train, validation (or val, valid) and test: rename them, or read one of them with data_dir"
+                f"{listing.root} holds one folder, {others[0]}, with folders of its own, {_some(below)}: are they its "
+                f"splits or classes? Read them with data_dir={others[0]}, or all without labels with labels=none"
             )
         return whole
     if others:
@@ -179,6 +185,7 @@ def _label_by_column(
         values |= table.column(column)
     given = {split: [values.get(of.name(k)) for k in range(len(of))] for split, of in rows.items()}
     refuse_missing_labels(root, column, given, rows)
+    notes += [f"the split {split} has no {column}" for split, labels in given.items() if all(map(is_missing, labels))]
     encoded, names = encode_labels(column, given)
     for split, labels in encoded.items():
         rows[split].labels, rows[split].class_names = labels, names

@@ -8,21 +8,31 @@ import numpy as np
 
 from images.rows import Rows
 
+NUMBERS = (int, float, np.integer, np.floating)
+
 
 def is_missing(label) -> bool:
     """Whether there is no label; the Hub's mark for a withheld one is -1."""
-    return label is None or label != label or (not isinstance(label, str) and label < 0) or label == ""
+    if isinstance(label, NUMBERS):
+        return label != label or label < 0
+    return label is None or (isinstance(label, str) and label == "")
 
 
 def refuse_missing_labels(name: str, column: str, given: dict[str, Sequence], rows: dict[str, Rows]) -> None:
-    """Raise a ValueError that names images without a label, in a split where others have one."""
+    """Raise a ValueError that names images without a label in a split where others have one, or if none has."""
+    gaps = {split: [k for k, value in enumerate(values) if is_missing(value)] for split, values in given.items()}
+    if given and all(len(gaps[split]) == len(values) for split, values in given.items()):
+        raise ValueError(
+            f"{name}: no image has a value of {column!r} that is a class: classes are texts, booleans or whole "
+            "numbers of at least 0"
+        )
     for split, values in given.items():
-        missing = [k for k, value in enumerate(values) if is_missing(value)]
+        missing = gaps[split]
         if missing and len(missing) < len(values):
             some = ", ".join(rows[split].name(k) for k in missing[:10])
             raise ValueError(
                 f"{name}: {len(missing)} of {len(values)} images of the split {split} have no {column!r}, among them "
-                f"{some}. Complete the column, or leave label_column out"
+                f"{some}. Complete the column (no class is below 0), or leave label_column out"
             )
 
 
@@ -33,12 +43,14 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
     order; False is 0 and True 1. A split without any label gets None.
 
     Raises:
-        ValueError: the values are of mixed types, or fractions.
+        ValueError: the values are of mixed types, or fractions; some of a split are missing.
     """
     present = {split: values for split, values in given.items() if not all(map(is_missing, values))}
+    for split, values in present.items():
+        if missing := sum(map(is_missing, values)):
+            raise ValueError(f"{missing} of {len(values)} {column} of the split {split} are nothing, or below 0")
     kinds = {_kind(value) for values in present.values() for value in values if not is_missing(value)}
-    kinds.discard("empty")
-    if len(kinds) > 1 or "other" in kinds:
+    if len(kinds) > 1 or not kinds <= {"text", "boolean", "integer"}:
         raise ValueError(f"label_column {column!r} must hold integers, text or booleans, but holds {sorted(kinds)}")
     names = None
     if kinds == {"text"}:
@@ -56,6 +68,6 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
 def _kind(value) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "boolean"
-    if isinstance(value, (int, np.integer)) or (isinstance(value, (float, np.floating)) and value == int(value)):
-        return "integer"
-    return "text" if isinstance(value, str) else "fraction" if isinstance(value, float) else "other"
+    if isinstance(value, NUMBERS):
+        return "integer" if value % 1 == 0 else "fraction"  # infinity is none
+    return "text" if isinstance(value, str) else f"{type(value).__name__}s"

@@ -56,9 +56,11 @@ def read_metadata(path: str, folder: str) -> Metadata:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if any(not isinstance(line, dict) or FILE_NAME not in line for line in lines):
         raise ValueError(f"{path} must have a column {FILE_NAME} that says which image each row is about")
-    rows = {
-        posixpath.normpath(posixpath.join(folder, str(line[FILE_NAME]).replace("\\", "/"))): line for line in lines
-    }
+    rows: dict[str, dict] = {}
+    for line in lines:
+        name = posixpath.normpath(posixpath.join(folder, str(line[FILE_NAME]).replace("\\", "/")))
+        if rows.setdefault(name, line) != line:
+            raise ValueError(f"{path} has two rows about {name} that differ")
     columns = [name for name in dict.fromkeys(name for line in lines for name in line) if name and name != FILE_NAME]
     return Metadata(path, rows, columns)
 
@@ -66,7 +68,7 @@ def read_metadata(path: str, folder: str) -> Metadata:
 def _numbers(values: dict) -> dict:
     """The text of a CSV column as integers or booleans, where all of it is."""
     given = {value for value in values.values() if value not in (None, "")}
-    if given and all(value.lstrip("-").isdecimal() for value in given):
+    if given and all(value.removeprefix("-").isdecimal() for value in given):
         return {path: int(value) if value else None for path, value in values.items()}
     if given and {value.lower() for value in given} <= {"true", "false"}:
         return {path: value.lower() == "true" if value else None for path, value in values.items()}

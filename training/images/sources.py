@@ -73,12 +73,16 @@ def open_source(
     if labels == "none" and label_column is not None:
         raise ValueError(f"labels is 'none', but label_column is {label_column!r}: leave one of them out")
     columns = {"labels": labels, "image_column": image_column, "label_column": label_column}
+    if not dataset.strip():
+        raise ValueError(f"dataset must name a folder, a file or a data set of the Hub, got {dataset!r}")
     path = Path(dataset).expanduser()
     if dataset not in HUB_IDS and path.is_file():
         return _open_file(dataset, path, columns)
     if dataset not in HUB_IDS and path.is_dir():
-        if data_dir is not None and not (path / data_dir).is_dir():
-            raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
+        if data_dir is not None:
+            parts = Path(data_dir).parts  # a link within the data set may lead anywhere
+            if Path(data_dir).is_absolute() or ".." in parts or not (path / data_dir).is_dir():
+                raise FileNotFoundError(f"data_dir {data_dir!r} is not a folder in {dataset}")
         return _open_folder(dataset, path, data_dir, streaming, columns)
     return _open_hub(dataset, data_dir, streaming, columns)
 
@@ -120,11 +124,7 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 f"{listing.num_images:,} image files beside {len(listing.tables)} files of tables are left out: the "
                 "tables are the data set"
             )
-        try:
-            splits = open_files(folder, listing.tables, streaming)
-        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
-            raise ValueError(f"{name}: its tables cannot be read: {error}") from error
-        tables = read_tables(splits, name, notes, **columns)
+        tables = read_tables(open_files(folder, listing.tables, streaming), name, notes, **columns)
         return Source(name, tables, len(listing.tables), listing.skipped, listing.num_skipped, notes)
     if not listing.num_images:
         found = "; ".join(f"{path} ({reason})" for path, reason in listing.skipped[:5]) or "nothing"
@@ -146,7 +146,7 @@ def _array_file_alone(listing: Listing) -> str | None:
     if path.lower().endswith(".npy"):
         try:
             return path if np.load(os.path.join(listing.root, path), mmap_mode="r").ndim > 2 else None
-        except ValueError:  # its reason is told when it is decoded
+        except (ValueError, OSError, EOFError):  # its reason is told when it is decoded
             return None
     return path if path.lower().endswith(".npz") else None
 

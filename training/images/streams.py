@@ -268,6 +268,8 @@ class StreamedImages:
                 continue
             if self.label_column is not None and is_missing(label):
                 raise ValueError(f"{self.name}: {name} has no label where the first image has one")
+            if label is not None and label % 1 != 0:
+                raise ValueError(f"{self.name}: {name} has the label {label}, which is no whole number")
             image = conform(image, self.image_shape, name, self.pixels.torch_dtype)
             if out_of_range(image, self.pixels):
                 raise ValueError(

@@ -153,7 +153,7 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
     """The splits of a folder of table files (relative paths), as `datasets` opens them.
 
     Raises:
-        ValueError: files of several formats, or some that belong to no split beside others that do.
+        ValueError: files of several formats, some that belong to no split beside others that do, or broken ones.
     """
     endings = sorted({path.rpartition(".")[2].lower() for path in files})
     if len(endings) > 1:
@@ -178,7 +178,10 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
         split: [glob.escape(os.path.join(plain, path)) for path in splits[split]]
         for split in [*order, *(name for name in splits if name not in order)]
     }
-    return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files)
+    try:
+        return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files)
+    except Exception as error:  # of files that are broken anywhere
+        raise ValueError(f"{folder}: its tables {', '.join(sorted(files)[:5])} cannot be read: {error}") from error
 
 
 class StreamOfFiles(NamedTuple):
@@ -246,7 +249,10 @@ def read_tables(
         ValueError: no such column, several that could be meant, or one of another type.
     """
     if any(isinstance(rows, StreamOfFiles) for rows in splits.values()):
-        return {split: _stream(split, *opened, labels, image_column, label_column) for split, opened in splits.items()}
+        columns = (labels, image_column, label_column)
+        streams = {split: _stream(split, *opened, notes, *columns) for split, opened in splits.items()}
+        notes[:] = dict.fromkeys(notes)
+        return streams
     found, given, names = {}, {}, None
     for split, rows in splits.items():
         image = _image_column(rows.features, image_column)
@@ -255,8 +261,8 @@ def read_tables(
         if label is not None:
             given[split] = rows.select_columns([label])[label][:]
             names = names or getattr(rows.features[label], "names", None)
-        elif labels == "auto" and (choices := _possible_labels(rows.features, image)):
-            notes.append(f"columns that could be labels: {', '.join(choices)} (choose with data.label_column)")
+        elif labels == "auto":
+            notes += _possible_labels(rows.features, image)
     if label_column is not None:
         refuse_missing_labels(name, label_column, given, found)
     for split, values in given.items():
@@ -271,11 +277,12 @@ def read_tables(
     return found
 
 
-def _stream(split, rows, files, labels, image_column, label_column) -> TableStream:
+def _stream(split, rows, files, notes, labels, image_column, label_column) -> TableStream:
     if rows.features is None:  # of a format without a schema
         rows = rows._resolve_features()
     image = _image_column(rows.features, image_column)
     label = _label_column(rows.features, label_column) if labels == "auto" else None
+    notes += _possible_labels(rows.features, image) if labels == "auto" and label is None else []
     feature = rows.features.get(label)
     if getattr(feature, "dtype", "") in ("string", "large_string"):
         raise ValueError(
@@ -334,4 +341,6 @@ def _can_be_labels(feature) -> bool:
 
 
 def _possible_labels(features: datasets.Features, image: str) -> list[str]:
-    return [name for name, feature in features.items() if name != image and _can_be_labels(feature)]
+    """What is said of the columns that nobody has asked for, if there are any."""
+    choices = [name for name, feature in features.items() if name != image and _can_be_labels(feature)]
+    return [f"columns that could be labels: {', '.join(choices)} (choose with data.label_column)"] if choices else []

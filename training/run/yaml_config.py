@@ -128,7 +128,9 @@ def _from_home(given):
     return os.path.expanduser(given) if isinstance(given, str) else given
 
 
-def _read_yaml(path: Path, schema: type) -> DictConfig:
+def _read_yaml(path: Path, schema: type, above: tuple[Path, ...] = ()) -> DictConfig:
+    if path.resolve() in above:
+        raise ConfigError(f"{path} is its own base, by way of {above[-1].name}")
     if not path.is_file():
         raise ConfigError(f"there is no configuration file {path}")
     try:
@@ -138,14 +140,19 @@ def _read_yaml(path: Path, schema: type) -> DictConfig:
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
     base = content.pop(BASE, None)
-    return content if base is None else OmegaConf.merge(_read_yaml(path.parent / base, schema), content)
+    return (
+        content
+        if base is None
+        else OmegaConf.merge(_read_yaml(path.parent / base, schema, (*above, path.resolve())), content)
+    )
 
 
 def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
     reason = str(error).splitlines()[0]
     *parents, name = str(error.full_key or "").split(".")
     parent = OmegaConf.select(schema, ".".join(parents)) if parents else schema
-    if error.full_key and isinstance(parent, DictConfig) and name not in list(parent):  # `in` denies ???
+    known = isinstance(parent, DictConfig) and name.partition("[")[0] in list(parent)  # `in` denies ???
+    if error.full_key and isinstance(parent, DictConfig) and not known:
         return f"{error.full_key} is not a key. {_near(name, list(parent))}"
     return f"{error.full_key}: {reason}" if error.full_key else reason
 

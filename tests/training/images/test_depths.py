@@ -86,6 +86,19 @@ def test_tiff_of_16_bit_colours_is_exact(tmp_path):
     assert np.array_equal(decoded((tmp_path / "a.tif").read_bytes()).permute(1, 2, 0), values)
 
 
+@pytest.mark.parametrize("dtype, white", [(np.uint8, 255), (np.uint16, 65535)])
+@pytest.mark.parametrize("extra, kept", [("unassalpha", 1), ("assocalpha", 0.5)])
+def test_transparency_and_a_fourth_band_of_tiff_files(tmp_path, dtype, white, extra, kept):
+    colours = np.array([0.2, 0.4, 0.8])
+    pixel = np.round([*(kept * colours * white), 0.5 * white]).astype(dtype)  # multiplied by the opacity, or not
+    values = np.broadcast_to(pixel, (4, 6, 4))
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", extrasamples=[extra])
+    on_white = decoded((tmp_path / "a.tif").read_bytes())[:, 0, 0] / white
+    assert on_white.tolist() == pytest.approx(0.5 * colours + 0.5, abs=0.01)
+    tifffile.imwrite(tmp_path / "b.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    assert np.array_equal(decoded((tmp_path / "b.tif").read_bytes()).permute(1, 2, 0), values)
+
+
 @pytest.mark.parametrize("kind", ["npy", "npz"])
 def test_array_files(tmp_path, kind):
     for k in range(4):
@@ -139,6 +152,9 @@ def test_npz_of_one_array(tmp_path):
     loaded = load_images(str(tmp_path / "mine.npz"))
     assert np.array_equal(loaded.images, images)
     assert loaded.labels.tolist() == [1, 0, 1, 0, 2] and loaded.class_names == ["a", "b", "c"]
+    np.savez(tmp_path / "gaps.npz", pictures=images, kinds=[-1, 0, 1, 0, 1])
+    with pytest.raises(ValueError, match="1 of 5 labels of the split train are nothing, or below 0"):
+        load_images(str(tmp_path / "gaps.npz"))
     np.savez(tmp_path / "two.npz", a=images, b=images)
     with pytest.raises(
         ValueError, match=r"two\.npz must hold one array of images .* a \(5, 3, 8, 8\), b \(5, 3, 8, 8\)"
@@ -241,3 +257,11 @@ def test_suggestions_are_in_the_unit_range():
     assert suggest_sigma_data(images, pixels=pixels) == pytest.approx(unit.std(correction=0).item(), rel=1e-5)
     flat = unit.flatten(1)
     assert suggest_sigma_max(images, pixels=pixels) == pytest.approx(torch.cdist(flat, flat).max().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.tif", "a.parquet", "a.arrow", "a.tar"])
+def test_files_that_are_broken(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    for dataset in (tmp_path / name, tmp_path):
+        with pytest.raises(ValueError, match=name):
+            load_images(str(dataset))

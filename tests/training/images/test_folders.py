@@ -149,6 +149,8 @@ def test_classes_of_all_splits_have_one_numbering(tmp_path):
     "names, message",
     [
         (("Train/a/0.png", "Test/a/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("train/a/0.png", "Test/a/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("leaves/a/0.png", "leaves/b/0.png"), "leaves, with folders of its own, a, b: .*data_dir=leaves"),
         (("train/a/0.png", "train/b/0.png", "test/a/0.png", "extra/0.png"), "splits or classes\\? Read one of them"),
         (("val/0.png", "valid/0.png"), "several folders for one split"),
         (("notes.txt", "a/b.zip"), "it holds notes.txt .*; a/b.zip .an archive: unpack it"),
@@ -210,3 +212,27 @@ def test_names_take_few_bytes(tmp_path):
     assert rows.name(3999) == "class_9/image_000099.png" and list_folder(str(tmp_path)).num_images == 4000
     with pytest.raises(IndexError):
         rows.name(4000)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([[1], [2]], "integers, text or booleans, but holds .'lists'"),
+        ([float("inf"), 1], "'fraction', 'integer'"),
+        ([1, -1], "1 of 2 images of the split train have no 'kind', among them 1.png. .*no class is below 0"),
+        ([None, None], "no image has a value of 'kind' that is a class"),
+    ],
+)
+def test_columns_that_are_no_labels(tmp_path, values, message):
+    root = write(tmp_path, "0.png", "1.png")
+    lines = [json.dumps({"file_name": f"{k}.png", "kind": value}) for k, value in enumerate(values)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        load_images(root, label_column="kind")
+
+
+def test_two_rows_about_one_image_are_refused(tmp_path):
+    root = write(tmp_path, "0.png")
+    (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,a\n0.png,b\n")
+    with pytest.raises(ValueError, match="has two rows about 0.png that differ"):
+        load_images(root, label_column="kind")

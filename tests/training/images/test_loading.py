@@ -132,8 +132,11 @@ def test_data_dir(tmp_path):
     write_parquet(tmp_path / "small", [noise(2, 2)])
     write_parquet(tmp_path / "large", [noise(6, 6)])
     assert load_images(str(tmp_path), data_dir="large").image_shape == (1, 6, 6)
-    with pytest.raises(FileNotFoundError, match="data_dir 'medium'"):
-        load_images(str(tmp_path), data_dir="medium")
+    for outside in ("medium", "..", str(tmp_path / "small"), "large/../small"):
+        with pytest.raises(FileNotFoundError, match=f"data_dir '{outside}' is not a folder in"):
+            load_images(str(tmp_path), data_dir=outside)
+    with pytest.raises(ValueError, match="dataset must name a folder, a file or a data set of the Hub, got ''"):
+        load_images("")
 
 
 def test_missing_folder_and_folder_without_images(tmp_path):

@@ -83,7 +83,10 @@ def test_saved_to_disk(tmp_path):
 )
 def test_labels_of_any_type(tmp_path, values, labels, names, caplog):
     folder = write(tmp_path, train=table(3, kind=values))
-    assert load_images(folder).labels is None and "columns that could be labels: kind" in caplog.text
+    for streaming in (False, True):
+        caplog.clear()
+        assert load_images(folder, streaming=streaming) and "columns that could be labels: kind" in caplog.text
+    assert load_images(folder).labels is None
     loaded = load_images(folder, label_column="kind")
     assert loaded.labels.tolist() == labels and loaded.class_names == names
     assert load_images(folder, labels="none").labels is None
@@ -100,5 +103,9 @@ def test_text_is_numbered_over_all_splits(tmp_path):
 
 @pytest.mark.parametrize("values, message", [([0.5, 1.0], "fraction"), (["a", None], "1 of 2 images .* row 1")])
 def test_values_that_are_no_labels(tmp_path, values, message):
+    folder = write(tmp_path, train=table(2, kind=values))
     with pytest.raises(ValueError, match=message):
-        load_images(write(tmp_path, train=table(2, kind=values)), label_column="kind")
+        load_images(folder, label_column="kind")
+    if message == "fraction":
+        with pytest.raises(ValueError, match="has the label .*, which is no whole number"):
+            next(load_images(folder, label_column="kind", streaming=True).batches(2, seed=0))
