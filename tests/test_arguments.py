@@ -122,7 +122,7 @@ def test_every_public_argument_has_a_type():
     functions = {function for thing in public for function in functions_of_the_public(thing)}
     assert len(functions) > 100
     for function in functions:
-        if function.__module__ in ON_THEIR_WAY:
+        if function.__module__.startswith(tuple(ON_THEIR_WAY)):
             continue
         for name, parameter in inspect.signature(function).parameters.items():
             typed = parameter.annotation is not parameter.empty or parameter.kind in VARIADIC
