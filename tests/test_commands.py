@@ -152,7 +152,10 @@ def test_show(model, capsys):
         (["bits-per-dim", "MODEL", "nothing.png"], "no file or folder nothing.png"),
         (["bits-per-dim", "MODEL", "wide.png"], "wide.png has 9 x 8 pixels, but the model's images 8 x 8"),
         (["bits-per-dim", "MODEL", "text.png"], "text.png cannot be read"),
-        (["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "2"], "`image` must have the shape"),
+        (
+            ["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "1"],
+            "`factor` must be an integer above 1",
+        ),
         (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "text.png"], "text.png cannot be read"),
         (["show", "owner/model", "--device", "cpu"], "owner/model"),
     ],

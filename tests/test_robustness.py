@@ -101,6 +101,11 @@ def test_samplers_are_finite_reproducible_and_batch_independent(
         final_denoise=final_denoise,
     )
     seeds = [seed, seed + 1, seed + 2]
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:  # too few for the noise that the solver would add
+        assert "`eta`" in str(error) and options["eta"] > 0
+        return
     images = draw(scheduler, size, seeds, steps, dtype)
     assert images.shape == (3, *size) and images.dtype == torch.float32
     assert images.isfinite().all()

@@ -136,11 +136,11 @@ def test_integer_images_of_any_type_are_the_models_values():
     for dtype in (torch.uint16, torch.int16, torch.int32, torch.uint32, torch.int64):
         white = 257 if dtype == torch.uint16 else 1  # whose white is its own
         images = {"pt": (values * white).to(dtype), "np": (values[0, 0] * white).to(dtype).numpy()}
-        expected = pipe._start_image(values.to(torch.uint8), 0.5)
+        expected = pipe._start_image(values.to(torch.uint8))
         for given in images.values():
-            torch.testing.assert_close(pipe._start_image(given, 0.5), expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(pipe._start_image(given), expected, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="`image` must lie in"):
-        pipe._start_image(values * 2, 0.5)
+        pipe._start_image(values * 2)
 
 
 @pytest.mark.parametrize(

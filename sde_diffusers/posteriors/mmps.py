@@ -35,7 +35,7 @@ class MMPS(PosteriorMethod):
 
     @property
     def products(self) -> int:
-        return self.steps
+        return whole_number(self.steps)
 
     def shift(self, measurement, denoised, covariance, noise_level):
         operator, residual = measurement.near(denoised)

@@ -14,7 +14,8 @@ class TMPD(PosteriorMethod):
     """Tweedie moment projected diffusion: w = (diag(A V A' 1) + noise_std^2)^-1 (y - A D).
 
     The row sums of A V A' stand for that matrix: they are its action on a constant. A network's V may make them
-    negative; they count as at least `floor` (noise level)^2 times those of A A'.
+    negative; they count as at least `floor` (noise level)^2 times those of A A', and these, which may cancel, as at
+    least a hundredth of the largest.
 
     Args:
         floor: above 0.
@@ -34,7 +35,9 @@ class TMPD(PosteriorMethod):
     def shift(self, measurement, denoised, covariance, noise_level):
         operator, residual = measurement.near(denoised)
         seen = operator.adjoint(torch.ones_like(residual))
-        least = self.floor * noise_level**2 * operator(seen).abs()
+        rows = operator(seen).abs()
+        largest = rows.flatten(1).amax(1).reshape(-1, *[1] * (rows.ndim - 1))
+        least = self.floor * noise_level**2 * torch.maximum(rows, 0.01 * largest)
         variance = torch.maximum(operator(covariance(seen)), least) + per_value(measurement.noise_std**2, residual)
         weight = torch.where(variance > 0, residual / variance, 0)  # nothing is measured where it is 0
         return covariance(operator.adjoint(weight))
