@@ -24,7 +24,7 @@ def require_trusted_libraries(index: dict, origin: str | Path, package: str) -> 
         if name.startswith("_") or not isinstance(value, (list, tuple)):
             continue
         library = value[0] if value else None
-        if library is not None and not isinstance(library, str):  # no component, but a key of a newer version
+        if all(isinstance(part, (int, float)) for part in value):  # no component, but a key of a newer version
             continue
         if any(part is not None for part in value) and library not in (package, *TRUSTED_LIBRARIES):
             raise ValueError(

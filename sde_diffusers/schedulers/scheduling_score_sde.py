@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, whole_number
-from sde_diffusers.schedulers.config_keys import require_known_keys
+from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
@@ -46,7 +46,7 @@ class ScoreSdeSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
+class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
     """Base of the samplers. The configuration keys below are shared by all of them; None stands for a default.
 
     Args:
@@ -133,19 +133,6 @@ class ScoreSdeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = self.times = torch.empty(0)
         self._calls = 0
         self._forget()
-
-    @classmethod
-    def from_config(cls, config: dict | None = None, return_unused_kwargs: bool = False, **kwargs):
-        """A scheduler as a configuration says, of this or another sampler; keys by name take the place of its own.
-
-        Raises:
-            ValueError: on keys by name that this sampler does not take, and on keys of the configuration that none
-                does, unless the unused ones are to be returned; see also the constructor.
-        """
-        if not return_unused_kwargs:
-            require_known_keys(kwargs, [cls], cls.__name__)
-            require_known_keys(config or {}, [cls, *cls._get_compatibles()], "The samplers")
-        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict, **kwargs):
