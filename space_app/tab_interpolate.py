@@ -36,7 +36,7 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
     """The work that shows the images of `count` latent codes on the great circle between those of two images."""
-    a, b = (read_picture(path, model.image_shape) for path in (path_a, path_b))
+    a, b = (read_picture(path, model.image_shape, model.pixels) for path in (path_a, path_b))
     count = whole_number("Images", count, 2, MAX_IMAGES)
 
     def compute(work):
