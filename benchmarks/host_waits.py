@@ -31,8 +31,8 @@ from sde_diffusers import (  # noqa: E402
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.guidance import Guidance  # noqa: E402
-from sde_diffusers.likelihood import drawn_probes  # noqa: E402
 from sde_diffusers.probability_flow import ProbabilityFlow  # noqa: E402
+from sde_diffusers.probes import drawn_probes  # noqa: E402
 
 GPU = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)

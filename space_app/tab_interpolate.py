@@ -9,7 +9,7 @@ from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import checked_seed, number_input, picture_input, read_picture, seconds, to_picture, whole_number
 from served_model import ODE_SAMPLER, ServedModel
 
-from sde_diffusers.likelihood import slerp
+from sde_diffusers.latent_codes import slerp
 
 MAX_IMAGES = 16
 TOLERANCE = 1e-4  # of the solver: at 1e-3 some images come back 20 grey levels off
