@@ -156,9 +156,7 @@ def log_probabilities(
     check_solver(rtol, atol, variable)
     require_unbounded(scheduler)
     image_range = low, high = scheduler.parameterization.image_range
-    if eps is None and kind == "truncated_normal":
-        eps = time_of_cut_off(scheduler, half_bin(levels, image_range))
-    start, end = likelihood_start(scheduler, 1e-5 if eps is None else eps), scheduler.start_time
+    start, end = likelihood_start(scheduler, eps, kind, levels), scheduler.start_time
     guidance = Guidance(pipe, len(unit), class_labels)
     check_probes(probes, probe_distribution, unit.shape)
 
@@ -194,12 +192,6 @@ def log_probabilities(
     return LogProbabilities(log_prob, estimates, latents[0], nfe, rtol, atol, exact, bool(kind), gap)
 
 
-def time_of_cut_off(scheduler, half: float) -> float:
-    """The time at which a bin of half the width `half` ends at `CUT_OFF` deviations of the noise."""
-    log_level = torch.tensor(half / CUT_OFF, dtype=torch.float64).log()
-    return scheduler.sde.inverse_half_log_snr(-log_level).item()
-
-
 def require_unbounded(scheduler) -> None:
     """Raise a ValueError if the scheduler clips: its samples are then not those of the ODE, whose density is known."""
     require_own_scheduler(scheduler)
@@ -213,11 +205,18 @@ def require_unbounded(scheduler) -> None:
         )
 
 
-def likelihood_start(scheduler, eps: float) -> float:
-    """The time at which the images are taken to be: eps, or the earliest one that SDE and network know."""
+def likelihood_start(scheduler, eps: float | None = None, dequantize=None, levels: int = 256) -> float:
+    """The time at which the images are taken to be: `eps`, or the earliest one that SDE and network know.
+
+    With `eps`=None, 1e-5; for "truncated_normal", where half a bin is `CUT_OFF` deviations of the noise.
+    """
+    sde, trained = scheduler.sde, scheduler.training_sde
+    if eps is None and dequantize == "truncated_normal":
+        level = half_bin(levels, scheduler.parameterization.image_range) / CUT_OFF
+        eps = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
+    eps = 1e-5 if eps is None else eps
     if not 0 < real_number(eps) < scheduler.start_time:
         raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
-    sde, trained = scheduler.sde, scheduler.training_sde
     cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
     return max(real_number(eps), sde.smallest_time, cleanest)
 
@@ -243,7 +242,7 @@ def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, in
     """
     if levels is not None and not whole_number(levels) >= 2:
         raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
-    pixels, given = pipe.pixel_format, None if levels is None else whole_number(levels)
+    pixels, given = pipe.pixel_format, None if levels is None else int(whole_number(levels))
     name = "x" if in_units else "images"
     images = read_numbers(pipe, name, images, in_units)
     if in_units and images.is_floating_point():
@@ -276,22 +275,22 @@ def dequantization_asked(dequantize, passes, levels: int | None) -> tuple[str | 
         raise ValueError(f"`passes` must be a positive integer, but is {passes!r}.")
     if dequantize is None:
         dequantize = levels is not None
-    if isinstance(dequantize, str):
-        require_choice("dequantize", dequantize, DEQUANTIZATIONS)
-        kind, count = dequantize, 1
-    else:
-        count = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
-        if not count >= 0:
+    kind, count = dequantize, 1
+    if not isinstance(dequantize, str):
+        given = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
+        if not given >= 0:
             raise ValueError(
                 f"`dequantize` must be a bool, a number of passes, or one of {', '.join(DEQUANTIZATIONS)}, but is "
                 f"{dequantize!r}."
             )
-        kind = "uniform" if count else None
+        kind, count = "uniform" if given else None, max(1, int(given))
+    else:
+        require_choice("dequantize", dequantize, DEQUANTIZATIONS)
     if kind and levels is None:
         raise ValueError("`dequantize` is for images with levels, but these are floating point: give `levels`.")
     if passes is not None and (count > 1 or not kind):
         raise ValueError(f"`passes`={passes!r} and `dequantize`={dequantize!r} contradict each other.")
-    return kind, max(1, count if passes is None else whole_number(passes))
+    return kind, count if passes is None else int(whole_number(passes))
 
 
 def check_shape(pipe, name: str, images) -> None:
