@@ -211,14 +211,14 @@ def likelihood_start(scheduler, eps: float | None = None, dequantize=None, level
     With `eps`=None, 1e-5; for "truncated_normal", where half a bin is `CUT_OFF` deviations of the noise.
     """
     sde, trained = scheduler.sde, scheduler.training_sde
+    if eps is not None and not 0 < real_number(eps) < scheduler.start_time:
+        raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
+    start = 1e-5 if eps is None else real_number(eps)
     if eps is None and dequantize == "truncated_normal":
         level = half_bin(levels, scheduler.parameterization.image_range) / CUT_OFF
-        eps = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
-    eps = 1e-5 if eps is None else eps
-    if not 0 < real_number(eps) < scheduler.start_time:
-        raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
+        start = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
     cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
-    return max(real_number(eps), sde.smallest_time, cleanest)
+    return max(start, sde.smallest_time, cleanest)
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
