@@ -24,8 +24,10 @@ from sde_diffusers.probes import draw
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal")
 CUT_OFF = 3.0
-"""Where "truncated_normal" cuts off by default, in deviations: the time eps is where a bin's half is as wide. Networks
-that know no noise so small, as of sigma_min=0.002 with 8 bits in [-1, 1], are asked at their least: valid, less tight."""
+"""Where "truncated_normal" cuts off by default, in deviations: the time eps is where a bin's half is as wide.
+
+Networks that know no noise so small, as of sigma_min=0.002 with 8 bits in [-1, 1], are asked at their least, which is
+valid but less tight."""
 
 
 def in_uniform_bins(unit: Tensor, levels: int, image_range: tuple[float, float], generator) -> tuple[Tensor, Tensor]:
