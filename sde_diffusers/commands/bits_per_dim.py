@@ -36,8 +36,8 @@ def add_bits_per_dim_parser(commands) -> None:
     parser.add_argument(
         "--dequantize",
         choices=("uniform", "truncated_normal"),
-        help="how integers become real numbers: the paper's way (the default, where the data are integers) or the "
-        "tighter bound of arXiv 2305.03935",
+        help="how integers become real numbers: the paper's way (the default, where the data are integers) or that "
+        "of arXiv 2305.03935",
     )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")

@@ -131,7 +131,7 @@ class CodesAndLikelihoodsMixin:
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
             dequantize: "uniform" (also True, and None where there are levels): noise u in
                 (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood; a number is
-                that of such passes. "truncated_normal": the tighter bound of arXiv 2305.03935, see
+                that of such passes. "truncated_normal": the bound of arXiv 2305.03935, see
                 `dequantization.py`. False: the density at the given values, which must then have been dequantized for
                 the result to be comparable.
             probes: number of random probes of the trace estimator (new ones at three noise levels), given ones
