@@ -223,9 +223,12 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         size = torch.hypot(self.training_sde.alpha(s), self.training_sde.sigma(s))
         return size / torch.hypot(self.sde.alpha(t), self.sde.sigma(t))
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """What the network is conditioned on at time t of the sampling SDE; float64, t's shape."""
-        return self.parameterization.network_time(self.training_time(t))
+    def network_time(self, t: Tensor, between: bool = False) -> Tensor:
+        """What the network is conditioned on at time t of the sampling SDE; float64, t's shape.
+
+        `between`: see `Parameterization.network_time`.
+        """
+        return self.parameterization.network_time(self.training_time(t), between)
 
     def noise_and_denoised(self, model_output: Tensor, sample: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """E[noise | x_t] and E[x_0 | x_t] for x_t = `sample` at time t (scalar or (N,)) of the sampling SDE.
