@@ -23,7 +23,6 @@ class CosineVPSDE(GaussianSDE):
 
     name = "cosine_vp"
     title = "VP SDE with the cosine schedule"
-    time_grid = "uniform"
     prior_sigma = 1.0
 
     def __init__(self, s: float = 0.008, largest_beta: float = 999.0):
