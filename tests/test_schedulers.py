@@ -570,7 +570,7 @@ def test_mixture_score_is_the_gradient_of_its_density():
 
 @pytest.mark.parametrize("sde", ["ve", "vp", "sub_vp", "cosine_vp"])
 def test_heun_forgives_a_small_error_at_the_noisiest_level(sde):
-    """Steps there are small beside the level, which magnifies it: 25 times too wide if 20,000 is left in one for 12."""
+    """Small steps there: 25 times too wide, where one led from 20,000 to 12 (cosine schedule, uniform grid)."""
     scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, prediction_type="epsilon", image_range=(-1, 1))
     scheduler.set_timesteps(20)
     x = torch.full((1, 1, 1, 1), scheduler.init_noise_sigma, dtype=torch.float64)
