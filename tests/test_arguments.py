@@ -74,6 +74,12 @@ def test_the_score_of_what_is_no_image_or_at_no_time(pipe):
         assert torch.equal(pipe.score(x, times), both)
 
 
+def test_black_and_white_is_white_and_not_the_number_1(pipe):
+    white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    codes = [pipe.encode(images, rtol=0.1, atol=0.1, class_labels=0) for images in (white, white > 0)]
+    assert torch.equal(*codes)
+
+
 @pytest.mark.parametrize("generator", [5, "5", (torch.Generator(),), [5, 6]])
 def test_what_is_no_generator(pipe, generator):
     for call in (
