@@ -103,7 +103,8 @@ def test_refuses_networks_that_do_not_fit_their_time_input(tiny, overrides, mess
 
 
 def test_refuses_more_noise_than_the_samples_have_steps(tiny):
-    words = [str(tiny), "output_dir=x", "scheduler.eta=30", "scheduler.class_name=ScoreSdeExponentialScheduler"]
+    words = [str(tiny), "output_dir=x", "scheduler.class_name=ScoreSdeExponentialScheduler", "scheduler.eta=30"]
+    words.append("samples.num_inference_steps=20")
     with pytest.raises(ConfigError, match="samples.num_inference_steps and scheduler: `eta`=30 is too much noise"):
         check_score_model(read_config(words))
 
