@@ -167,7 +167,8 @@ def test_a_table_is_solved_in_the_noise_level(config):
     start = likelihood_start(scheduler, 1e-5)
     truth, z = flow_logp_of_gaussian(data, scheduler.sde, 2 * unit - 1, start, scheduler.start_time)
     std = scheduler.init_noise_sigma
-    truth += -0.5 * (z / std).square().sum(1) - 4 * math.log(std) + 0.5 * z.square().sum(1)
+    prior = scheduler.sde.prior_sigma
+    truth += 0.5 * ((z / prior).square() - (z / std).square()).sum(1) - 4 * math.log(std / prior)
     torch.testing.assert_close(nats(output, pipe), truth, atol=1e-4, rtol=0)
     assert output.nfe < 100
     score = pipe.score(as_images(points := 2 * unit - 1), 0.3333)
