@@ -306,6 +306,8 @@ def checked_images(pipe, name: str, images, levels: float | None = None) -> Tens
     Integers are values of the model's `pixel_format`, or k of `levels`, which become k / (levels - 1).
     """
     images, pixels = read_numbers(pipe, name, images), pipe.pixel_format
+    if images.dtype == torch.bool:  # black and white
+        images = images.double()
     if images.is_floating_point():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):

@@ -99,15 +99,19 @@ class Parameterization:
 
     # How the network is asked.
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """What the network is conditioned on at SDE time t; same shape, float64."""
+    def network_time(self, t: Tensor, between: bool = False) -> Tensor:
+        """What the network is conditioned on at SDE time t; same shape, float64.
+
+        `between` asks a network with a table of noise levels between its entries, where samplers take the nearest.
+        """
         t = torch.as_tensor(t, dtype=torch.float64)
+        index = self.sde.table_place if between else self.sde.table_index
         return {
             "sigma": lambda: self.sde.sigma(t),
             "999t": lambda: 999 * t,
             "1000t": lambda: 1000 * t,
             "t": lambda: t,
-            "index": lambda: self.sde.table_index(t, self.table_length),
+            "index": lambda: index(t, self.table_length),
         }[self.time_input]()
 
     def sde_time(self, network_time: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class ProbabilityFlow:
         dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
         with torch.set_grad_enabled(self.probes is not None):
             x = x if differentiable else x.detach().requires_grad_(self.probes is not None)
-            network_time = scheduler.network_time(t).to(dtype).to(x.device, non_blocking=True)
+            network_time = scheduler.network_time(t, between=True).to(dtype).to(x.device, non_blocking=True)
             output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise

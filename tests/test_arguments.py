@@ -1,6 +1,7 @@
 """What is accepted as it comes from the pipelines, and what is refused with words that say what is allowed."""
 
 import inspect
+import json
 from types import ModuleType
 
 import numpy as np
@@ -60,6 +61,25 @@ def test_what_is_no_image(pipe, images):
         pipe.encode(images)
 
 
+def test_the_score_of_what_is_no_image_or_at_no_time(pipe):
+    x = torch.zeros(2, 1, 8, 8)
+    for wrong in (x.numpy(), x.byte(), x[0], None):
+        with pytest.raises(ValueError, match="`x` must be"):
+            pipe.score(wrong, 0.5)
+    for wrong in (True, torch.tensor(True), "0.5", None, 0.0, 1.1, [0.5, True], [0.5] * 3, [[0.5]] * 2, float("nan")):
+        with pytest.raises(ValueError, match=r"`t` must be a time in \(0, 1.0\] or 2 of them"):
+            pipe.denoise(x, wrong)
+    both = pipe.score(x, 0.5)
+    for times in ([0.5, 0.5], np.full(2, 0.5), torch.full((2,), 0.5), np.float32(0.5), torch.tensor([0.5]), 1 / 2):
+        assert torch.equal(pipe.score(x, times), both)
+
+
+def test_black_and_white_is_white_and_not_the_number_1(pipe):
+    white = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    codes = [pipe.encode(images, rtol=0.1, atol=0.1, class_labels=0) for images in (white, white > 0)]
+    assert torch.equal(*codes)
+
+
 @pytest.mark.parametrize("generator", [5, "5", (torch.Generator(),), [5, 6]])
 def test_what_is_no_generator(pipe, generator):
     for call in (
@@ -95,6 +115,21 @@ def test_keys_that_a_scheduler_does_not_take(pipe):
         ScoreSdeExponentialScheduler.from_config(other.config).config
     )
     assert back.config.snr == 0.3
+
+
+def test_keys_that_a_network_does_not_take(pipe, tmp_path):
+    config = dict(pipe.unet.config)
+    with pytest.raises(ValueError, match="NCSNppUNet2DModel can't take the key 'droput': did you mean 'dropout'"):
+        NCSNppUNet2DModel.from_config(config, droput=0.1)
+    with pytest.raises(ValueError, match="can't take the key 'sigma_mx'"):
+        NCSNppUNet2DModel.from_config({**config, "sigma_mx": 3.0})
+    assert NCSNppUNet2DModel.from_config(config, dropout=0.1).config.dropout == 0.1
+    pipe.unet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="can't take the key 'droput'"):
+        NCSNppUNet2DModel.from_pretrained(tmp_path, droput=0.1)
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "of_a_newer_version": 1}))
+    assert NCSNppUNet2DModel.from_pretrained(tmp_path, torch_dtype=torch.float64).dtype == torch.float64
 
 
 def functions_of_the_public(thing):

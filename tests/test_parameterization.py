@@ -164,6 +164,7 @@ def test_error_scales_are_the_derivatives(sde, prediction_type):
 def test_network_time_is_inverted(sde, time_input):
     network = parameterization(sde, time_input=time_input)
     t = torch.cat([torch.logspace(-4, -1, 20, dtype=torch.float64), torch.linspace(0.1, 1, 30, dtype=torch.float64)])
+    torch.testing.assert_close(network.sde_time(network.network_time(t, between=True)), t, rtol=1e-9, atol=1e-10)
     if time_input == "index" and isinstance(sde, VESDE):  # rounded to whole entries of the table
         t = (t * 999).round() / 999
     asked = network.network_time(t)

@@ -32,6 +32,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.likelihood import likelihood_start
 from sde_diffusers.parameterization import PREDICTION_TYPES, PURE_NOISE, SDE_NAMES
+from sde_diffusers.schedulers.scheduling_exponential import HOLDS_WITHIN
 
 DRAWS = int(os.environ.get("SDE_DRAWS", "100"))
 LIKELIHOODS = int(os.environ.get("SDE_LIKELIHOODS", "20"))
@@ -109,29 +110,36 @@ def check(cls, options, n, V, seed=0):
     errors = [0.5 * math.log(more / limit(scheduler, V)) for more in refined(scheduler, V, options)]
     if len(errors) < 2 or scheduler.sde.half_log_snr(scheduler.sampling_eps) < math.log(1e-3 / math.sqrt(V)):
         return "right", errors
-    if options.get("predictor") == "none":  # Langevin dynamics alone follows slowly, but it does
-        assert abs(errors[-1]) < max(0.02, abs(errors[0])), errors
-    else:  # with much noise a thousand steps are few, and "refused" is what changes the width by more than a quarter
-        bias = 0.01 if options.get("eta", 0.0) <= 1 else 0.35
-        extrapolates_noise = options.get("eta", 0.0) > 0 and options["algorithm"] == "noise"  # across its whole range
-        if extrapolates_noise and scheduler.sde.sigma(scheduler.start_time) > PURE_NOISE * scheduler.sde.alpha(
-            scheduler.start_time
-        ):  # there the first steps halve the noise level however many there are, and little of that is forgotten
-            bias = max(bias, 0.02)
-        rate = 0.9 if extrapolates_noise else 0.4
-        assert abs(errors[-1]) < max(bias, rate * abs(errors[-2])), errors
+    bias, rate, eta = 0.01, 0.4, options.get("eta", 0.0)
+    if eta > 0 and options["algorithm"] == "noise":  # which is extrapolated across its whole range
+        rate = 0.9
+        level = (-scheduler.sde.half_log_snr(scheduler.start_time)).exp()
+        if level > PURE_NOISE:  # there the first steps halve it however many there are, and little is forgotten
+            bias = 0.02
+    if options.get("predictor") == "none":  # nothing rescales a state that has come to rest near the end
+        bias = 0.02
+    if eta**2 * forgetting(scheduler) > 1:  # still in every step: then it is as wide as `set_timesteps` demands,
+        bias = 0.05 - math.log(1 - HOLDS_WITHIN)  # by what the ODE does, whose start may lack some of the width
+    assert abs(errors[-1]) < max(bias, rate * abs(errors[-2])), errors
     return "right", errors
 
 
+def forgetting(scheduler):
+    """Of the 1,024 steps, each one's mean share of the whole way in lambda."""
+    ends = torch.tensor([scheduler.sampling_eps, scheduler.start_time], dtype=torch.float64)
+    cleanest, noisiest = scheduler.sde.half_log_snr(ends).clamp(min=-math.log(PURE_NOISE)).tolist()
+    return (cleanest - noisiest) / 1024
+
+
 def refined(scheduler, V, options):
-    """The variances in 64, 256 and 1024 steps, by the equations."""
-    for n in (64, 256, 1024):
+    """The variances in 64, 256 and 1024 steps, by the equations; Langevin dynamics alone takes more to follow."""
+    for n in (64, 256, 16384) if options.get("predictor") == "none" else (64, 256, 1024):
         if isinstance(scheduler, ScoreSdeExponentialScheduler):  # which knows it without quadrature
             try:
                 scheduler.set_timesteps(n)
             except ValueError:  # as many as that it takes for so much noise, and more
                 continue
-            yield scheduler._width_left(n, scheduler.held_order, scheduler.config.eta, math.sqrt(V)) ** 2
+            yield scheduler._widths_left(n, scheduler.held_order, scheduler.config.eta, math.sqrt(V)) ** 2
         else:
             yield REFERENCE[type(scheduler)](scheduler, V, n)
 
@@ -185,6 +193,14 @@ def test_found_samplers(cls, options, n, expected):
     assert check(cls, options, n, 0.0625)[0] == expected
 
 
+@pytest.mark.parametrize("sde, eta, n", [("ve", 1.5, 20), ("sub_vp", 2.0, 50), ("flow", 3.0, 50)])
+def test_noise_holds_where_images_hardly_vary(sde, eta, n):
+    """Orders that were right for images of deviation 0.5 left those of deviation 0.01 up to 10^6 times as wide."""
+    scheduler = ScoreSdeExponentialScheduler(sde=sde, eta=eta, algorithm="noise", image_range=(-1, 1))
+    assert 0.007 < sampled_variance(scheduler, 1e-4, n) ** 0.5 < 0.02
+    assert scheduler.held_order < 3
+
+
 # Likelihoods.
 
 
@@ -202,9 +218,7 @@ def test_drawn_likelihoods(part):
         try:
             error = likelihood_error(options, variance, arguments, draw.choice([1, 3]))
             found[type(error).__name__ if isinstance(error, Exception) else "right"] += 1
-            # A VE network with a table knows 1000 noise levels: of all others it is asked the nearest.
-            levels_are_few = (options["sde"], options["time_input"]) == ("ve", "index")
-            if not isinstance(error, Exception) and not error < (5e-3 if levels_are_few else 1e-3):
+            if not isinstance(error, Exception) and not error < 1e-3:
                 wrong.append((seed, options, variance, arguments, error))
         except Exception as error:
             wrong.append((seed, options, variance, arguments, repr(error)[:500]))

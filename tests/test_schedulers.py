@@ -566,3 +566,29 @@ def test_mixture_score_is_the_gradient_of_its_density():
     density = (data.weights.log() - distance / (2 * variance)).logsumexp(1)
     (gradient,) = torch.autograd.grad(density.sum(), points)
     torch.testing.assert_close(data.score(sde, as_images(points.detach()), 0.4)[:, :, 0, 0], gradient)
+
+
+@pytest.mark.parametrize("sde", ["ve", "vp", "sub_vp", "cosine_vp"])
+def test_heun_forgives_a_small_error_at_the_noisiest_level(sde):
+    """Small steps there: 25 times too wide, where one led from 20,000 to 12 (cosine schedule, uniform grid)."""
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, prediction_type="epsilon", image_range=(-1, 1))
+    scheduler.set_timesteps(20)
+    x = torch.full((1, 1, 1, 1), scheduler.init_noise_sigma, dtype=torch.float64)
+    for t in scheduler.timesteps:
+        output = exact_output(scheduler, Gaussian([0.0], [[0.25]]), x)
+        x = scheduler.step(1.01 * output if scheduler.step_index == 0 else output, t, x).prev_sample
+    assert x.item() == pytest.approx(0.5, rel=0.1)
+
+
+def test_what_would_be_broadcast_or_extrapolated_is_refused():
+    scheduler, x = ScoreSdePredictorCorrectorScheduler(sde="vp"), torch.zeros(2, 1, 4, 4)
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match="`variance_noise` must have the shape"):
+        scheduler.step(x, scheduler.timesteps[0], x, variance_noise=x[:1])
+    for t in (1500.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="`timesteps` must stand for times in"):
+            scheduler.add_noise(x, x, torch.tensor([999.0, t]))
+    with pytest.raises(ValueError, match="`beta_min` must be a finite number above 0, but is nan"):
+        ScoreSdePredictorCorrectorScheduler(sde="vp", beta_min=math.nan)
+    with pytest.raises(ValueError, match="`betas` must hold numbers"):
+        ScoreSdePredictorCorrectorScheduler(sde="vp_discrete", trained_betas=["0.1"])

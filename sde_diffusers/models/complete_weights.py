@@ -1,13 +1,14 @@
-"""Saving and loading that takes a network's weights whole or not at all.
+"""Saving and loading that takes a network's weights whole or not at all, and its settings.
 
 diffusers initialises tensors that a file lacks at random and leaves out those that the network lacks, with a warning:
 a network that answers nonsense, or a class-conditional one that ignores its classes. And it saves into a folder beside
-shards or an index of earlier weights, which are then loaded instead.
+shards or an index of earlier weights, which are then loaded instead. Keys that a network does not take it ignores.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+from sde_diffusers.known_keys import require_known_keys
 from sde_diffusers.stale_weights import stale_weights
 from sde_diffusers.whole_folder import whole_save
 
@@ -37,6 +38,19 @@ class CompleteWeightsMixin:
             super().save_pretrained(folder, *options, **kwargs)  # type: ignore[misc]
 
     @classmethod
+    def from_config(cls, config: dict | None = None, return_unused_kwargs: bool = False, **kwargs):
+        """A network with new weights, as a configuration says; keys by name take the place of its own.
+
+        Raises:
+            ValueError: On keys that it does not take, unless the unused ones are to be returned.
+        """
+        of_a_file = kwargs.pop("_of_a_file", False)  # may be of a newer version: diffusers warns of what is ignored
+        if not return_unused_kwargs:
+            given = {} if of_a_file or not isinstance(config, dict) else config
+            require_known_keys([*kwargs, *given], [cls], cls.__name__)
+        return super().from_config(config, return_unused_kwargs, **kwargs)  # type: ignore[misc]
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
         """Load a network; the arguments are those of `ModelMixin.from_pretrained`.
 
@@ -44,13 +58,14 @@ class CompleteWeightsMixin:
         file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
 
         Raises:
-            ValueError: If tensors are missing, left over or of another shape than the configuration asks for.
+            ValueError: If tensors are missing, left over or of another shape than the configuration asks for, or on
+                arguments that neither diffusers nor the network takes.
             OSError: If a file is missing, broken or no safetensors file.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             load = super().from_pretrained  # type: ignore[misc]
-            model, info = load(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+            model, info = load(pretrained_model_name_or_path, output_loading_info=True, _of_a_file=True, **kwargs)
         except ValueError as error:  # of a tensor's shape, which does not name the folder
             raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
         kinds = {"missing": info["missing_keys"], "left over": info["unexpected_keys"]}

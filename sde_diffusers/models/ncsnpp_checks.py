@@ -25,6 +25,8 @@ def check_ncsnpp_config(config):
         "preconditioning": (None, "edm"),
     }.items():
         check(config[name] in choices, name, f"one of {choices}")
+    for name in ("fir", "resample_with_conv", "skip_rescale", "scale_by_sigma"):
+        check(isinstance(config[name], bool), name, "True or False")
     for name in ("in_channels", "layers_per_block", "patch_size"):
         check(is_count(config[name]), name, "a positive integer")
     for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
@@ -48,7 +50,10 @@ def check_ncsnpp_config(config):
     )
     low, high = config.image_range
     check(low < high, "image_range", "(low, high) with low < high")
-    check(0 < real_number(config.sigma_data) < math.inf, "sigma_data", "positive")
+    check(-math.inf < low and high < math.inf, "image_range", "finite")
+    check(0 <= real_number(config.init_scale) < math.inf, "init_scale", "a finite number of at least 0")
+    for name in ("sigma_data", "fourier_scale"):
+        check(0 < real_number(config[name]) < math.inf, name, "positive")
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")

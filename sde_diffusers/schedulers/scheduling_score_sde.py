@@ -223,9 +223,12 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         size = torch.hypot(self.training_sde.alpha(s), self.training_sde.sigma(s))
         return size / torch.hypot(self.sde.alpha(t), self.sde.sigma(t))
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """What the network is conditioned on at time t of the sampling SDE; float64, t's shape."""
-        return self.parameterization.network_time(self.training_time(t))
+    def network_time(self, t: Tensor, between: bool = False) -> Tensor:
+        """What the network is conditioned on at time t of the sampling SDE; float64, t's shape.
+
+        `between`: see `Parameterization.network_time`.
+        """
+        return self.parameterization.network_time(self.training_time(t), between)
 
     def noise_and_denoised(self, model_output: Tensor, sample: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """E[noise | x_t] and E[x_0 | x_t] for x_t = `sample` at time t (scalar or (N,)) of the sampling SDE.
@@ -314,6 +317,11 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
                 f"`model_output` must have the shape of `sample`, {tuple(sample.shape)}, but has "
                 f"{tuple(model_output.shape)}."
             )
+        if variance_noise is not None and variance_noise.shape != sample.shape:
+            raise ValueError(
+                f"`variance_noise` must have the shape of `sample`, {tuple(sample.shape)}, but has "
+                f"{tuple(variance_noise.shape)}."
+            )
         dtype = torch.promote_types(sample.dtype, torch.float32)
         state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])
@@ -351,9 +359,12 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
             timesteps: (N,) or scalar, what the network is conditioned on (as in `self.timesteps`).
 
         Raises:
-            ValueError: on pure noise, where the sampling SDE has none.
+            ValueError: on times that the training's SDE does not reach, and on pure noise, where the sampling SDE has
+                none.
         """
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
+        if not ((t > -1e-6) & (t < 1 + 1e-6)).all():  # rounded, as networks are told it
+            raise ValueError(f"`timesteps` must stand for times in [0, 1], but are {timesteps}.")
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))
         alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(self.sde.sigma(t), noise)

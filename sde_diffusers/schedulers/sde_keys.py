@@ -65,7 +65,8 @@ def build_sde(argument: str, name: str, parameters: dict | None, **keys) -> Gaus
             raise ValueError(f"`{argument}_parameters` holds {parameter!r}, which {name!r} does not take. {advice}")
     for key in keys_of(cls):
         value, parameter = keys.get(key), SDE_KEYS[key]
-        if value is not None and parameters.setdefault(parameter, value) != value:
+        taken = parameters.setdefault(parameter, value) if value is not None else None
+        if taken is not value and taken != value:
             raise ValueError(
                 f"`{key}` is {value!r}, but `{argument}_parameters` has {parameter}={parameters[parameter]!r}."
             )

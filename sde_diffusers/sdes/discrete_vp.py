@@ -33,7 +33,10 @@ class DiscreteVPSDE(GaussianSDE):
     of_the_paper = True
 
     def __init__(self, betas: Sequence[float] | Tensor | None = None):
-        table = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64).flatten()
+        try:
+            table = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64).flatten()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but is {betas!r}.") from error
         bad = [] if table.numel() == 0 else table[~((table > 0) & (table < 1))].tolist()
         if table.numel() == 0 or bad:
             raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but holds {bad or 'nothing'}.")

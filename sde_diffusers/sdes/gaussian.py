@@ -53,6 +53,7 @@ FUNCTIONS_OF_TIME = (
     "inverse_half_log_snr",
     "transition",
     "table_index",
+    "table_place",
     "time_of_index",
 )
 
@@ -250,6 +251,11 @@ class GaussianSDE(ABC):
     def table_index(self, t: Time, n: int) -> Tensor:
         """What a network with a table of n noise levels is conditioned on at time t: entry k is t = (k + 1) / n."""
         return t * n - 1
+
+    @function_of_time
+    def table_place(self, t: Time, n: int) -> Tensor:
+        """The same between the entries, where `table_index` is the nearest one: smooth in t, as an ODE needs it."""
+        return self.table_index(t, n)
 
     @function_of_time
     def time_of_index(self, k: Time, n: int) -> Tensor:

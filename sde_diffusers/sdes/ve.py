@@ -55,7 +55,10 @@ class VESDE(GaussianSDE):
 
     def table_index(self, t: Time, n: int):
         """Entries of the SMLD table, which descends: round((1 - t) (n - 1))."""
-        return ((1 - t) * (n - 1)).round()
+        return self.table_place(t, n).round()
+
+    def table_place(self, t: Time, n: int):
+        return (1 - t) * (n - 1)
 
     def time_of_index(self, k: Time, n: int):
         return 1 - k / (n - 1)

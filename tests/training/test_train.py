@@ -102,6 +102,13 @@ def test_refuses_networks_that_do_not_fit_their_time_input(tiny, overrides, mess
         check_score_model(read_config(words))
 
 
+def test_refuses_more_noise_than_the_samples_have_steps(tiny):
+    words = [str(tiny), "output_dir=x", "scheduler.class_name=ScoreSdeExponentialScheduler", "scheduler.eta=30"]
+    words.append("samples.num_inference_steps=20")
+    with pytest.raises(ConfigError, match="samples.num_inference_steps and scheduler: `eta`=30 is too much noise"):
+        check_score_model(read_config(words))
+
+
 def test_refuses_missing_keys_and_files(tmp_path):
     (tmp_path / "empty.yaml").write_text("steps: 3\n")
     with pytest.raises(ConfigError, match="must be given: .*data.dataset"):

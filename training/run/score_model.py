@@ -121,6 +121,10 @@ def check_score_model(config: Config) -> None:
         require_network_fits(network, parameterization)
     except ValueError as error:
         raise ConfigError(f"model and scheduler: {error}") from error
+    try:  # too much noise for so few steps is refused now, and not at the first samples
+        scheduler.set_timesteps(config.samples.num_inference_steps)
+    except ValueError as error:
+        raise ConfigError(f"samples.num_inference_steps and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
     if config.noise_levels and not config.validate_every:
