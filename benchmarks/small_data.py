@@ -36,6 +36,7 @@ WAYS = {  # name -> keys
     "augmentation 0.12": ["augmentation=0.12"],
     "dropout 0.1": ["model.dropout=0.1"],
     "learned weighting": ["learned_weighting=true"],
+    "augmentation and dropout": ["augmentation=0.12", "model.dropout=0.1"],
 }
 
 
