@@ -5,7 +5,7 @@
 Each way is a run of `training/train.py` on the first images of `data/fashion_mnist`, with a network that is smaller
 than the demo's, at a constant learning rate, on one thread; they differ in the keys of `WAYS`. What counts is the loss
 of the averaged weights on 512 test images against the processor time of the run, which other work on the machine
-hardly changes. One run each: differences of one per cent may be chance. `small_data.json` and `small_data.png` are
+changes by a tenth. One run each: differences of one per cent may be chance. `small_data.json` and `small_data.png` are
 written after every run; a run that is there already is not repeated.
 """
 
