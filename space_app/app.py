@@ -1,7 +1,7 @@
-"""A Gradio app that shows a score-based model: `python space_app/app.py`, or a Space of the Hugging Face Hub.
+"""A Gradio app that shows score-based models: `python space_app/app.py`, or a Space of the Hugging Face Hub.
 
-The environment variable MODEL_ID chooses the model, an id of the Hub or a folder; without it, the pipeline that ships
-with the repository is shown.
+The environment variable MODEL_ID chooses a model, an id of the Hub or a folder; without it, the pipelines that ship
+with the repository are shown, a page each.
 """
 
 import os
@@ -26,7 +26,7 @@ from bounded_work import AT_ONCE, Work  # noqa: E402
 from door import LIMITS, guarded  # noqa: E402
 from pictures import MAX_FILE_SIZE, to_picture  # noqa: E402
 from PIL import Image  # noqa: E402
-from served_model import NoModel, ServedModel, load_model  # noqa: E402
+from served_model import NoModel, ServedModel, load_models  # noqa: E402
 
 from sde_diffusers.images import PixelFormat  # noqa: E402
 
@@ -80,14 +80,27 @@ class Pictures:
 
 
 def build_app(model_id: str | None) -> gr.Blocks:
-    """The whole page; if there is no model, one that says so."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_LIFE, CACHE_LIFE)) as app:
-        try:
-            build_tabs(load_model(model_id))
-        except NoModel as error:
-            print(error)
+    """All pages, one for each model; if there is no model, one that says so."""
+    app = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(CACHE_LIFE, CACHE_LIFE))
+    try:
+        first, *others = load_models(model_id)
+    except NoModel as error:
+        print(error)
+        with app:
             gr.Markdown(f"# {TITLE}\n\nThere is nothing to show yet.\n\n{error}")
+        return guarded(app)
+    with app:
+        build_page(first, first)
+    for model in others:
+        with app.route(model.name):
+            build_page(model, first)
     return guarded(app)
+
+
+def build_page(model: ServedModel, first: ServedModel) -> None:
+    """The page of a model; the bar at its top leads to the others', that of `first` being the app's own address."""
+    gr.Navbar(main_page_name=first.name)
+    build_tabs(model)
 
 
 def build_tabs(model: ServedModel) -> None:
@@ -101,7 +114,7 @@ def build_tabs(model: ServedModel) -> None:
     examples = pictures.examples(3)
     files = []
     for k, picture in enumerate(examples):
-        files.append(str(TEMPORARY / f"example-{k}.png"))
+        files.append(str(TEMPORARY / f"{Path(model.name).name}-example-{k}.png"))
         picture.save(files[-1])
     with gr.Tabs():
         with gr.Tab("Generate", id="generate"):

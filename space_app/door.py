@@ -13,7 +13,7 @@ import anyio
 import gradio as gr
 from bounded_work import AT_ONCE, Work
 from fastapi.responses import JSONResponse
-from gradio.context import LocalContext
+from gradio.context import Context, LocalContext
 from gradio.route_utils import FnIndexInferError
 from gradio.server_messages import ProcessCompletedMessage
 from pictures import friendly, seconds, status_of
@@ -37,9 +37,11 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
         event: of a component, such as `button.click`, or `then` of another event.
         prepare: function of the inputs' values that gives a `Work`.
         inputs, outputs: components; if one of the outputs is a Markdown, it says how far the work is.
-        api_name: of the event; `stop_on` takes it, too.
+        api_name: of the event on the first page; see `on_this_page`. `stop_on` takes it, too.
         options: of the event.
     """
+
+    api_name = on_this_page(api_name)
 
     @functools.wraps(prepare)  # its parameters are those of the API
     def run(*values):
@@ -64,6 +66,12 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
     return event(run, inputs, outputs, api_name=api_name, **LINE, **place, **options)
 
 
+def on_this_page(api_name: str) -> str:
+    """An event's name on the page that is being built: "generate" on the first, "cifar10-ve_generate" on another."""
+    page = Context.root_block.current_page
+    return f"{page}_{api_name}" if page else api_name
+
+
 def with_status(outputs, text: str, values=None):
     """What an event yields: `text` for the status and `values` for the other outputs, or no change of them."""
     values = iter(values or [gr.skip()] * len(outputs))
@@ -86,6 +94,8 @@ def stop_on(event, *api_names: str) -> None:
     It doesn't go through the queue, which it is there to shorten. Gradio's own way, `cancels`, breaks the event off:
     its last outputs are lost and the page shows errors.
     """
+
+    api_names = tuple(map(on_this_page, api_names))
 
     async def stop(request: gr.Request):
         for work, (session, name) in list(running.items()):

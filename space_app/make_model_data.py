@@ -63,7 +63,7 @@ def main(source: str) -> None:
 
 def drawn(pipe: ScoreSdePipeline) -> np.ndarray:
     """(N, H, W) uint8, the images of the first seeds with the settings that the page begins with."""
-    scheduler = ServedModel("", pipe, [], None, None, None).scheduler(DEFAULT_SAMPLER)
+    scheduler = ServedModel("", lambda: pipe, [], None, None, None).scheduler(DEFAULT_SAMPLER)
     pipe = ScoreSdePipeline(unet=pipe.unet, scheduler=scheduler)
     steps = SAMPLERS[DEFAULT_SAMPLER][2]
     images = pipe(FIRST_IMAGES, steps, generator=generators(0, FIRST_IMAGES), output_type="pt").images

@@ -1,7 +1,10 @@
-"""The model that the app shows. All requests share its network; everything else is made anew for each of them."""
+"""The models that the app shows. All requests share a network; everything else is made anew for each of them."""
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
+from sde_diffusers.class_names import names_of
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.weights_digest import weights_digest
 
@@ -83,7 +87,7 @@ class ServedModel:
 
     Attributes:
         name: what was loaded.
-        pipe: whose components are shared; never call it, call what `pipeline` gives.
+        load: gives the pipeline, whose components are shared; never call that, call what `pipeline` gives.
         class_names: one for each class; none for an unconditional network.
         test_images: (N, C, H, W) uint8, or None if the data are not known.
         test_bits_per_dim: those of many test images under this very network, or None if they were not computed.
@@ -91,11 +95,15 @@ class ServedModel:
     """
 
     name: str
-    pipe: ScoreSdePipeline
+    load: Callable[[], ScoreSdePipeline]
     class_names: list[str]
     test_images: Tensor | None
     test_bits_per_dim: list[float] | None
     first_images: Tensor | None
+
+    @property
+    def pipe(self) -> ScoreSdePipeline:
+        return self.load()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -132,26 +140,69 @@ class ServedModel:
         return self.class_names.index(class_name) if class_name in self.class_names else None
 
 
-def load_model(model_id: str | None) -> ServedModel:
-    """Load a pipeline by the id or folder of a model; None is the one that ships with the repository.
+class Loaded:
+    """The pipeline that was asked for last. Another one takes its place once it is asked for.
 
-    Raises:
-        NoModel: if there is none.
+    Requests that still compute with the earlier one keep it until they end.
     """
-    if model_id is None and not SHIPPED.is_dir():
-        raise NoModel(
-            "No model was chosen: set the variable MODEL_ID to the id of a ScoreSdePipeline on the Hub "
-            "(`sde-diffusers push-space space_app OWNER/SPACE --model OWNER/MODEL` does)."
-        )
-    source = model_id or str(SHIPPED)
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._source: str | None = None
+        self._pipe: ScoreSdePipeline | None = None
+
+    def pipeline(self, source: str) -> ScoreSdePipeline:
+        """That of an id or folder.
+
+        Raises:
+            NoModel: if it can't be loaded.
+        """
+        with self._lock:
+            if source != self._source:
+                self._source = self._pipe = None  # first, so that memory need not hold both
+                self._pipe, self._source = read_pipeline(source), source
+            return self._pipe
+
+
+LOADED = Loaded()
+
+
+def read_pipeline(source: str) -> ScoreSdePipeline:
+    """A pipeline for many requests. Raises NoModel if it can't be loaded."""
     try:
         pipe = ScoreSdePipeline.from_pretrained(source)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise NoModel(f"The model {source} can't be loaded. {type(error).__name__}: {error}") from error
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.unet.requires_grad_(False).eval()  # for good: requests that switch gradients off would meet one another
+    return pipe
+
+
+def load_models(model_id: str | None) -> list[ServedModel]:
+    """The model of an id or folder; for None those that ship with the repository, the one for the first page first.
+
+    Raises:
+        NoModel: if there is none, or one can't be loaded.
+    """
+    if model_id is not None:
+        return [load_model(model_id)]
+    if not SHIPPED.is_dir():
+        raise NoModel(
+            "No model was chosen: set the variable MODEL_ID to the id of a ScoreSdePipeline on the Hub "
+            "(`sde-diffusers push-space space_app OWNER/SPACE --model OWNER/MODEL` does)."
+        )
+    folders = sorted(path.parent for path in SHIPPED.parent.glob("*/model_index.json"))
+    first_last = sorted(folders, key=SHIPPED.__eq__)  # so that the first page's is in memory when the app has started
+    models = [load_model(str(folder)) for folder in first_last]
+    return [models[-1], *models[:-1]]
+
+
+def load_model(source: str) -> ServedModel:
+    """Load a pipeline by the id or folder of a model. Raises NoModel if it can't be."""
+    pipe = LOADED.pipeline(source)
     classes = pipe.unet.config.num_class_embeds or 0
-    class_names = [f"class {k}" for k in range(classes)]
+    class_names = [*(names_of(pipe.unet) or [])]
+    class_names += [f"class {k}" for k in range(len(class_names), classes)]
     test_images = test_bits_per_dim = first_images = None
     test_data = json.loads(TEST_DATA.read_text(encoding="utf-8"))
     if test_data["dataset"] in trained_on(source):
@@ -162,7 +213,8 @@ def load_model(model_id: str | None) -> ServedModel:
         test_bits_per_dim = test_data["bits_per_dim"]
         first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
     name = Path(source).name if Path(source).is_dir() else source
-    return ServedModel(name, pipe, class_names, test_images, test_bits_per_dim, first_images)
+    load = partial(LOADED.pipeline, source)
+    return ServedModel(name, load, class_names, test_images, test_bits_per_dim, first_images)
 
 
 def trained_on(source: str) -> list[str]:

@@ -136,7 +136,7 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 interactive=False,
             )
             status = gr.Markdown(
-                "Choose the brush, paint over a part of the garment, and press *Fill in*.",
+                "Choose the brush, paint over a part of the image, and press *Fill in*.",
                 label="status",
                 elem_classes="status",
             )

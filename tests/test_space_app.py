@@ -117,13 +117,29 @@ def editor(background, layer):
 def test_generate_draws_what_the_pipeline_draws(client):
     gallery, status = client.predict("Bag", SAMPLER, 3, 1, 2, 5, False, api_name="/generate")
     assert [item["caption"] for item in gallery] == ["seed 5", "seed 6"] and "**3** evaluations" in status
-    model = served_model.load_model(None)
+    model = served_model.load_model(str(served_model.SHIPPED))
     pipe = ScoreSdePipeline(unet=model.pipe.unet, scheduler=model.scheduler(SAMPLER))
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
     expected = pipe(2, 3, class_labels=8, generator=generators, output_type="pt").images
     for drawn, image in zip(pixels(gallery), expected, strict=True):
         np.testing.assert_allclose(drawn, 255 * image[0], atol=1)
+
+
+def test_each_shipped_model_has_a_page_with_its_classes_and_image_size(app, client, monkeypatch):
+    networks = []
+    from_pretrained = ScoreSdePipeline.from_pretrained
+    monkeypatch.setattr(ScoreSdePipeline, "from_pretrained", lambda f: networks.append(f) or from_pretrained(f))
+    folder = str(served_model.SHIPPED.with_name("cifar10-ve"))
+    assert ("cifar10-ve", "cifar10-ve", True) in app.pages
+    gallery, _ = client.predict("horse", SAMPLER, 2, 1, 1, 5, False, api_name="/cifar10-ve_generate")
+    pipe = from_pretrained(folder)
+    pipe.scheduler = served_model.load_model(folder).scheduler(SAMPLER)
+    expected = pipe(1, 2, class_labels="horse", generator=[torch.Generator().manual_seed(5)], output_type="pt").images
+    drawn = np.asarray(Image.open(gallery[0]["image"]).convert("RGB"))[3::7, 3::7]
+    np.testing.assert_allclose(drawn, 255 * expected[0].permute(1, 2, 0), atol=1)
+    client.predict("Bag", SAMPLER, 2, 1, 1, 5, False, api_name="/generate")
+    assert networks == [folder, str(served_model.SHIPPED)]  # one is in memory, and loaded when it is asked for
 
 
 @pytest.mark.parametrize("sampler", served_model.SAMPLERS)
@@ -165,7 +181,7 @@ def test_bits_per_dim_are_the_models_and_set_noise_apart(client, tmp_path):
     value, status, picture = client.predict(
         gradio_client.handle_file(tmp_path / "noise.png"), api_name="/bits_per_dim"
     )
-    pipe = served_model.load_model(None).pipe
+    pipe = served_model.load_model(str(served_model.SHIPPED)).pipe
     expected = pipe.bits_per_dim(
         torch.from_numpy(noise)[None, None], torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE
     )
@@ -359,20 +375,24 @@ def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):
 
 
 def test_every_event_goes_through_one_bounded_queue(app, events):
-    served = [function for function in app.fns.values() if function.fn is not None]
-    outside = {function.api_name for function in served if not function.queue}
-    assert outside == {"stop", *(f"stop_{k}" for k in range(1, 5))}  # they only end what computes
-    network = {function.api_name for function in served if function.concurrency_id == "network"}
     tabs = {"generate", "inpaint", "bits_per_dim", "watch"}
-    examples = {f"{name}_example" for name in (*tabs, "interpolate")}
+    examples = {"": (*tabs, "interpolate"), "cifar10-ve": ("generate", "interpolate")}  # it has no test images
     randoms = {"random_image", "random_images", "random_canvas", "random_start"}
-    assert network == tabs | examples | randoms | {"interpolate_seeds", "interpolate_images"}
-    others = {function.api_name for function in served} - network - outside
-    assert others == {"load_example", *(f"load_example_{k}" for k in range(1, 5))}  # they only fill in
-    assert all(events[name].concurrency_limit == bounded_work.AT_ONCE for name in network)
+    for page, shown in examples.items():
+        served = [function for function in app.fns.values() if function.fn is not None and function.page == page]
+        outside = {function.api_name for function in served if not function.queue}
+        assert len(outside) == 5 and all(name.startswith("stop") for name in outside)  # they only end what computes
+        network = {function.api_name for function in served if function.concurrency_id == "network"}
+        names = tabs | {f"{name}_example" for name in shown} | randoms | {"interpolate_seeds", "interpolate_images"}
+        prefix = f"{page}_" if page else ""
+        assert network == {prefix + name for name in names}
+        others = {function.api_name for function in served} - network - outside
+        assert len(others) == len(shown) and all(name.startswith("load_example") for name in others)  # they fill in
+        assert all(events[name].concurrency_limit == bounded_work.AT_ONCE for name in network)
+        public = {function.api_name for function in served if function.api_visibility == "public"}
+        seen = tabs | {"interpolate_seeds", "interpolate_images", "random_image"}
+        assert public == {prefix + name for name in seen}
     assert app._queue.max_size == door.WAITING and not app.api_open
-    public = {f"/{function.api_name}" for function in served if function.api_visibility == "public"}
-    assert public == {f"/{name}" for name in tabs | {"interpolate_seeds", "interpolate_images", "random_image"}}
 
 
 def test_nothing_computes_past_the_queue(url, events):
@@ -615,7 +635,7 @@ def test_the_exit_status_is_that_of_the_program(tmp_path):
 
 def test_numbers_of_the_test_images_are_of_the_shipped_network():
     data = json.loads(served_model.TEST_DATA.read_text())
-    network = weights_digest(served_model.load_model(None).pipe.unet)
+    network = weights_digest(served_model.load_model(str(served_model.SHIPPED)).pipe.unet)
     assert data["network"] == network, "new weights: run python space_app/make_model_data.py"
     assert len(data["bits_per_dim"]) == make_model_data.IMAGES
 
@@ -631,7 +651,7 @@ def test_another_network_has_no_histogram(tmp_path):
     assert model.test_bits_per_dim is None and model.first_images is None and model.class_names[8] == "Bag"
     (folder / "README.md").unlink()
     model = served_model.load_model(str(folder))
-    assert model.test_images is None and model.class_names[8] == "class 8"
+    assert model.test_images is None and model.class_names[0] == "T - shirt / top"  # as the network has it
     space_app.build_app(str(folder))
 
 
@@ -642,7 +662,7 @@ def test_without_a_model_the_page_says_what_to_do(tmp_path, monkeypatch, capsys)
 
 
 def test_states_are_shown_with_signal_and_noise_in_their_ratio():
-    scheduler = served_model.load_model(None).scheduler(SAMPLER, sampling_sde="vp")
+    scheduler = served_model.load_model(str(served_model.SHIPPED)).scheduler(SAMPLER, sampling_sde="vp")
     t = torch.tensor(0.4, dtype=torch.float64)
     image = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)  # black and white, -1 and 1 for the network
     alpha, sigma = scheduler.sde.alpha(t), scheduler.sde.sigma(t)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from evaluation.distances import FeatureStatistics
 from evaluation.feature_networks import load_feature_network
-from evaluation.residual_classifier import ResidualClassifier, classifier_pixels
+from evaluation.residual_classifier import ResidualClassifier, classifier_pixels, load_classifier
 from images.loading import ImageData, load_images
 from run.memory import keep_freed_memory
 from run.precision import mixed_precision
@@ -115,7 +115,7 @@ with the FID, nor with distances in the features of other weights.
   3 x 3 convolution and four residual blocks with batch normalisation ({widths} channels at {sides} pixels),
   averaged over the image to {dimension} features, and a linear layer.
 - **Training**: {epochs} epochs of {batch_size} images, cross-entropy, SGD with Nesterov momentum {momentum}, weight
-  decay {weight_decay}, learning rate up to {lr} and linearly back to 0, {augmentation},
+  decay {weight_decay}, learning rate up to {lr} and linearly back to 0, {augmentation}{start},
   precision "{precision}"; {minutes:.1f} processor minutes ({threads} thread(s); {device}). Features are float32.
 - **Statistics**: `statistics.safetensors`: mean and covariance of the features of the {train_count:,} training images.
 - **Licence**: weights Apache-2.0.
@@ -147,6 +147,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max_images", type=int, help="train on this many images (default: all)")
+    parser.add_argument("--initial_weights", type=Path, help="start from the classifier in this folder")
     parser.add_argument("--about_data", help="what the card says of a copy of the data, such as how it was compressed")
     options = parser.parse_args(arguments)
     recipe, name = RECIPES[options.features], f"{options.features}-features"
@@ -167,11 +168,16 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(f"--dataset: {error}")
 
+    try:
+        network = new_classifier(train, recipe, options)
+    except (ValueError, OSError) as error:
+        parser.error(f"--initial_weights: {error}")
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = mixed_precision("auto")
     keep_freed_memory()
     began = time.process_time()
-    network = train_classifier(train, recipe, device, precision, options)
+    train_classifier(network, train, recipe, device, precision, options)
     minutes = (time.process_time() - began) / 60
 
     # The folder takes its name only once all of it is there.
@@ -219,6 +225,7 @@ def main(arguments: list[str]) -> int:
             shape=f"{recipe.channels}, {recipe.resolution}, {recipe.resolution}",
             augmentation=f"random shifts of up to {recipe.max_shift} pixels"
             + (", half of the images mirrored" if recipe.mirrored else ""),
+            start=f"; from the weights in `{options.initial_weights}`" if options.initial_weights else "",
             epochs=options.epochs,
             batch_size=options.batch_size,
             momentum=MOMENTUM,
@@ -230,20 +237,44 @@ def main(arguments: list[str]) -> int:
             device="GPU" if device.type == "cuda" else "CPU",
             command=f"python training/train_feature_network.py --features {options.features} "
             f"--epochs {options.epochs} --batch_size {options.batch_size} --lr {options.lr} --seed {options.seed}"
-            + (f" --max_images {options.max_images}" if options.max_images else ""),
+            + (f" --max_images {options.max_images}" if options.max_images else "")
+            + (f" --initial_weights {options.initial_weights}" if options.initial_weights else ""),
         )
         (folder / "README.md").write_text(card)
     print(f"{options.output_dir}: {extract.name}, accuracy {100 * accuracy:.2f} % of {len(test):,} test images")
     return 0
 
 
-def train_classifier(
-    data: ImageData, recipe: Recipe, device: torch.device, precision: str, options: argparse.Namespace
-) -> ResidualClassifier:
-    """Train on all images of `data`; the steps depend on `options.seed` alone."""
+def new_classifier(data: ImageData, recipe: Recipe, options: argparse.Namespace) -> ResidualClassifier:
+    """The network to train, new or with the weights of `options.initial_weights`.
+
+    Raises:
+        FileNotFoundError, ValueError: these are none of such a network.
+    """
     torch.manual_seed(options.seed)
     network = ResidualClassifier(recipe.widths, len(data.class_names), recipe.channels)
-    network.to(device, memory_format=torch.channels_last)
+    if options.initial_weights is not None:
+        earlier, _ = load_classifier(options.initial_weights)
+        try:
+            network.load_state_dict(earlier.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"{options.initial_weights} has another network than {options.features}: {error}"
+            ) from error
+    return network
+
+
+def train_classifier(
+    network: ResidualClassifier,
+    data: ImageData,
+    recipe: Recipe,
+    device: torch.device,
+    precision: str,
+    options: argparse.Namespace,
+) -> None:
+    """Train on all images of `data`; the steps depend on `options.seed` alone."""
+    torch.manual_seed(options.seed)
+    network.train().to(device, memory_format=torch.channels_last)
     steps = max(1, options.epochs * len(data) // options.batch_size)
     optimizer = torch.optim.SGD(
         network.parameters(), options.lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
@@ -270,7 +301,7 @@ def train_classifier(
         schedule.step()
         if step % 50 == 0:
             progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-    return network.eval()
+    network.eval()
 
 
 def shifted(images: torch.Tensor, max_shift: int) -> torch.Tensor:

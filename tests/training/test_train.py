@@ -381,6 +381,30 @@ def test_starts_from_the_weights_of_a_pipeline(tiny, tmp_path, capsys):
     assert f"initial_weights must be a saved pipeline, but is '{tmp_path}/nowhere'" in capsys.readouterr().err
 
 
+def test_starts_from_the_weights_of_a_pipeline_for_other_classes(tiny, tmp_path, capsys):
+    first = run_here(tiny, tmp_path / "first", "steps=2")
+    other = ["steps=1", "optimizer.lr=1e-30", "model.num_class_embeds=12", "model.augment_dim=9"]
+    new = "new_layers=[class_embedding,augment_embedding]"
+    files = [
+        run_here(tiny, tmp_path / name, *other, *words) / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"
+        for name, words in (("anew", []), ("second", [f"initial_weights={first}/pipeline", new]))
+    ]
+    anew, second = map(load_file, files)
+    weights = load_file(first / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
+    own = {name for name in second if name.startswith(("class_embedding.", "augment_embedding."))}
+    assert len(own) == 2
+    assert_same_bits(weights | {name: anew[name] for name in own}, second)
+
+    arguments = [str(tiny), f"output_dir={tmp_path}/third", *other, f"initial_weights={first}/pipeline"]
+    for words, message in (
+        (["new_layers=[class_embedding]"], "augment_embedding.weight: None, not"),
+        (["new_layers=[class_embed]"], "new_layers: the network has no layer 'class_embed'; it has time_proj, "),
+        ([new, "initial_weights=null"], "says what initial_weights leaves out, but that is null"),
+    ):
+        assert train.main([*arguments, *words]) == 1
+        assert message in (error := capsys.readouterr().err), error
+
+
 def test_divergence_stops_with_advice(tiny, tmp_path, capsys):
     arguments = [str(tiny), f"output_dir={tmp_path}/run", "optimizer.lr=1e30", "checkpoint_every=1", "log_every=4"]
     assert train.main(arguments) == 1

@@ -128,6 +128,7 @@ class Config(RunConfig):
 
     # "auto" stands for what the training images say: scheduler.sigma_max, model.sigma_data, objective.sigma_data.
     initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
+    new_layers: list[str] = field(default_factory=list)  # but for these, such as class_embedding for other classes
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
     objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance

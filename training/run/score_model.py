@@ -82,15 +82,25 @@ def build_network(
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
     """Copy the weights of the pipeline `config.initial_weights` into a new network of the same architecture.
 
+    The layers `config.new_layers` keep their own, be they in the pipeline or not: those of other classes, say.
+
     Raises:
-        ConfigError: if there is no such pipeline, or its tensors differ in name or shape (they are listed).
+        ConfigError: if there is no such pipeline, or its tensors differ in name or shape (they are listed), or the
+            network has no such layer.
     """
-    source = config.initial_weights
+    source, new = config.initial_weights, tuple(f"{layer}." for layer in config.new_layers)
+    own = network.state_dict()
+    for layer in new:
+        if not any(name.startswith(layer) for name in own):
+            layers = ", ".join(dict.fromkeys(name.partition(".")[0] for name in own))
+            raise ConfigError(f"new_layers: the network has no layer {layer[:-1]!r}; it has {layers}")
     try:
         weights = NCSNppUNet2DModel.from_pretrained(source, subfolder="unet").state_dict()
     except (OSError, ValueError) as error:
         raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
-    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, network.state_dict())]
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(new)}
+    weights |= {name: tensor for name, tensor in own.items() if name.startswith(new)}
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own)]
     names = sorted(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
     if names:
         listed = "; ".join(f"{name}: {shapes[0].get(name)}, not {shapes[1].get(name)}" for name in names[:8])
@@ -127,6 +137,8 @@ def check_score_model(config: Config) -> None:
         raise ConfigError(f"samples.num_inference_steps and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.new_layers and not config.initial_weights:
+        raise ConfigError(f"new_layers={config.new_layers} says what initial_weights leaves out, but that is null")
     if config.noise_levels and not config.validate_every:
         raise ConfigError("noise_levels tells the validation loss apart, but there is none: validate_every is 0")
     if config.augmentation and network.augment_dim != LABELS:

@@ -200,6 +200,19 @@ def test_a_classifier_of_coloured_images(tmp_path):
     assert float(card.split("value: ")[1].split()[0]) > 0.9  # which a gray network could not
     assert network(noise_images(2, 1, 32, 32)).shape == (2, 160)  # gray ones count as colours
 
+    first = str(tmp_path / "network")
+    again = ["--epochs", "1", "--batch_size", "16", "--lr", "1e-20", "--initial_weights", first]
+    second = [*arguments[:-1], str(tmp_path / "second")]
+    assert train_feature_network.main([*second, *again]) == 0
+    weights = [load_file(f"{tmp_path}/{folder}/model.safetensors")["head.weight"] for folder in ("network", "second")]
+    assert (
+        torch.equal(*weights) and f"from the weights in `{first}`" in (tmp_path / "second" / "README.md").read_text()
+    )
+    with pytest.raises(SystemExit):
+        train_feature_network.main(
+            [*second[:-1], str(tmp_path / "third"), "--initial_weights", str(SHIPPED["fashion-mnist"])]
+        )
+
 
 def test_shifts_move_whole_images_over_black():
     torch.manual_seed(0)
