@@ -106,6 +106,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     check_solver(rtol, atol, variable)
     flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
+    pipe.scheduler.leave_fit()  # so that `init_noise_sigma` is the deviation of codes, whatever was sampled before
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
 
@@ -249,8 +250,8 @@ def likelihood_start(scheduler, eps: float) -> float:
 
 
 def prior_logp(scheduler, z: Tensor) -> Tensor:
-    """Log-density in nats of N(0, init_noise_sigma^2), from which sampling starts, by that of the SDE's prior."""
-    scale = scheduler.sde.prior_sigma / scheduler.init_noise_sigma
+    """Log-density in nats of N(0, start_sigma^2), from which sampling starts, by that of the SDE's prior."""
+    scale = scheduler.sde.prior_sigma / scheduler.start_sigma
     return scheduler.sde.prior_logp(scale * z) + z[0].numel() * math.log(scale)
 
 

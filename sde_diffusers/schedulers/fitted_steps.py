@@ -41,11 +41,13 @@ class FittedSteps:
 
     Attributes:
         network, guidance: what the steps were fitted to.
+        seen: which weights the network had when it was last compared with those.
     """
 
     def __init__(self, fits: dict, entry: dict):
         self.network, self.guidance = fits["network"], fits["guidance"]
         self.levels, self.state, self.estimates = (entry[key] for key in STEP_KEYS[:3])
+        self.seen: list | None = None
 
     def times(self, sde) -> Tensor:
         """(n,) float64, when the network is evaluated."""

@@ -138,6 +138,14 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             raise ValueError(f"`unified_corrector`=True corrects steps of the ODE, and not with noise: `eta`={eta!r}.")
         self._fits = fitted_steps(self, self.config.fits)
 
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """See the base; files of older versions, which have neither corrector nor fits, are taken for complete."""
+        arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
+        for key, default in {"unified_corrector": False, "fits": None}.items():
+            arguments.setdefault(key, default)
+        return arguments, unused, kept
+
     def _plan(self, n):
         self.fit = self._fits.get(n)
         if self.fit is not None:
@@ -163,8 +171,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation of the noise from which sampling starts; after `set_timesteps` that of the first time."""
-        return super().init_noise_sigma if self.fit is None else self.sde.sigma(self.times[0]).item()
+        """Standard deviation of the noise from which sampling starts; after `set_timesteps` that at the first time."""
+        return self.start_sigma if self.fit is None else self.sde.sigma(self.times[0]).item()
 
     def _forget(self):
         super()._forget()

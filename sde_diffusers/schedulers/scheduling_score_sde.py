@@ -187,9 +187,14 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
     @property
+    def start_sigma(self) -> float:
+        """Standard deviation of the noise at the time at which sampling can start earliest, and of latent codes."""
+        return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+
+    @property
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise from which sampling starts."""
-        return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+        return self.start_sigma
 
     @property
     def betas(self) -> Tensor:
