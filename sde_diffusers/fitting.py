@@ -82,6 +82,7 @@ def fit_sampler(
     guide_scale: float = 1.0,
     num_latents: int | None = None,
     solution_steps: int = 40,
+    coefficients: bool = True,
     batch_size: int = 64,
     on_fit: Callable[[SamplerFit], None] | None = None,
 ) -> ScoreSdeExponentialScheduler:
@@ -99,6 +100,9 @@ def fit_sampler(
         num_latents: from how many the fit learns, and by how many others it is judged; by default 64 for images, and
             as many more as these have less than 500 values, up to 1,024.
         solution_steps: of the ODE, for what is taken as its solution.
+        coefficients: whether those of the steps are fitted, too, or the noise levels alone, with the coefficients of
+            the exponential solver of order 2. All come nearer to the solution; where that is not all that images are
+            judged by, levels alone can be better from 4 steps on (docs/few_step_samplers.md).
         batch_size: latents that the network sees at once.
         on_fit: called with a `SamplerFit` when a number of steps is done.
 
@@ -121,7 +125,7 @@ def fit_sampler(
             raise ValueError(f"`{name}` must be an integer of at least 8, but is {value!r}.")
     if not whole_number(batch_size) >= 1:
         raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
-    asked = {
+    asked: dict = {
         "guidance_scale": guidance_scale,
         "guidance_interval": guidance_interval,
         "classifier_scale": classifier_scale,
@@ -130,7 +134,7 @@ def fit_sampler(
     parts = ("unet", "classifier", "guide", "_execution_device")
     asking = SimpleNamespace(scheduler=ode, **{name: getattr(pipe, name, None) for name in parts})
     labels = labels_in_turn(pipe.unet, class_labels, 2 * count)
-    guidance = Guidance(asking, 2 * count, labels, **asked)
+    guidance = Guidance(asking, int(2 * count), labels, **asked)
     z = randn_tensor((2 * count, *shape), generator=generator, device=pipe._execution_device, dtype=torch.float32)
     halves = [slice(0, count), slice(count, None)]
     learnt, judged = (Flow(asking, z[half], labels[half] if labels else None, batch_size, asked) for half in halves)
@@ -142,7 +146,7 @@ def fit_sampler(
         errors = [FitError(solution, deviation) for solution in solutions]
         entries = {}
         for n in steps:
-            numbers = fitted_numbers(n, learnt, errors[0], deviation)
+            numbers = fitted_numbers(n, learnt, errors[0], deviation, coefficients)
             bar.update(1)
             fit = judged_fit(n, numbers, judged, errors[1])
             if fit.stored:
@@ -280,8 +284,8 @@ def first_levels(n: int, deviation: float) -> Tensor:
     return deviation * middle * share / (1 - share)
 
 
-def fitted_numbers(n: int, flow: Flow, error: FitError, deviation: float) -> Tensor:
-    """The vector of n steps for which the error is least."""
+def fitted_numbers(n: int, flow: Flow, error: FitError, deviation: float, coefficients: bool) -> Tensor:
+    """The vector of n steps for which the error is least; of the levels alone unless `coefficients`."""
     scheduler = flow.scheduler
     ends = torch.tensor([scheduler.start_time, scheduler.sampling_eps], dtype=torch.float64)
     highest, lowest = (-scheduler.sde.half_log_snr(ends)).exp().tolist()
@@ -303,6 +307,8 @@ def fitted_numbers(n: int, flow: Flow, error: FitError, deviation: float) -> Ten
         levels[k] = min(levels[k], levels[k - 1] - min(room, 0.5))
     levels = levels if allowed(levels) else torch.linspace(bounds[1], bounds[0], n, dtype=torch.float64)
     levels, left = damped_gauss_newton(levels, by_levels, allowed, [LEVEL_CHANGE] * n, LEVEL_ITERATIONS)
+    if not coefficients:
+        return with_solver(levels)
     penalty = math.sqrt(NEARNESS) * left
     changes = [LEVEL_CHANGE] * n + [COEFFICIENT_CHANGE] * (row(n, n - 1).stop - n)
     step_of = [*range(n), *(k for k in range(n) for _ in range(k + 2))]
@@ -358,7 +364,11 @@ def judged_fit(n: int, p: Tensor, flow: Flow, error: FitError) -> SamplerFit:
     rounded = [float(f"{value:.5g}") for value in [*p[:n].exp().tolist(), *p[n:].tolist()]]
     p = torch.tensor(rounded, dtype=torch.float64)
     rows = [rounded[row(n, k)] for k in range(n)]
-    numbers = {"levels": rounded[:n], "state": [r[0] for r in rows], "estimates": [r[1:] for r in rows]}
+    numbers: dict[str, list] = {
+        "levels": rounded[:n],
+        "state": [r[0] for r in rows],
+        "estimates": [r[1:] for r in rows],
+    }
     fitted = walk(torch.cat([p[:n].log(), p[n:]]), n, flow)[0][-1]
     default = flow.solution(n)
     found, before = error(fitted).norm().item(), error(default).norm().item()

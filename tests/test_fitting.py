@@ -143,6 +143,14 @@ def converted():
     return pipe, fits
 
 
+def test_levels_alone(converted):
+    """The coefficients are then the solver's: steps from one noise level to the next, and the last answer at the end."""
+    fit = fit_sampler(converted[0], 2, seeded(), num_latents=16, coefficients=False).config.fits["steps"]["2"]
+    ratio = fit["levels"][1] / fit["levels"][0]
+    assert fit["state"] == pytest.approx([ratio, 0.0], abs=1e-4) and fit["estimates"][1] == [0.0, 1.0]
+    assert fit["estimates"][0] == pytest.approx([1 - ratio], abs=1e-4)
+
+
 def test_a_converted_pipeline_gains(converted):
     pipe, (fit,) = converted
     assert fit.stored and fit.error < 0.8 * fit.default_error

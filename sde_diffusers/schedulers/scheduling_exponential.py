@@ -136,6 +136,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             raise ValueError(f"`eta` must be a finite number of at least 0, but is {eta!r}.")
         if unified_corrector and eta > 0:
             raise ValueError(f"`unified_corrector`=True corrects steps of the ODE, and not with noise: `eta`={eta!r}.")
+        self.held_order: int = self.config.solver_order
         self._fits = fitted_steps(self, self.config.fits)
 
     @classmethod
@@ -166,7 +167,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         """Take the sampler's own steps where others were fitted: those are for whole ways of the network alone."""
         if self.fit is not None:
             fits, self._fits = self._fits, {}
-            self.set_timesteps(self.num_inference_steps, self.timesteps.device)
+            self.set_timesteps(len(self.fit.levels), self.timesteps.device)
             self._fits = fits
 
     @property

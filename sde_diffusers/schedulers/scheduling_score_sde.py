@@ -20,6 +20,7 @@ from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_
 from sde_diffusers.scalars import plain_config, real_number, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
+from sde_diffusers.schedulers.fitted_steps import FittedSteps
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
@@ -89,7 +90,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
     order = 1
     default_time_grid = "uniform"
     default_num_inference_steps = 1000
-    fit = None  # steps that were fitted to a network, in samplers that know such
+    fit: FittedSteps | None = None  # steps that were fitted to a network, in samplers that know such
 
     def _setup(self) -> None:
         """Resolve the configuration; each constructor calls it."""
