@@ -9,11 +9,12 @@ probability flow in many steps, by Gauss and Newton's method with Levenberg and 
 
     minimise |r(p)|^2,    (J^T J + mu diag(J^T J)) dp = -J^T r,    r: see `fit_error.py`,
 
-first for the levels alone, with the coefficients of the exponential solver of order 2, and then for all numbers, held
-near that solver's by a penalty: what they gain must be worth their distance. The Jacobian is taken by differences: a
-number of step k leaves the steps before as they are, and the last step's coefficients need no evaluation at all. So no
-gradient passes the network, whatever it is, and no memory is needed but that of sampling. To choose the numbers of a
-sampler for a network is the idea of LD3 (arXiv 2405.15506), S4S (2502.17423) and DPM-Solver-v3 (2310.13268).
+first for the levels alone, with the coefficients of the exponential solver of order 2, and then, in few steps, for all
+numbers, held near that solver's by a penalty: what they gain must be worth their distance. The Jacobian is taken by
+differences: a number of step k leaves the steps before as they are, and the last step's coefficients need no evaluation
+at all. So no gradient passes the network, whatever it is, and no memory is needed but that of sampling. To choose the
+numbers of a sampler for a network is the idea of LD3 (arXiv 2405.15506), S4S (2502.17423) and DPM-Solver-v3
+(2310.13268).
 
 Latents that took no part decide: steps that err more there than the scheduler's own as many are not stored.
 """
@@ -30,7 +31,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels
-from sde_diffusers.fit_error import FitError
+from sde_diffusers.fit_error import SMALLEST, FitError
 from sde_diffusers.fitted_network import how_asked, rounded_digests
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.parameterization import expand_like
@@ -43,6 +44,7 @@ fitting_log = logging.getLogger(__name__)
 MOST_STEPS = 12
 # Where a fit begins, in units of the images' deviation: the first level, the last one, and where they are dense.
 FIRST_LEVEL, LAST_LEVEL_OF_FIT, DENSE_LEVEL, HIGHEST_LEVEL = 12.0, 13.0, 8.0, 300.0
+FEW_FOR_IMAGES = 3
 LEVEL_ITERATIONS, ALL_ITERATIONS = 4, 3
 LEVEL_CHANGE, COEFFICIENT_CHANGE, LONGEST_STEP = 0.05, 0.03, 0.7  # of the Jacobian's differences, and of dp
 NEARNESS = 0.1  # penalty of a coefficient's distance from the solver's, in units of what the levels alone leave
@@ -82,7 +84,7 @@ def fit_sampler(
     guide_scale: float = 1.0,
     num_latents: int | None = None,
     solution_steps: int = 40,
-    coefficients: bool = True,
+    coefficients: bool | None = None,
     batch_size: int = 64,
     on_fit: Callable[[SamplerFit], None] | None = None,
 ) -> ScoreSdeExponentialScheduler:
@@ -101,8 +103,10 @@ def fit_sampler(
             as many more as these have less than 500 values, up to 1,024.
         solution_steps: of the ODE, for what is taken as its solution.
         coefficients: whether those of the steps are fitted, too, or the noise levels alone, with the coefficients of
-            the exponential solver of order 2. All come nearer to the solution; where that is not all that images are
-            judged by, levels alone can be better from 4 steps on (docs/few_step_samplers.md).
+            the exponential solver of order 2. All together come nearer to the ODE's solution, but from 4 steps on
+            images by levels alone have the lesser distance from real ones (measured: docs/few_step_samplers.md). So
+            by default they are fitted for 2 and 3 steps, and for any number where images are vectors, less than 4
+            pixels high or wide.
         batch_size: latents that the network sees at once.
         on_fit: called with a `SamplerFit` when a number of steps is done.
 
@@ -146,7 +150,8 @@ def fit_sampler(
         errors = [FitError(solution, deviation) for solution in solutions]
         entries = {}
         for n in steps:
-            numbers = fitted_numbers(n, learnt, errors[0], deviation, coefficients)
+            few = n <= FEW_FOR_IMAGES or min(shape[1:]) < SMALLEST
+            numbers = fitted_numbers(n, learnt, errors[0], deviation, few if coefficients is None else coefficients)
             bar.update(1)
             fit = judged_fit(n, numbers, judged, errors[1])
             if fit.stored:

@@ -144,7 +144,7 @@ def converted():
 
 
 def test_levels_alone(converted):
-    """The coefficients are then the solver's: steps from one noise level to the next, and the last answer at the end."""
+    """The coefficients are then the solver's: steps from one noise level to the next, at the end the last answer."""
     fit = fit_sampler(converted[0], 2, seeded(), num_latents=16, coefficients=False).config.fits["steps"]["2"]
     ratio = fit["levels"][1] / fit["levels"][0]
     assert fit["state"] == pytest.approx([ratio, 0.0], abs=1e-4) and fit["estimates"][1] == [0.0, 1.0]

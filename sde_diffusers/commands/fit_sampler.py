@@ -39,7 +39,6 @@ def add_fit_sampler_parser(commands) -> None:
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
     parser.add_argument("--guide-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
     parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 64 or more)")
-    parser.add_argument("--levels-alone", action="store_true", help="leave the coefficients as the solver has them")
     parser.add_argument("--seed", type=natural_number, default=0, help="of these latents (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=64, help="latents at once (default: 64)")
     parser.set_defaults(run=run_fit_sampler)
@@ -73,7 +72,6 @@ def run_fit_sampler(options) -> int:
         guide_scale=options.guide_scale,
         num_latents=options.latents,
         batch_size=options.batch_size,
-        coefficients=not options.levels_alone,
         on_fit=fits.append,
     )
     if options.output is not None:

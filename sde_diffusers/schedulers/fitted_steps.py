@@ -69,6 +69,12 @@ def settings_digest(scheduler) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def fits_in_short(fits: dict) -> str:
+    """For which numbers of steps there are fits, and 8 hexadecimal digits that tell them from others."""
+    digest = hashlib.sha256(json.dumps(fits, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{', '.join(sorted(fits['steps'], key=int))} steps ({digest})"
+
+
 def fitted_steps(scheduler, fits: dict | None) -> dict[int, FittedSteps]:
     """The steps by their number that a scheduler takes of the `fits` in its configuration: of those for its settings.
 
