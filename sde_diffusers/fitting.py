@@ -11,7 +11,7 @@ probability flow in many steps, by Gauss and Newton's method with Levenberg and 
 
 first for the levels alone, with the coefficients of the exponential solver of order 2, and then, in few steps, for all
 numbers, held near that solver's by a penalty: what they gain must be worth their distance. The Jacobian is taken by
-differences: a number of step k leaves the steps before as they are, and the last step's coefficients need no evaluation
+differences: a number of step k leaves the steps before as they are, and the last coefficients need no evaluation
 at all. So no gradient passes the network, whatever it is, and no memory is needed but that of sampling. To choose the
 numbers of a sampler for a network is the idea of LD3 (arXiv 2405.15506), S4S (2502.17423) and DPM-Solver-v3
 (2310.13268).
