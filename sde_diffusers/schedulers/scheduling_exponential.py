@@ -78,8 +78,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             as many as its square says: `set_timesteps` raises a `ValueError` where they are too few.
         algorithm: "data" (as DPM-Solver++) or "noise" (as DEIS and DPM-Solver), what is extrapolated. With eta above 0
             "noise" is unstable in few steps.
-        unified_corrector: whether each step of the ODE is corrected by the evaluation at its end. Best with the data
-            form: half the error in 5 to 8 steps, and an order more in many.
+        unified_corrector: whether each step of the ODE is corrected by the evaluation at its end; None means not. It
+            adds an order in many steps, and with the data form tells from 5 on.
         fits: what `sde_diffusers.fit_sampler` found for one network and these settings, see `fitted_steps.py`. With
             other settings (of the SDE, the sampler, the range of x_0) they are kept, but not used.
 
@@ -125,12 +125,12 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         clip_denoised: bool | float | None = None,
         dynamic_thresholding_ratio: float | None = None,
         sample_max_value: float | None = None,
-        unified_corrector: bool = False,
+        unified_corrector: bool | None = None,
         fits: dict | None = None,
     ):
         self._setup()
         require_choice("solver_order", solver_order, range(1, HIGHEST_ORDER + 1))
-        require_choice("unified_corrector", unified_corrector, (True, False))
+        require_choice("unified_corrector", unified_corrector, (None, True, False))
         require_choice("algorithm", algorithm, EXPONENTIAL_FORMS)
         if not 0 <= real_number(eta) < math.inf:
             raise ValueError(f"`eta` must be a finite number of at least 0, but is {eta!r}.")
@@ -143,8 +143,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     def extract_init_dict(cls, config_dict, **kwargs):
         """See the base; files of older versions, which have neither corrector nor fits, are taken for complete."""
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
-        for key, default in {"unified_corrector": False, "fits": None}.items():
-            arguments.setdefault(key, default)
+        for key in ("unified_corrector", "fits"):
+            arguments.setdefault(key, None)
         return arguments, unused, kept
 
     def _plan(self, n):
