@@ -6,6 +6,8 @@ from diffusers import SchedulerMixin as SchedulerMixin
 from sde_diffusers import convert as convert
 from sde_diffusers import operators as operators
 from sde_diffusers import posteriors as posteriors
+from sde_diffusers.fitting import SamplerFit as SamplerFit
+from sde_diffusers.fitting import fit_sampler as fit_sampler
 from sde_diffusers.images import PixelFormat as PixelFormat
 from sde_diffusers.likelihood import LikelihoodOutput as LikelihoodOutput
 from sde_diffusers.likelihood import standard_errors as standard_errors

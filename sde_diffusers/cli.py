@@ -11,6 +11,7 @@ from pathlib import Path
 from sde_diffusers.commands.bits_per_dim import add_bits_per_dim_parser
 from sde_diffusers.commands.convert import add_convert_parser
 from sde_diffusers.commands.export import add_export_parser
+from sde_diffusers.commands.fit_sampler import add_fit_sampler_parser
 from sde_diffusers.commands.push import TOKEN_NOTE, add_push_parser, add_push_space_parser
 from sde_diffusers.commands.restore import add_restore_parser
 from sde_diffusers.commands.sample import add_sample_parser
@@ -21,6 +22,7 @@ COMMANDS = (
     add_bits_per_dim_parser,
     add_restore_parser,
     add_show_parser,
+    add_fit_sampler_parser,
     add_convert_parser,
     add_export_parser,
     add_push_parser,

@@ -21,8 +21,8 @@ from sde_diffusers.probability_flow import ProbabilityFlow
 
 
 def prior_logp(scheduler, z: Tensor) -> Tensor:
-    """Log-density in nats of N(0, init_noise_sigma^2), from which sampling starts, by that of the SDE's prior."""
-    scale = scheduler.sde.prior_sigma / scheduler.init_noise_sigma
+    """Log-density in nats of N(0, start_sigma^2), from which sampling starts, by that of the SDE's prior."""
+    scale = scheduler.sde.prior_sigma / scheduler.start_sigma
     return scheduler.sde.prior_logp(scale * z) + z[0].numel() * math.log(scale)
 
 

@@ -121,11 +121,17 @@ class Guidance:
         Where x requires gradients they flow back to it.
         """
         k = self.scheduler.step_index
-        t = self.scheduler.times[k]
+        return self.answer(x, self.scheduler.times[k], self.scheduler.timesteps[k])
+
+    def answer(self, x: Tensor, t: Tensor, network_time: Tensor) -> Tensor:
+        """The guided answer to the state x at any time t of the sampling SDE, a scalar.
+
+        `network_time` is what the networks are conditioned on then, on the device of x.
+        """
         level = (-self.scheduler.sde.half_log_snr(t)).exp().item()  # sigma / alpha
         inside = self.interval is None or self.interval[0] <= level <= self.interval[1]
         w, v = (self.guidance_scale, self.guide_scale) if inside else (1.0, 1.0)
-        output = self.mixed(x, t, self.scheduler.timesteps[k], w, v)
+        output = self.mixed(x, t, network_time, w, v)
         return output if self.classifier is None else self._towards_class(output, x, t, level)
 
     def mixed(self, x: Tensor, t: Tensor, network_time: Tensor, w: float = 1.0, v: float = 1.0) -> Tensor:

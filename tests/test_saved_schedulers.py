@@ -35,4 +35,5 @@ def test_old_configurations_are_saved_again_as_they_were(folder, tmp_path):
     new = {key: after.pop(key) for key in [*after] if key not in before}
     assert after == before | {"_diffusers_version": after["_diffusers_version"]}
     bounds = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
-    assert new == dict.fromkeys(("sde_parameters", "sampling_sde_parameters", *bounds))
+    own = ("unified_corrector", "fits") if before["_class_name"] == "ScoreSdeExponentialScheduler" else ()
+    assert new == dict.fromkeys(("sde_parameters", "sampling_sde_parameters", *bounds, *own))

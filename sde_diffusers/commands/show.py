@@ -24,10 +24,13 @@ def add_show_parser(commands) -> None:
 def run_show(options) -> int:
     from sde_diffusers.guidance import image_shape
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+    from sde_diffusers.schedulers.fitted_steps import fits_in_short
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     scheduler, pixels = pipe.scheduler, pipe.pixel_format
     given = {key: value for key, value in scheduler.config.items() if value is not None and not key.startswith("_")}
+    if "fits" in given:
+        given["fits"] = fits_in_short(given["fits"])
     facts = {
         "images": list(image_shape(pipe.unet)),
         "values": {"dtype": pixels.dtype, "low": pixels.low, "high": pixels.high},

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels, names_of
+from sde_diffusers.fitted_network import warn_of_other_fit
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, image_shape
 from sde_diffusers.hub import HubPipelineMixin
@@ -171,6 +172,10 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is not None and steps_left == 0:
             raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
 
+        if image is not None:
+            self.scheduler.start_late(steps_left)
+        warn_of_other_fit(self.scheduler, self.unet, guidance)
+
         # The state stays in float32, whatever the network computes in.
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
@@ -178,7 +183,7 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is None:
             x = latents * self.scheduler.init_noise_sigma
         else:
-            t = self.scheduler.start_late(steps_left)
+            t = self.scheduler.times[self.scheduler.step_index]
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
         x = self._walk(x, guidance, guidance, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self._images(x, output_type, data_units)

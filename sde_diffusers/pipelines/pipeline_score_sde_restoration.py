@@ -162,6 +162,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         )
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
+        self.scheduler.leave_fit()  # which is to the network's answers alone
 
         measurement = measurement.to(device, torch.float32).repeat_interleave(num_samples, 0)
         if isinstance(noise_std, Tensor):

@@ -15,6 +15,11 @@ estimates: order k with one evaluation a step. The polynomials' variable is free
 it is the share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of
 the lambda axis, where u saturates, and so a long step in lambda does not extrapolate far.
 
+An evaluation at the end of a step can also correct that step, at no further one: it is taken again from where it
+began, by the polynomial through the new estimate, too, whose order is one higher (UniC, arXiv 2302.04867). Order 4
+(Adams-Bashforth's, as iPNDM, arXiv 2202.09778, takes it) needs that for its first two steps, which have one and two
+estimates behind them and whose errors would outweigh all others.
+
 From pure noise (alpha = 0, as at the end of a flow) h is infinite: there the data form leaves
 x_s = alpha_s x_0 + sigma_s (x_t / sigma_t or, with eta above 0, z), and the noise form does not exist.
 
@@ -28,14 +33,17 @@ whatever their width: images hardly vary in most directions, and there the noise
 import math
 
 import numpy as np
+import torch
 from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
+from sde_diffusers.schedulers.fitted_steps import fitted_steps
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
 EXPONENTIAL_FORMS = ("data", "noise")
+HIGHEST_ORDER = 4
 GAUSS_LEGENDRE = np.polynomial.legendre.leggauss(64)
 FORGOTTEN = 40.0  # e^-40 is nothing beside 1 in float64
 # The deviations of Gaussian images for which it is looked at what noise does, in units of a quarter of the images'
@@ -62,24 +70,37 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     With `final_denoise` (the default) n steps take n evaluations, at n times from 1 to eps, and end at noise level 0:
     the ODE's last step integrates the noise to the end, the SDE's returns E[x_0 | x]. Without, they end at eps.
 
+    In at most 8 steps the default grid, "few_steps", reaches the further down the more they are. Numbers of steps for
+    which `fits` holds steps that were fitted to the network take these, without noise.
+
     Args:
-        solver_order: 1, 2 or 3; the first steps, which have fewer estimates behind them, are of lower order, and with
-            more noise than the SDE's own all are where it does not hold (see `held_order`). With order 1, eta = 0 is
-            DDIM (arXiv 2010.02502) and, with "data", eta = 1 is ancestral sampling.
+        solver_order: 1, 2, 3 or 4; the first steps, which have fewer estimates behind them, are of lower order, and
+            with more noise than the SDE's own all are where it does not hold (see `held_order`). With order 1, eta = 0
+            is DDIM (arXiv 2010.02502) and, with "data", eta = 1 is ancestral sampling.
         eta: amount of noise, at least 0: 0 solves the ODE, 1 the reverse-time SDE. More noise takes more steps, about
             as many as its square says: `set_timesteps` raises a `ValueError` where they are too few.
         algorithm: "data" (as DPM-Solver++) or "noise" (as DEIS and DPM-Solver), what is extrapolated. With eta above 0
             "noise" is unstable in few steps.
+        unified_corrector: whether each step of the ODE is corrected by the evaluation at its end; None means not. It
+            adds an order in many steps, and with the data form tells from 5 on.
+        fits: what `sde_diffusers.fit_sampler` found for one network and these settings, see `fitted_steps.py`. With
+            other settings (of the SDE, the sampler, the range of x_0) they are kept, but not used.
 
     Raises:
-        ValueError: on an unknown `algorithm`, an order other than 1, 2, 3 or a negative or infinite `eta`.
+        ValueError: on an unknown `algorithm`, an order other than 1, 2, 3, 4, a negative or infinite `eta`, a
+            corrector with noise, or `fits` that are none.
 
     Attributes (after `set_timesteps`):
         held_order: the order that is used, at most `solver_order`.
+        fit: the `FittedSteps` that are taken, or None.
     """
 
-    default_time_grid = "noise_share"
     default_num_inference_steps = 20
+
+    @property
+    def default_time_grid(self) -> str:  # type: ignore[override]
+        """The one for few steps wherever the last of them goes to the data."""
+        return "few_steps" if self.final_denoise else "noise_share"
 
     @register_to_config
     def __init__(
@@ -107,14 +128,35 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         clip_denoised: bool | float | None = None,
         dynamic_thresholding_ratio: float | None = None,
         sample_max_value: float | None = None,
+        unified_corrector: bool | None = None,
+        fits: dict | None = None,
     ):
         self._setup()
-        require_choice("solver_order", solver_order, (1, 2, 3))
+        require_choice("solver_order", solver_order, range(1, HIGHEST_ORDER + 1))
+        require_choice("unified_corrector", unified_corrector, (None, True, False))
         require_choice("algorithm", algorithm, EXPONENTIAL_FORMS)
         if not 0 <= real_number(eta) < math.inf:
             raise ValueError(f"`eta` must be a finite number of at least 0, but is {eta!r}.")
+        if unified_corrector and eta > 0:
+            raise ValueError(f"`unified_corrector`=True corrects steps of the ODE, and not with noise: `eta`={eta!r}.")
+        self.held_order: int = self.config.solver_order
+        self._fits = fitted_steps(self, self.config.fits)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict, **kwargs):
+        """See the base; files of older versions, which have neither corrector nor fits, are taken for complete."""
+        arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
+        for key in ("unified_corrector", "fits"):
+            arguments.setdefault(key, None)
+        return arguments, unused, kept
 
     def _plan(self, n):
+        self.fit = self._fits.get(n)
+        if self.fit is not None:
+            times = self.fit.times(self.sde)
+            self._alphas = [*self.sde.alpha(times).tolist(), 1.0]
+            self.held_order = self.config.solver_order
+            return times, [True] * n
         points = n if self.final_denoise else n + 1
         times = time_grid(self.time_grid, points, self.sde, self.start_time, self.sampling_eps)
         self._levels = [*zip(self.sde.alpha(times).tolist(), self.sde.sigma(times).tolist(), strict=True)]
@@ -125,21 +167,66 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         self.held_order = self._held_order(n)
         return times[:n], [True] * n
 
+    def leave_fit(self):
+        """Take the sampler's own steps where others were fitted: those are for whole ways of the network alone."""
+        if self.fit is not None:
+            fits, self._fits = self._fits, {}
+            self.set_timesteps(len(self.fit.levels), self.timesteps.device)
+            self._fits = fits
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the noise from which sampling starts; after `set_timesteps` that at the first time."""
+        return self.start_sigma if self.fit is None else self.sde.sigma(self.times[0]).item()
+
     def _forget(self):
         super()._forget()
-        self._estimates = []
+        self._estimates: list = []
+        self._last_step: tuple | None = None
 
     def _update(self, k, x, noise, denoised, draw):
+        if self.fit is not None:
+            self._estimates = [*self._estimates, denoised]
+            following = self._alphas[k + 1] * self.fit.step(k, x / self._alphas[k], self._estimates)
+            return following, following
         alpha, sigma = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
-        self._estimates = [*self._estimates, {"data": denoised, "noise": noise}][-self.held_order :]
-        form = self._form(k, self.config.eta)
-        scale, weights, deviation = self._coefficients(k, form)
+        estimates = [*self._estimates, {"data": denoised, "noise": noise}]
+        if self._last_step is not None:
+            start, end = self._last_step
+            if x is end or torch.equal(x, end):  # and not a state that was replaced meanwhile
+                form = self._form(k - 1, 0.0)
+                corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
+                x, _ = self._taken(form, corrected, start, estimates)
+        estimates, form = estimates[-self.held_order :], self._form(k, self.config.eta)
+        mean, deviation = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
+        following = mean + deviation * draw() if deviation > 0 else mean
+        self._last_step = (x, following) if self._is_corrected(k) else None
+        self._estimates = self._asked_later(k, estimates)
+        return mean, following
+
+    def _is_corrected(self, k):
+        """Whether the evaluation at the end of step k corrects it."""
+        of_the_start = self.held_order == HIGHEST_ORDER and k < HIGHEST_ORDER - 2
+        corrected = self.config.unified_corrector or of_the_start
+        return self.config.eta == 0 and corrected and k + 1 < self.num_inference_steps
+
+    def _asked_later(self, k, estimates):
+        """What the evaluations after step k ask for of the estimates; the rest would only take memory."""
+        corrected = self._is_corrected(k)
+        coming = range(k + 1, min(k + self.held_order, self.num_inference_steps))
+        forms = {self._form(j, self.config.eta) for j in ([k, *coming] if corrected else coming)}
+        count = self.held_order - (not corrected)
+        return [{form: estimate[form] for form in forms} for estimate in estimates[max(0, len(estimates) - count) :]]
+
+    def _taken(self, form, coefficients, x, estimates):
+        """A step from x by what `_coefficients` gives; the deviation of its noise."""
+        scale, weights, deviation = coefficients
         mean = scale * x if scale else 0.0
-        for weight, estimate in zip(weights, self._estimates[-len(weights) :], strict=True):
+        for weight, estimate in zip(weights, estimates[-len(weights) :], strict=True):
             mean = mean + weight * estimate[form]
-        return (mean, mean + deviation * draw()) if deviation > 0 else (mean, mean)
+        return mean, deviation
 
     def _form(self, k, eta):
         """What step k extrapolates: "data" or "noise"."""
@@ -150,10 +237,11 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             return "data" if eta > 0 else "noise"
         return self.config.algorithm
 
-    def _coefficients(self, k, form, order=None, eta=None):
+    def _coefficients(self, k, form, order=None, eta=None, corrected=False):
         """The factors of the state, of the last estimates and of new noise in step k: the module's two equations.
 
-        Of as many estimates as there are, with the configuration's noise, unless `order` and `eta` say otherwise.
+        Of as many estimates as there are, with the configuration's noise, unless `order` and `eta` say otherwise. The
+        last estimate is that at the step's start or, where it is `corrected`, at its end.
         """
         order = len(self._estimates) if order is None else order
         eta = self.config.eta if eta is None else eta
@@ -162,7 +250,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         if sigma_s == 0 and form == "data":
             return 0.0, [1.0], 0.0
         kappa = 1 + eta**2
-        nodes = [sigma / (alpha + sigma) for alpha, sigma in self._levels[k + 1 - order : k + 1]]
+        last = k + 1 if corrected else k
+        nodes = [sigma / (alpha + sigma) for alpha, sigma in self._levels[last + 1 - order : last + 1]]
         while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
             nodes = nodes[1:]
         if form == "noise":
@@ -195,7 +284,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             ValueError: if noise changes it by more than `HOLDS_WITHIN` in every order.
         """
         eta = self.config.eta
-        if eta <= (1 if self.config.algorithm == "data" else 0):  # stable in any number of steps
+        tame = 1 if self.config.algorithm == "data" and self.config.solver_order < HIGHEST_ORDER else 0
+        if eta <= tame:  # stable in any number of steps
             return self.config.solver_order
         low, high = self.parameterization.image_range
         widths = (high - low) / 4 * np.array(GAUSSIAN_IMAGES)

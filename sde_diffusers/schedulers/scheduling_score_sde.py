@@ -20,6 +20,7 @@ from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_
 from sde_diffusers.scalars import plain_config, real_number, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
+from sde_diffusers.schedulers.fitted_steps import FittedSteps
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
@@ -67,7 +68,8 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         sampling_sde: another SDE to sample with, by name; it takes what it can of the keys above.
         sampling_sde_parameters: arguments of its constructor.
         sampling_eps: time at which sampling ends (1e-5 for "ve", 1e-3 for the others, at least 1/N for tables).
-        time_grid: "uniform", "quadratic", "log_snr", "karras" or "noise_share"; the default is the sampler's.
+        time_grid: "uniform", "quadratic", "log_snr", "karras", "noise_share" or "few_steps"; the default is the
+            sampler's.
         final_denoise: whether the last evaluation steps to x_0 without noise (default), so that none is left.
         clip_denoised: whether each E[x_0 | x_t] is clipped to `image_range`, or, a number, to a range so many times as
             wide about the same middle. Off by default; for networks made to be sampled so, as many of diffusers are.
@@ -88,6 +90,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
     order = 1
     default_time_grid = "uniform"
     default_num_inference_steps = 1000
+    fit: FittedSteps | None = None  # steps that were fitted to a network, in samplers that know such
 
     def _setup(self) -> None:
         """Resolve the configuration; each constructor calls it."""
@@ -118,10 +121,12 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
             image_range=own.image_range if config.image_range is None else config.image_range,
             num_train_timesteps=config.num_train_timesteps,
         )
-        self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
-        require_choice("time_grid", self.time_grid, TIME_GRIDS)
         self.final_denoise = True if config.final_denoise is None else config.final_denoise
         require_choice("final_denoise", self.final_denoise, (True, False))
+        self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
+        require_choice("time_grid", self.time_grid, TIME_GRIDS)
+        if self.time_grid == "few_steps" and not self.final_denoise:
+            raise ValueError("`time_grid`='few_steps' needs `final_denoise`=True, as it ends above `sampling_eps`.")
         self.denoised_range = DenoisedRange(
             self.parameterization.image_range,
             config.clip_denoised,
@@ -183,9 +188,14 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         return self.config.num_train_timesteps
 
     @property
+    def start_sigma(self) -> float:
+        """Standard deviation of the noise at the time at which sampling can start earliest, and of latent codes."""
+        return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+
+    @property
     def init_noise_sigma(self) -> float:
         """Standard deviation of the noise from which sampling starts."""
-        return self.sde.prior_sigma if self.start_time == 1 else self.sde.sigma(self.start_time).item()
+        return self.start_sigma
 
     @property
     def betas(self) -> Tensor:
@@ -264,6 +274,9 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         """Keep nothing of a batch."""
         self._state = None
 
+    def leave_fit(self) -> None:
+        """Take the sampler's own steps; see the samplers that know others."""
+
     def start_late(self, steps: int) -> Tensor:
         """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
 
@@ -276,6 +289,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         n = whole_number(steps)
         if self.num_inference_steps is None or not 1 <= n <= self.num_inference_steps:
             raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps!r}.")
+        self.leave_fit()
         starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
         self._calls = starts[-1 - int(n)]
         return self.times[self._calls]

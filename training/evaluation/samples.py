@@ -19,6 +19,7 @@ from run.draws import seed_of
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.class_names import DATA_KEYS
 from sde_diffusers.images import PixelFormat, to_pil
+from sde_diffusers.schedulers.fitted_steps import fits_in_short
 from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
@@ -53,6 +54,8 @@ def describe_sampler(config: EvaluationConfig, pipe: ScoreSdePipeline) -> dict:
     """What a sample depends on besides network and seed: the sampler with its arguments, steps, guidance, classes."""
     known = inspect.signature(type(pipe.scheduler)).parameters
     arguments = {key: value for key, value in pipe.scheduler.config.items() if key in known and value is not None}
+    if "fits" in arguments:
+        arguments["fits"] = fits_in_short(arguments["fits"])
     possible = "balanced" if pipe.unet.config.num_class_embeds else "none"
     return {
         "class_name": type(pipe.scheduler).__name__,

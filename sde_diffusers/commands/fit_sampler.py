@@ -1,0 +1,106 @@
+"""`sde-diffusers fit-sampler`: samplers of few steps, fitted to a model's network and stored with it."""
+
+import json
+from pathlib import Path
+
+from sde_diffusers.commands.arguments import (
+    add_command,
+    add_model_arguments,
+    class_label,
+    loaded_pipeline,
+    natural_number,
+    positive_integer,
+)
+
+FIT_EXAMPLES = """
+  sde-diffusers fit-sampler runs/demo/pipeline
+  sde-diffusers fit-sampler runs/demo/pipeline --steps 3 4 --guidance-scale 1.5 --picture fits.png
+  sde-diffusers fit-sampler you/garments --steps 2 3 4 5 6 8 --output garments-in-few-steps
+"""
+SHOWN = 8  # images of each kind in the picture
+
+
+def add_fit_sampler_parser(commands) -> None:
+    parser = add_command(
+        commands,
+        "fit-sampler",
+        "fit samplers of few steps to a model",
+        FIT_EXAMPLES,
+        "Fit the noise levels and the coefficients of samplers of few steps to a model's network, and store them in "
+        "its scheduler's configuration. Sampling in so many steps then takes them.",
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--steps", type=positive_integer, nargs="+", default=[2, 3, 4, 5, 6, 8], help="(default: 2 3 4 5 6 8)"
+    )
+    parser.add_argument("--output", type=Path, help="a new folder for the model (default: the model's own folder)")
+    parser.add_argument("--picture", type=Path, help="a new picture: solutions of the ODE, default steps, fitted ones")
+    parser.add_argument("--class", dest="label", type=class_label, metavar="CLASS", help="(default: all in turn)")
+    parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
+    parser.add_argument("--guide-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
+    parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 64 or more)")
+    parser.add_argument("--seed", type=natural_number, default=0, help="of these latents (default: 0)")
+    parser.add_argument("--batch-size", type=positive_integer, default=64, help="latents at once (default: 64)")
+    parser.set_defaults(run=run_fit_sampler)
+
+
+def run_fit_sampler(options) -> int:
+    folder = Path(options.model)
+    if options.output is None and not folder.is_dir():
+        raise ValueError(f"{options.model} is no folder: --output must say where the fitted model is to be written.")
+    for path in (options.output, options.picture):
+        if path is not None and path.exists():
+            raise FileExistsError(f"{path} exists.")
+
+    import torch
+
+    from sde_diffusers.fitting import fit_sampler
+    from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+
+    pipe = loaded_pipeline(ScoreSdePipeline, options)
+    channels = pipe.unet.config.in_channels
+    if options.picture is not None and channels not in (1, 3):
+        raise ValueError(f"--picture {options.picture} needs images of 1 or 3 channels, but they have {channels}.")
+    pipe.set_progress_bar_config(disable=None, desc="fitting")
+    fits: list = []
+    pipe.scheduler = fit_sampler(
+        pipe,
+        options.steps,
+        torch.Generator().manual_seed(options.seed),
+        options.label,
+        guidance_scale=options.guidance_scale,
+        guide_scale=options.guide_scale,
+        num_latents=options.latents,
+        batch_size=options.batch_size,
+        on_fit=fits.append,
+    )
+    if options.output is not None:
+        pipe.save_pretrained(options.output)
+    elif any(folder.glob("*.py")):  # whose code is then this version's, too
+        pipe.save_pretrained(folder)
+    else:
+        pipe.scheduler.save_config(folder / "scheduler")
+    if options.picture is not None:
+        save_fit_picture(fits, options.picture)
+    if options.json:
+        keys = ("steps", "error", "default_error", "stored", "numbers")
+        print(json.dumps([{key: getattr(fit, key) for key in keys} for fit in fits]))
+    else:
+        print("steps  error of the default  fitted  noise levels")
+        for fit in fits:
+            levels = " ".join(f"{level:.3g}" for level in fit.numbers["levels"])
+            note = "" if fit.stored else "  (not stored: no better)"
+            print(f"{fit.steps:5}  {fit.default_error:20.4f}  {fit.error:6.4f}  {levels}{note}")
+    return 0
+
+
+def save_fit_picture(fits, path: Path) -> None:
+    """A row of the ODE's solutions, and for each number of steps one of the default steps and one of the fitted."""
+    import torch
+    from PIL import Image
+
+    rows = [fits[0].images["solution"]] + [fit.images[name] for fit in fits for name in ("default", "fitted")]
+    grid = torch.cat([torch.cat([*row[:SHOWN]], 2) for row in rows], 1)  # (C, rows H, SHOWN W)
+    values = (255 * grid).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
