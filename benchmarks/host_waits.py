@@ -32,6 +32,10 @@ from sde_diffusers import (  # noqa: E402
 )
 from sde_diffusers.guidance import Guidance  # noqa: E402
 from sde_diffusers.likelihood import drawn_probes  # noqa: E402
+from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask  # noqa: E402
+from sde_diffusers.posteriors.base import posterior_output  # noqa: E402
+from sde_diffusers.posteriors.measurement import in_model_range  # noqa: E402
+from sde_diffusers.posteriors.methods import POSTERIOR_METHODS  # noqa: E402
 from sde_diffusers.probability_flow import ProbabilityFlow  # noqa: E402
 
 GPU = torch.device("meta")
@@ -152,6 +156,39 @@ def of_likelihood(unet, scheduler) -> tuple[float, float]:
     return count.waits.total(), count.operations
 
 
+def operators_of(side: int) -> dict:
+    """A mask, means of 2 x 2 pixels and a blur, of square images."""
+    mask = box_mask(side, side, (0, 0, side // 2, side // 2)).to(GPU)
+    return {"mask": Mask(mask), "downsampling": Downsampling(2), "blur": GaussianBlur(1.0)}
+
+
+def of_restoration(unet, scheduler, method, operator, noise_std=0.05) -> tuple[float, float]:
+    """Waits and operations of an evaluation of the posterior's denoiser and the end of its step.
+
+    Args:
+        method: one of `POSTERIOR_METHODS`, made.
+        noise_std: of the measurement: a number, or a list of two.
+    """
+    pipe = ScoreSdePipeline(unet=unet.eval(), scheduler=scheduler)
+    scheduler.set_timesteps(4, device=GPU)
+    shape = shape_of(unet)
+    x, operator = torch.empty(shape, device=GPU), operator.for_images(shape, GPU)
+    if isinstance(noise_std, list):
+        noise_std = torch.tensor(noise_std).reshape(-1, *[1] * (x.ndim - 1)).to(GPU)
+    image_range = scheduler.parameterization.image_range
+    problem = in_model_range(operator, operator(x), noise_std, None, image_range, shape)
+    guidance = Guidance(pipe, len(x), None)
+
+    def evaluation():
+        posterior_output(guidance, scheduler, method, problem, x)
+        method.project(problem, x, 0.9, 0.3, lambda size=shape: torch.randn(size, device=GPU))
+
+    with guidance.frozen():
+        counted(evaluation)
+        count = counted(evaluation)
+    return count.waits.total(), count.operations
+
+
 def measure(names) -> list[dict]:
     rows = []
     for name in names:
@@ -163,6 +200,11 @@ def measure(names) -> list[dict]:
                 task = f"sampling, {title}" + (f", `sampling_sde={sampling_sde}`" if sampling_sde else "")
                 rows.append((name, task, *of_sampling(unet.eval(), scheduler)))
         scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, **asked)
+        blur = operators_of(unet.config.sample_size)["blur"]
+        for method, make in POSTERIOR_METHODS.items():
+            noise_std = 0.0 if method == "projection" else 0.05  # which takes exact measurements alone of a blur
+            counts = of_restoration(unet, scheduler, make(), blur, noise_std)
+            rows.append((name, f"restoration of a blur, `{method}`", *counts))
         rows.append((name, "likelihood, an evaluation", *of_likelihood(unet, scheduler)))
         rows.append((name, "training, forward and backward", *of_training(unet, scheduler)))
     return [dict(zip(("network", "task", "waits", "operations"), row, strict=True)) for row in rows]
