@@ -144,6 +144,7 @@ def load_model(model_id: str | None) -> ServedModel:
         raise NoModel(f"The model {source} can't be loaded. {type(error).__name__}: {error}") from error
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.unet.requires_grad_(False).eval()  # for good: requests that switch gradients off would meet one another
+    print(pipe.optimize(batch_size=8, precision="float32"), flush=True)  # a seed draws the same image in any batch
     classes = pipe.unet.config.num_class_embeds or 0
     class_names = [f"class {k}" for k in range(classes)]
     test_images = test_bits_per_dim = first_images = None
