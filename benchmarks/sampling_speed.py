@@ -1,4 +1,4 @@
-"""Sampling on the CPU: the pipeline as it is loaded next to what `pipe.optimize()` makes of it.
+"""Sampling: the pipeline as it is loaded next to what `pipe.optimize()` makes of it.
 
     OMP_NUM_THREADS=1 python benchmarks/sampling_speed.py results/sampling_speed
 
@@ -27,7 +27,7 @@ from sde_diffusers import ScoreSdePipeline, optimization  # noqa: E402
 SHIPPED = ROOT / "pretrained" / "fashion-mnist-ve"
 
 
-def contenders_of(folder: Path, batch_size: int, compiled: bool) -> dict:
+def contenders_of(folder: Path, batch_size: int, compiled: bool, device: str) -> dict:
     """{name: (pipeline, what was chosen)}."""
     ways = {
         "as loaded": None,
@@ -38,7 +38,7 @@ def contenders_of(folder: Path, batch_size: int, compiled: bool) -> dict:
         ways["`optimize(evaluations=...)`"] = {"evaluations": 1}
     made = {}
     for name, options in ways.items():
-        pipe = ScoreSdePipeline.from_pretrained(folder)
+        pipe = ScoreSdePipeline.from_pretrained(folder).to(device)
         pipe.set_progress_bar_config(disable=True)
         if options is None:
             made[name] = pipe, "float32, contiguous"
@@ -53,13 +53,13 @@ def contenders_of(folder: Path, batch_size: int, compiled: bool) -> dict:
 def draw(pipe, batch_size: int, steps: int) -> dict:
     generators = [torch.Generator().manual_seed(k) for k in range(batch_size)]
     cpu, wall = time.process_time(), time.perf_counter()
-    images = pipe(batch_size, steps, class_labels=8, generator=generators, output_type="pt").images
+    images = pipe(batch_size, steps, class_labels=8, generator=generators, output_type="pt").images.cpu()
     return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "images": images}
 
 
 def compare(folder: Path, batch_size: int, args) -> list[dict]:
     """A row for each contender."""
-    made = contenders_of(folder, batch_size, args.compiled)
+    made = contenders_of(folder, batch_size, args.compiled, args.device)
     for pipe, _ in made.values():
         draw(pipe, batch_size, 1)  # libraries warm up
     work = {name: (lambda pipe=pipe: draw(pipe, batch_size, args.steps)) for name, (pipe, _) in made.items()}
@@ -97,12 +97,18 @@ def main(arguments=None):
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="let `optimize` compile as well")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     args = parser.parse_args(arguments)
     rows: list[dict] = []
     for batch_size in args.batch_sizes:
         rows += compare(args.pipeline, batch_size, args)
-        about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "rounds": args.rounds}
+        about = {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "rounds": args.rounds,
+            "device": args.device,
+        }
         write_results(args.output, "sampling_speed", about | {"rows": rows}, table(rows))
     print(table(rows))
 

@@ -142,8 +142,12 @@ def copy_of(network: nn.Module, precision: str, layout: str) -> nn.Module:
 
 
 @torch.no_grad()
-def seconds_of(ways: dict, device: torch.device, rounds: int = 3) -> dict:
-    """The least seconds that each function takes in some rounds in which they take turns, after one that warms up."""
+def seconds_of(ways: dict, device: torch.device, rounds: int = 5) -> dict:
+    """The least seconds that each function takes in some rounds in which they take turns, after one that warms up.
+
+    On a CPU they are those of the processor, among which the work of other programs does not count.
+    """
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
 
     def wait():
         if device.type == "cuda":
@@ -151,10 +155,10 @@ def seconds_of(ways: dict, device: torch.device, rounds: int = 3) -> dict:
 
     def once(way):
         wait()
-        start = time.perf_counter()
+        start = clock()
         way()
         wait()
-        return time.perf_counter() - start
+        return clock() - start
 
     for way in ways.values():
         way()

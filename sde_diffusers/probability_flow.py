@@ -97,31 +97,42 @@ class ProbabilityFlow:
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
         """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
+        return self._right_hand_side(u, state, self.probes)
+
+    def between(self, u: float, state: Tensor) -> Tensor:
+        """The same with 0 for the integrand, without vector-Jacobian products; see `dormand_prince`."""
+        return self._right_hand_side(u, state, None)
+
+    def _right_hand_side(self, u, state, probes):
         self.nfe += 1
         t, a, b, c = self.coefficients(u)
         y = state[:, : self.dimensions].reshape(self.shape)
-        slope, traces = self.slope_and_traces(a * y, t, b, c)
+        slope, traces = self.slope_and_traces(a * y, t, b, c, probes)
+        if probes is None:
+            traces = slope.new_zeros(len(slope), state.shape[1] - self.dimensions)
         return torch.cat([slope.flatten(1), a * traces], dim=1)
 
-    def slope_and_traces(self, x: Tensor, t: Tensor, b: float, c: float) -> tuple[Tensor, Tensor]:
+    def slope_and_traces(
+        self, x: Tensor, t: Tensor, b: float, c: float, probes: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """F = b E[x_0 | x] + c E[noise | x] and the (N, P) products v^T (dF / dx) v, from one evaluation of the
         network."""
         scheduler = self.pipe.scheduler
         dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
-        with torch.set_grad_enabled(self.probes is not None):
-            x = x.detach().requires_grad_(self.probes is not None)
+        with torch.set_grad_enabled(probes is not None):
+            x = x.detach().requires_grad_(probes is not None)
             network_time = scheduler.network_time(t).to(dtype).to(x.device, non_blocking=True)
             output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise
-        if self.probes is None:
-            return slope, slope.new_zeros(len(slope), 0)
+        if probes is None:
+            return slope, None
         if self.sum_probes:
             return slope.detach(), self._trace(slope, x)
-        last = len(self.probes) - 1
+        last = len(probes) - 1
         products = [
             (torch.autograd.grad(slope, x, v, retain_graph=k < last)[0] * v).flatten(1).sum(1)
-            for k, v in enumerate(self.probes)
+            for k, v in enumerate(probes)
         ]
         return slope.detach(), torch.stack(products, dim=1)
 
@@ -149,7 +160,7 @@ class ProbabilityFlow:
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
             stretch = 1.0 if self.variable == "t" else 1.3
-            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch):
+            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch, self.between):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
         self.pipe.maybe_free_model_hooks()

@@ -1,11 +1,20 @@
 """What a network is told beside the image: noise level, class and augmentation, as one embedding."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 
 class ConditioningMixin:
     """The embedding of a network with `time_proj`, `time_embedding`, `class_embedding` and `augment_embedding`."""
+
+    config: Any
+    time_proj: Any
+    time_embedding: Any
+    class_embedding: Any
+    augment_embedding: Any
+    conv_in: Any
 
     def _embed(self, condition, class_labels, augment_labels):
         """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
