@@ -87,6 +87,8 @@ else
         run=(steps="$steps" compile=true mixed_precision=bf16 checkpoint_every=1000 validate_every=1000 sample_every=0)
         samples=(samples.num_images=5000 samples.num_inference_steps=20 samples.batch_size=500 mixed_precision=bf16)
     fi
+    # Without the feature network of CIFAR-10, only the nearest training images and the speed.
+    [[ -d pretrained/cifar10-features ]] || samples+=(feature_spaces='[]' yardsticks='[]')
     step training 420 "$python" training/train.py training/configs/cifar10_fast.yaml data.dataset="$data" \
         initial_weights="$weights" output_dir="$out/cifar10" overwrite=true "${run[@]}"
     trained=$out/cifar10/pipeline

@@ -108,7 +108,7 @@ class ProbabilityFlow:
         t, a, b, c = self.coefficients(u)
         y = state[:, : self.dimensions].reshape(self.shape)
         slope, traces = self.slope_and_traces(a * y, t, b, c, probes)
-        if probes is None:
+        if traces is None:
             traces = slope.new_zeros(len(slope), state.shape[1] - self.dimensions)
         return torch.cat([slope.flatten(1), a * traces], dim=1)
 

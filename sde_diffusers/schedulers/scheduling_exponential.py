@@ -119,31 +119,42 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         if self.final_denoise:  # the data themselves
             self._levels.append((1.0, 0.0, math.inf))
         self.held_order = self._held_order(n)
+        self._forms = [self._form(k, self.config.eta) for k in range(n)]
         return times[:n], [True] * n
 
     def _forget(self):
         super()._forget()
-        self._estimates = []
+        self._estimates: dict[int, dict] = {}  # by the number of their evaluation
 
     def _update(self, k, x, noise, denoised, draw):
         alpha, sigma, _ = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
-        self._estimates = [*self._estimates, {"data": denoised, "noise": noise}][-self.held_order :]
-        form, scale, weights, deviation = self._coefficients(k, len(self._estimates), self.config.eta)
+        estimates = {**self._estimates, k: {"data": denoised, "noise": noise}}
+        form, scale, weights, deviation = self._coefficients(k, len(estimates), self.config.eta)
         mean = scale * x if scale else 0.0
-        for weight, estimate in zip(weights, self._estimates[-len(weights) :], strict=True):
+        for weight, estimate in zip(weights, [*estimates.values()][-len(weights) :], strict=True):
             mean = mean + weight * estimate[form]
+        # What no coming step asks for would only take memory.
+        asked = {j: set(self._forms[k + 1 : j + self.held_order]) for j in estimates if j + self.held_order > k + 1}
+        self._estimates = {j: {form: estimates[j][form] for form in forms} for j, forms in asked.items()}
         return (mean, mean + deviation * draw()) if deviation > 0 else (mean, mean)
+
+    def _form(self, k, eta):
+        """What step k extrapolates."""
+        (alpha_t, sigma_t, _), (_, sigma_s, _) = self._levels[k : k + 2]
+        # Where noise is drawn the path is rough, and its noise cannot be extrapolated to the end.
+        if sigma_t > alpha_t * PURE_NOISE or (sigma_s == 0 and eta > 0):
+            return "data"
+        return "noise" if sigma_s == 0 else self.config.algorithm
 
     def _coefficients(self, k, order, eta):
         """What step k extrapolates, and the factors of the state, of the last estimates and of new noise: the module's
         two equations."""
         (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = self._levels[k : k + 2]
-        form = "noise" if sigma_s == 0 else self.config.algorithm
-        form = "data" if sigma_t > alpha_t * PURE_NOISE else form
-        if sigma_s == 0 and eta > 0:  # a rough path: its noise cannot be extrapolated
-            return "data", 0.0, [1.0], 0.0
+        form = self._form(k, eta)
+        if sigma_s == 0 and eta > 0:
+            return form, 0.0, [1.0], 0.0
         kappa = 1 + eta**2
         nodes = [sigma / (alpha + sigma) for alpha, sigma, _ in self._levels[k + 1 - order : k + 1]]
         while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
