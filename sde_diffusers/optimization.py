@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 SAMPLING = "_sampling_network"  # the attribute of a network that holds its `SamplingNetwork`
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-WORKING_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WORKING_PRECISIONS = ("float32", "bfloat16")
 COMPILING_SECONDS = 120.0
 """What compiling may take: work that is shorter is done before it pays."""
 HOPELESS = 3.0
@@ -30,7 +30,7 @@ class Optimization:
 
     Args:
         layout: "contiguous" or "channels_last".
-        precision: "float32" or "bfloat16".
+        precision: "float32" or "bfloat16", or another one that was the network's own.
         compiled: whether sampling asks a compiled network.
         seconds: of one evaluation, for each way that was tried, by a name like "bfloat16, channels_last".
         notes: what could not be tried, and why.
@@ -101,7 +101,7 @@ def optimized(
     """
     vars(network).pop(SAMPLING, None)
     device = arguments[0].device
-    own = next(name for name, dtype in WORKING_PRECISIONS.items() if dtype == next(network.parameters()).dtype)
+    own = str(next(network.parameters()).dtype).removeprefix("torch.")
     layouts = [*LAYOUTS] if layout is None else [layout]
     # A network that would be given noisy images in 16 bits stays in its own precision. Kernels of 16 bits are fast in
     # the last layout.
@@ -137,7 +137,7 @@ def optimized(
 def copy_of(network: nn.Module, precision: str, layout: str) -> nn.Module:
     """A network's copy for evaluations."""
     # Not by the network's own `to`, which warns that modules may be wanted in float32: none is.
-    made = nn.Module.to(copy.deepcopy(network), WORKING_PRECISIONS[precision], memory_format=LAYOUTS[layout])
+    made = nn.Module.to(copy.deepcopy(network), getattr(torch, precision), memory_format=LAYOUTS[layout])
     return made.eval().requires_grad_(False)
 
 

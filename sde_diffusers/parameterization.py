@@ -153,15 +153,14 @@ class Parameterization:
         return alpha / scale, d_alpha / scale, d_sigma / scale, sigma / scale
 
     def noise_and_denoised(
-        self, output: Tensor, x: Tensor, t: Tensor, factors: Sequence[float] | None = None
+        self, output: Tensor, x: Tensor, t: Tensor, factors: Sequence[Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """The network's estimates E[noise | x_t = x] and E[x_0 | x_t = x].
 
         Args:
-            factors: those at time t as numbers, if they are known.
+            factors: those at time t, if they are known.
         """
-        if factors is None:
-            factors = [expand_like(factor, x) for factor in self.factors(t)]
+        factors = [expand_like(factor, x) for factor in (self.factors(t) if factors is None else factors)]
         if self.prediction_type == "velocity":
             p, q, r, s = factors
             return p * output - q * x, r * x - s * output

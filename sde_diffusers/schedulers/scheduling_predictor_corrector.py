@@ -109,13 +109,14 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         self._langevin_scale = paper_chain.langevin_scale.tolist()
         following = torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
         paper_steps = uniform and self.sde.is_paper_grid(times)
-        dt = torch.full_like(times, 1 / n) if paper_steps else times - following
+        self._dt = torch.full_like(times, 1 / n) if paper_steps else times - following
         self._following_alpha = self.sde.alpha(following[:-1]).tolist() + [1.0]
+        self._chain = chain
         self._sigma, self._a, self._b = (values.tolist() for values in (self.sde.sigma(times), chain.a, chain.b))
         self._posterior_noise = None if chain.posterior_noise is None else chain.posterior_noise.tolist()
         if self.config.predictor == "euler_maruyama":
             f, g = self.sde.drift(times), self.sde.diffusion(times)
-            self._euler = [*zip(f.tolist(), g.tolist(), dt.tolist(), strict=True)]
+            self._euler = [*zip(f.tolist(), g.tolist(), self._dt.tolist(), strict=True)]
         calls = self.corrections + self.predictions
         ends_step = ([False] * (calls - 1) + [True]) * n
         return times.repeat_interleave(calls), ends_step

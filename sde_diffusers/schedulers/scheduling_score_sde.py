@@ -242,10 +242,10 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         if self.sde is self.training_sde:
             return sample
         scale, _ = self._known(t)
-        return sample * (expand_like(self.input_scale(t), sample) if scale is None else scale)
+        return sample * expand_like(self.input_scale(t) if scale is None else scale, sample)
 
     def _known(self, t: Tensor) -> tuple:
-        """The `input_scale` and the parameterization's factors at one of the `times`, as numbers; else None, None."""
+        """The `input_scale` and the parameterization's factors at one of the `times`; else None, None."""
         one = isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu"
         return self._known_at.get(t.item(), (None, None)) if one else (None, None)
 
@@ -268,7 +268,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         self.times, self._ends_step = self._plan(int(n))
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
         factors = self.parameterization.factors(self.training_time(self.times))
-        known = (self.input_scale(self.times).tolist(), zip(*(values.tolist() for values in factors), strict=True))
+        known = (self.input_scale(self.times).unbind(), zip(*(values.unbind() for values in factors), strict=True))
         self._known_at = dict(zip(self.times.tolist(), zip(*known, strict=True), strict=True))
         self._calls = 0
         self._forget()

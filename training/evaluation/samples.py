@@ -96,7 +96,9 @@ def draw_samples(
     size = min(options.batch_size, options.num_images)
     sampler, num_classes = describe_sampler(config, pipe), pipe.unet.config.num_class_embeds
     # Nothing is left to trial, so that all processes, and a second start, compute alike.
-    how_asked = pipe.optimize(size, layout="channels_last", precision=NETWORK_PRECISIONS[accelerator.mixed_precision])
+    own_inputs = getattr(pipe.unet, "accepts_float32_input", False)  # or else autocast alone is the more exact
+    precision = NETWORK_PRECISIONS[accelerator.mixed_precision] if own_inputs else None
+    how_asked = pipe.optimize(size, layout="channels_last", precision=precision)
     accelerator.print(how_asked)
 
     def draw(indices: range) -> dict[str, Tensor]:
