@@ -33,7 +33,8 @@ nitpick_ignore_regex = [
         "py:class",
         r"(abc|collections|diffusers|huggingface_hub|numpy|pathlib|PIL|torch)\..*",
     ),  # their documentation is elsewhere
-    ("py:class", r"sde_diffusers.models.complete_weights\..*"),  # a base of networks, named with their methods
+    # Bases, named with the methods of what inherits them:
+    ("py:class", r"sde_diffusers\.(models\.complete_weights|schedulers\.config_keys)\..*"),
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]
 

@@ -1,42 +1,34 @@
-"""Latent codes and exact likelihoods by the probability flow ODE (section 4.3 and appendix D of arXiv 2011.13456).
+"""Exact likelihoods by the probability flow ODE (section 4.3 and appendix D.2 of arXiv 2011.13456).
 
-An image's code is where the ODE leads it from the time `eps` to t = 1, and its log-likelihood that of the code under
-the prior plus the change of volume on the way (`probability_flow.py`).
+An image's log-likelihood is that of its code, where the ODE leads it from the time `eps` to t = 1, under the prior,
+plus the change of volume on the way (`probability_flow.py`).
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.density_gradient import LogDensity
+from sde_diffusers.dequantization import (
+    CUT_OFF,
+    DEQUANTIZATIONS,
+    half_bin,
+    in_truncated_normals,
+    in_uniform_bins,
+)
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import PixelFormat, image_values
 from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.probability_flow import ODE_VARIABLES, ProbabilityFlow
+from sde_diffusers.probes import are_drawn, check_probes, drawn_probes
 from sde_diffusers.scalars import real_number, whole_number
-
-PROBE_DISTRIBUTIONS = ("rademacher", "gaussian")
-
-
-@dataclass
-class ProbabilityFlowOutput(BaseOutput):
-    """What the probability flow ODE leads to.
-
-    Args:
-        sample: (N, C, H, W) float32 latents or images.
-        nfe: number of evaluations of the network.
-        rtol, atol: tolerances of the solver.
-    """
-
-    sample: Tensor
-    nfe: int
-    rtol: float
-    atol: float
 
 
 @dataclass
@@ -51,6 +43,8 @@ class LikelihoodOutput(BaseOutput):
         latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
         nfe: number of evaluations of the network that each image took, all passes together.
         rtol, atol: tolerances of the solver, as used.
+        importance_gap: (N,) by how many bits/dim the importance-weighted bound is tighter than the mean of its passes;
+            None if it was not asked for.
     """
 
     bits_per_dim: Tensor
@@ -60,6 +54,7 @@ class LikelihoodOutput(BaseOutput):
     nfe: int
     rtol: float
     atol: float
+    importance_gap: Tensor | None = None
 
 
 def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: bool = True) -> dict[str, float]:
@@ -96,134 +91,105 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: b
     return {name: math.sqrt(part / n) for name, part in parts.items()}
 
 
-# ---- latent codes --------------------------------------------------------------------------------------------------
+# ---- bits per dimension --------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variable=None) -> ProbabilityFlowOutput:
-    """See `ScoreSdePipeline.encode`."""
-    x = checked_images(pipe, "images", images)
-    check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
-    x = pipe.scheduler.parameterization.to_model_range(x)
-    z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
-    return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
+def image_bits_per_dim(pipe, images, **options) -> LikelihoodOutput:
+    """See `ScoreSdePipeline.bits_per_dim`."""
+    nats = log_probabilities(pipe, images, **options)
+    to_bits = -1 / (nats.latents[0].numel() * math.log(2))
+    estimates, exact = to_bits * nats.estimates, nats.exact_trace
+    errors = standard_errors(estimates, exact, nats.dequantized)
+    gap = None if nats.importance_gap is None else -to_bits * nats.importance_gap
+    bits = to_bits * nats.log_prob
+    return LikelihoodOutput(bits, estimates, errors, nats.latents, nats.nfe, nats.rtol, nats.atol, gap)
 
 
-@torch.no_grad()
-def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, variable=None) -> ProbabilityFlowOutput:
-    """See `ScoreSdePipeline.decode`."""
-    check_shape(pipe, "latents", latents)
-    if not (latents.is_floating_point() and latents.isfinite().all()):
-        raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
-    check_solver(rtol, atol, variable)
-    flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
-    z = latents.to(pipe._execution_device)
-    x, _ = flow.solve(z, pipe.scheduler.start_time, pipe.scheduler.sampling_eps, rtol, atol)
-    return ProbabilityFlowOutput(pipe.scheduler.parameterization.to_unit_range(x).float(), flow.nfe, rtol, atol)
+@dataclass
+class LogProbabilities:
+    """What `log_probabilities` finds, in nats; for the names see `LogProbOutput` and `LikelihoodOutput`."""
+
+    log_prob: Tensor
+    estimates: Tensor
+    latents: Tensor
+    nfe: int
+    rtol: float
+    atol: float
+    exact_trace: bool
+    dequantized: bool
+    importance_gap: Tensor | None
 
 
-def interpolate_images(pipe, a, b, steps, class_labels=None, rtol=1e-5, atol=1e-5, variable=None):
-    """See `ScoreSdePipeline.interpolate`."""
-    if not whole_number(steps) >= 2:
-        raise ValueError(f"`steps` must be an integer of at least 2 (both ends are included), but is {steps!r}.")
-    ends = [checked_images(pipe, name, images) for name, images in (("a", a), ("b", b))]
-    if ends[0].shape != ends[1].shape:
-        raise ValueError(f"`b` must have the shape of `a`, {tuple(ends[0].shape)}, but has {tuple(ends[1].shape)}.")
-    labels, steps = Guidance(pipe, len(ends[0]), class_labels).labels, whole_number(steps)
-    solver = {"rtol": rtol, "atol": atol, "variable": variable}
-    codes = encode_images(pipe, torch.cat(ends), None if labels is None else labels.repeat(2), **solver)
-    code_a, code_b = codes.sample.chunk(2)
-    path = slerp(code_a, code_b, torch.linspace(0, 1, steps))
-    images = decode_latents(pipe, path.flatten(0, 1), None if labels is None else labels.repeat(steps), **solver)
-    return ProbabilityFlowOutput(images.sample.unflatten(0, path.shape[:2]), codes.nfe + images.nfe, rtol, atol)
-
-
-def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Spherical interpolation of each a[i] and b[i]: (K, N, ...) for K weights in [0, 1].
-
-    Along the great circle sin((1 - w) angle) / sin(angle) a + sin(w angle) / sin(angle) b (Shoemake, 1985), which
-    keeps the norm of Gaussian codes; where a and b are parallel or opposite, along the straight line.
-    """
-    a_flat, b_flat = a.double().flatten(1), b.double().flatten(1)
-    angle = torch.nn.functional.cosine_similarity(a_flat, b_flat, dim=1).clamp(-1, 1).acos()[None, :, None]
-    w = weights.to(a.device, torch.float64)[:, None, None]
-    straight = angle.sin() < 1e-6
-    sine = torch.where(straight, 1.0, angle.sin())
-    of_a = torch.where(straight, 1 - w, ((1 - w) * angle).sin() / sine)
-    of_b = torch.where(straight, w, (w * angle).sin() / sine)
-    return (of_a * a_flat + of_b * b_flat).to(a.dtype).unflatten(2, a.shape[1:])
-
-
-# ---- likelihoods ---------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def image_bits_per_dim(
+def log_probabilities(
     pipe,
     images,
     class_labels=None,
     generator=None,
     dequantize=None,
+    passes=None,
+    importance_weighted=False,
     probes=1,
     probe_distribution="rademacher",
     levels=None,
-    eps=1e-5,
+    eps=None,
     rtol=1e-5,
     atol=1e-5,
     variable=None,
-) -> LikelihoodOutput:
-    """See `ScoreSdePipeline.bits_per_dim`."""
-    if levels is not None and not whole_number(levels) >= 2:
-        raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
-    pixels, given = pipe.pixel_format, None if levels is None else whole_number(levels)
-    levels = pixels.levels if given is None else given
-    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
-    images = read_numbers(pipe, "images", images)
-    if given is None and str(images.dtype) in foreign:
+    in_units=False,
+) -> LogProbabilities:
+    """Log-densities of images, or bounds on the log-probabilities of their bins.
+
+    Args:
+        in_units: whether floating-point images are in the units of the data, and not in [0, 1].
+        Others: see `ScoreSdePipeline.bits_per_dim`.
+    """
+    pixels, scheduler = pipe.pixel_format, pipe.scheduler
+    unit, levels = numbers_and_levels(pipe, images, levels, in_units)
+    kind, passes = dequantization_asked(dequantize, passes, levels)
+    exact = isinstance(probes, str)
+    if importance_weighted and not (kind and exact):
         raise ValueError(
-            f"`images` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
-            "`levels`."
+            '`importance_weighted` needs `dequantize` and `probes`="exact": the exponential of an estimated trace is '
+            "too large on average, and the result would be no bound."
         )
-    unit = checked_images(pipe, "images", images, given)
-    dequantize = levels is not None if dequantize is None else dequantize
-    passes = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
-    if not passes >= 0:
-        raise ValueError(f"`dequantize` must be a bool or a number of passes, but is {dequantize!r}.")
-    if passes and levels is None:
-        raise ValueError("`dequantize` is for images with levels, but the model's are floating point: give `levels`.")
     require_generators(generator, len(unit), "images")
     check_solver(rtol, atol, variable)
-    scheduler = pipe.scheduler
     require_unbounded(scheduler)
-    start, end = likelihood_start(scheduler, eps), scheduler.start_time
-    guidance, exact = Guidance(pipe, len(unit), class_labels), isinstance(probes, str)
+    image_range = low, high = scheduler.parameterization.image_range
+    start, end = likelihood_start(scheduler, eps, kind, levels), scheduler.start_time
+    guidance = Guidance(pipe, len(unit), class_labels)
     check_probes(probes, probe_distribution, unit.shape)
 
     if exact:  # no probe's noise hides the solver's error, which adds up over the steps
         rtol, atol = rtol / 10, atol / 10
 
-    low, high = scheduler.parameterization.image_range
-    # Bins [0, levels) -> model range: x = low + (high - low) bins / levels. Floating-point data have a density in
-    # their own units, in which they span pixels.high - pixels.low.
-    log_volume = math.log((high - low) / (pixels.high - pixels.low if levels is None else levels))
+    d = unit[0].numel()
+    # The data's own units, or levels, span as much as the model's range: they are what a density is per.
+    per_unit = math.log((high - low) / (levels or pixels.high - pixels.low))
     estimates, latents, nfe = [], [], 0
-    for _ in range(max(1, int(passes))):
-        if passes:
-            bins = (unit * (levels - 1)).round()
-            x = low + (high - low) * (bins + draw(torch.rand, unit, generator)) / levels
+    for _ in range(passes):
+        if kind == "uniform":
+            x, log_q = in_uniform_bins(unit, levels, image_range, generator)
+        elif kind == "truncated_normal":
+            alpha = scheduler.sde.alpha(start).item()
+            noise_level = scheduler.sde.sigma(start).item() / alpha
+            y, log_q = in_truncated_normals(unit, levels, image_range, noise_level, generator)
+            x, log_q = alpha * y, log_q - d * math.log(alpha)
         else:
-            x = scheduler.parameterization.to_model_range(unit)
-        v = drawn_probes(probes, probe_distribution, unit, generator)
-        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, probes=v, sum_probes=exact)
-        z, gain = flow.solve(x, start, end, rtol, atol)
-        log_density = (prior_logp(scheduler, z)[:, None] + gain) / flow.dimensions
-        estimates.append(-(log_density + log_volume).T / math.log(2))
+            x, log_q = scheduler.parameterization.to_model_range(unit), unit.new_full((len(unit),), -d * per_unit)
+        draw_probes = partial(drawn_probes, probes, probe_distribution, unit.detach(), generator)
+        renewed = draw_probes if are_drawn(probes) and not x.requires_grad else None
+        flow = ProbabilityFlow(pipe, x.shape, guidance, variable, draw_probes(), exact, renewed)
+        log_p, z = LogDensity.apply(x, flow, start, end, rtol, atol)
+        estimates.append((log_p - log_q[:, None]).T)
         latents.append(z.float())
         nfe += flow.nfe
     estimates = torch.stack(estimates)
-    errors = standard_errors(estimates, exact, dequantized=passes > 0)
-    return LikelihoodOutput(estimates.mean((0, 1)), estimates, errors, latents[0], nfe, rtol, atol)
+    log_prob, gap = estimates.mean((0, 1)), None
+    if importance_weighted:
+        gap = estimates[:, 0].logsumexp(0) - math.log(passes) - log_prob
+        log_prob = log_prob + gap
+    return LogProbabilities(log_prob, estimates, latents[0], nfe, rtol, atol, exact, bool(kind), gap)
 
 
 def require_unbounded(scheduler) -> None:
@@ -239,56 +205,92 @@ def require_unbounded(scheduler) -> None:
         )
 
 
-def likelihood_start(scheduler, eps: float) -> float:
-    """The time at which the images are taken to be: eps, or the earliest one that SDE and network know."""
-    if not 0 < real_number(eps) < scheduler.start_time:
-        raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
+def likelihood_start(scheduler, eps: float | None = None, dequantize=None, levels: int = 256) -> float:
+    """The time at which the images are taken to be: `eps`, or the earliest one that SDE and network know.
+
+    With `eps`=None, 1e-5; for "truncated_normal", where half a bin is `CUT_OFF` deviations of the noise.
+    """
     sde, trained = scheduler.sde, scheduler.training_sde
+    if eps is not None and not 0 < real_number(eps) < scheduler.start_time:
+        raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
+    start = 1e-5 if eps is None else real_number(eps)
+    if eps is None and dequantize == "truncated_normal":
+        level = half_bin(levels, scheduler.parameterization.image_range) / CUT_OFF
+        start = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
     cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
-    return max(real_number(eps), sde.smallest_time, cleanest)
-
-
-def prior_logp(scheduler, z: Tensor) -> Tensor:
-    """Log-density in nats of N(0, init_noise_sigma^2), from which sampling starts, by that of the SDE's prior."""
-    scale = scheduler.sde.prior_sigma / scheduler.init_noise_sigma
-    return scheduler.sde.prior_logp(scale * z) + z[0].numel() * math.log(scale)
-
-
-def draw(distribution, like: Tensor, generator) -> Tensor:
-    """`distribution(shape, generator=...)` in float64 and `like`'s shape; with a list, each image from its own."""
-    if isinstance(generator, list):
-        return torch.cat([draw(distribution, one, g) for one, g in zip(like.split(1), generator, strict=True)])
-    device = like.device if generator is None else generator.device
-    return distribution(like.shape, generator=generator, device=device, dtype=torch.float64).to(like.device)
-
-
-def rademacher(shape, **kwargs) -> Tensor:
-    """Independent signs."""
-    return 2 * torch.randint(2, shape, **kwargs) - 1
-
-
-def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
-    """The probes (P, N, C, H, W) in float64; all unit vectors for "exact"."""
-    if isinstance(probes, str):
-        d = like[0].numel()
-        return torch.eye(d, dtype=torch.float64, device=like.device).view(d, 1, *like.shape[1:]).expand(d, *like.shape)
-    if isinstance(probes, Tensor) and probes.ndim:
-        return probes.to(like.device, torch.float64).view(-1, *like.shape)
-    source = rademacher if distribution == "rademacher" else torch.randn
-    return torch.stack([draw(source, like, generator) for _ in range(int(probes))])
+    return max(start, sde.smallest_time, cleanest)
 
 
 # ---- arguments -----------------------------------------------------------------------------------------------------
 
 
-def read_numbers(pipe, name: str, images) -> Tensor:
+def read_numbers(pipe, name: str, images, in_units: bool = False) -> Tensor:
     """Images as the pipeline returns them (PIL, arrays, tensors): their numbers, (N, C, H, W)."""
     if not isinstance(images, Tensor):
         images, pictures = image_values(name, images, pipe.unet.config.in_channels)
-        if pictures and images.is_floating_point():  # in the units of the data
+        if pictures and images.is_floating_point() and not in_units:  # they are in the units of the data
             images = pipe.pixel_format.to_unit(images, torch.float64)
     check_shape(pipe, name, images)
     return images
+
+
+def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, int | None]:
+    """Images in float64, as numbers of which 0 and 1 are the ends of the data's range, and their number of levels.
+
+    Raises:
+        ValueError: on other levels, types or ranges.
+    """
+    if levels is not None and not whole_number(levels) >= 2:
+        raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
+    pixels, given = pipe.pixel_format, None if levels is None else int(whole_number(levels))
+    name = "x" if in_units else "images"
+    images = read_numbers(pipe, name, images, in_units)
+    if in_units and images.is_floating_point():
+        if given is not None:
+            raise ValueError(f"`levels` is for integers, but `x` is {images.dtype}: give integers in [0, levels).")
+        if not images.isfinite().all():
+            raise ValueError("`x` must be finite, but holds NaN or infinite values.")
+        if pixels.levels is not None and 0 <= images.min() and images.max() <= 1:
+            raise ValueError(
+                f"`x` lies in [0, 1], but must be in the data's own units, {pixels.low} to {pixels.high}: give "
+                "integers, or floating-point numbers of that range."
+            )
+        return pixels.to_unit(images.to(pipe._execution_device, torch.float64), torch.float64), None
+    foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
+    if given is None and str(images.dtype) in foreign:
+        raise ValueError(
+            f"`{name}` are {images.dtype}, but the model's data {pixels.dtype}: convert them to its values, or give "
+            "`levels`."
+        )
+    return checked_images(pipe, name, images, given), pixels.levels if given is None else given
+
+
+def dequantization_asked(dequantize, passes, levels: int | None) -> tuple[str | None, int]:
+    """Which of `DEQUANTIZATIONS`, None for none, and how many passes.
+
+    Raises:
+        ValueError: on anything else, and on dequantization of data without levels.
+    """
+    if passes is not None and not whole_number(passes) >= 1:
+        raise ValueError(f"`passes` must be a positive integer, but is {passes!r}.")
+    if dequantize is None:
+        dequantize = levels is not None
+    kind, count = dequantize, 1
+    if not isinstance(dequantize, str):
+        given = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
+        if not given >= 0:
+            raise ValueError(
+                f"`dequantize` must be a bool, a number of passes, or one of {', '.join(DEQUANTIZATIONS)}, but is "
+                f"{dequantize!r}."
+            )
+        kind, count = "uniform" if given else None, max(1, int(given))
+    else:
+        require_choice("dequantize", dequantize, DEQUANTIZATIONS)
+    if kind and levels is None:
+        raise ValueError("`dequantize` is for images with levels, but these are floating point: give `levels`.")
+    if passes is not None and (count > 1 or not kind):
+        raise ValueError(f"`passes`={passes!r} and `dequantize`={dequantize!r} contradict each other.")
+    return kind, count if passes is None else int(whole_number(passes))
 
 
 def check_shape(pipe, name: str, images) -> None:
@@ -328,19 +330,3 @@ def check_solver(rtol, atol, variable) -> None:
             raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
     if variable is not None:
         require_choice("variable", variable, ODE_VARIABLES)
-
-
-def check_probes(probes, distribution, shape) -> None:
-    require_choice("probe_distribution", distribution, PROBE_DISTRIBUTIONS)
-    if isinstance(probes, Tensor) and probes.ndim:
-        good = probes.ndim in (4, 5) and probes.shape[-4:] == shape and probes.numel() > 0
-        got = f"a tensor of shape {tuple(probes.shape)}"
-    elif isinstance(probes, str):
-        good, got = probes == "exact", repr(probes)
-    else:
-        good, got = whole_number(probes) >= 1, repr(probes)
-    if not good:
-        size = ", ".join(map(str, shape))
-        raise ValueError(
-            f'`probes` must be a positive integer, "exact" or a tensor of shape ({size}) or (P, {size}), not {got}.'
-        )

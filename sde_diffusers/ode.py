@@ -36,8 +36,21 @@ def weighted_sum(weights, tensors) -> Tensor:
     return sum(weight * tensor for weight, tensor in zip(weights, tensors, strict=True) if weight)
 
 
-def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float, stretch: float = 1.0, between=None):
+def dormand_prince(
+    f,
+    t: float,
+    end: float,
+    y: Tensor,
+    rtol: float,
+    atol: float,
+    stretch: float = 1.0,
+    stops=(),
+    change=None,
+    between=None,
+):
     """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
+
+    At the times `stops` on the way a step ends, `change()` changes f, and f is evaluated again.
 
     The last step may become longer by the factor `stretch`, so that it does not leave a sliver; at 1 all steps are
     scipy's.
@@ -60,15 +73,16 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float,
     if not slope.isfinite().all():
         raise RuntimeError(f"The network's answer is not finite at the start of the ODE, {t}.")
     step = first_step(f, t, end, y, slope, rtol, atol)
-    rejected = False
+    rejected, stops = False, [*stops, end]
     while t != end:
-        if abs(end - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
-            step = abs(end - t)
+        stop, planned = stops[0], step
+        if abs(stop - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
+            step = abs(stop - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(
                 f"The ODE's step size shrank to {step} at {t}: the network's answer is not finite or jumps."
             )
-        following = end if step == abs(end - t) else t + sign * step
+        following = stop if step == abs(stop - t) else t + sign * step
         slopes = [slope]
         for time, weights, counts in zip(STAGE_TIMES, STAGE_WEIGHTS, STAGE_COUNTS[1:], strict=True):
             y_stage = y + (following - t) * weighted_sum(weights, slopes)
@@ -80,6 +94,10 @@ def dormand_prince(f, t: float, end: float, y: Tensor, rtol: float, atol: float,
             t, y, slope = following, y_stage, slopes[-1]
             step *= min(1.0 if rejected else 10.0, 0.9 * size**-0.2 if size else 10.0)
             yield t, y
+            if t == stop != end:
+                stops.pop(0)
+                change()
+                slope, step = f(t, y), max(step, planned)
         else:
             step *= max(0.2, 0.9 * size**-0.2) if math.isfinite(size) else 0.2
         rejected = not size < 1

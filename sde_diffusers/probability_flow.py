@@ -10,7 +10,8 @@ change of variables (eq. 39, D.2)
     log p_eps(x_eps) = log prior(x_1) + integral over t of tr(d(dx / dt) / dx).
 
 The trace is estimated without bias as the mean of v^T (d(dx / dt) / dx) v over probes v with E[v v^T] = 1 (Hutchinson
-and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe.
+and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe. At some noise
+levels on the way new ones are drawn: their errors then do not add up over the whole way, but average out.
 
 The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (c alpha)), linear in
 sigma / alpha where the noise is below the images' scale c and logarithmic above, with the state in units of the
@@ -34,6 +35,9 @@ from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import PURE_NOISE
 
 ODE_VARIABLES = ("t", "noise_level")
+NEW_PROBES = (0.08, 0.33, 1.1)
+"""Noise levels, over that of the images' scale, which part the trace's noise in four about equal ones (measured on the
+networks that ship)."""
 PRODUCTS_AT_ONCE = 16
 """Vector-Jacobian products of the exact trace that are computed together; more cost memory and gain little."""
 
@@ -50,12 +54,13 @@ class ProbabilityFlow:
         variable: "t", "noise_level" or None for that which suits SDE and network.
         probes: (P, N, C, H, W), or None if no likelihood is asked for.
         sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
+        draw_probes: a function that draws others at `NEW_PROBES`; None = the same all the way.
 
     Raises:
         ValueError: on "t" for an SDE whose drift jumps in t.
     """
 
-    def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False):
+    def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False, draw_probes=None):
         self.pipe, self.shape, self.guidance = pipe, shape, guidance
         scheduler = pipe.scheduler
         self.sde, p = scheduler.sde, scheduler.parameterization
@@ -65,7 +70,7 @@ class ProbabilityFlow:
             )
         denoiser_or_table = p.prediction_type == "sample" or p.time_input == "index" or not self.sde.smooth
         self.variable = variable or ("noise_level" if denoiser_or_table else "t")
-        self.probes, self.sum_probes = probes, sum_probes
+        self.probes, self.sum_probes, self.draw_probes = probes, sum_probes, draw_probes
         self.dimensions = math.prod(shape[1:])
         low, high = p.image_range
         self.data_scale = (high - low) / 4  # about the deviation of images
@@ -97,55 +102,72 @@ class ProbabilityFlow:
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
         """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
-        return self._right_hand_side(u, state, self.probes)
+        return self._right_hand_side(u, state, traced=True)
 
     def between(self, u: float, state: Tensor) -> Tensor:
         """The same with 0 for the integrand, without vector-Jacobian products; see `dormand_prince`."""
-        return self._right_hand_side(u, state, None)
+        return self._right_hand_side(u, state, traced=False)
 
-    def _right_hand_side(self, u, state, probes):
+    def _right_hand_side(self, u: float, state: Tensor, traced: bool) -> Tensor:
         self.nfe += 1
         t, a, b, c = self.coefficients(u)
         y = state[:, : self.dimensions].reshape(self.shape)
-        slope, traces = self.slope_and_traces(a * y, t, b, c, probes)
-        if traces is None:
+        slope, traces = self.slope_and_traces(a * y, t, b, c, traced=traced)
+        if not traced:
             traces = slope.new_zeros(len(slope), state.shape[1] - self.dimensions)
         return torch.cat([slope.flatten(1), a * traces], dim=1)
 
     def slope_and_traces(
-        self, x: Tensor, t: Tensor, b: float, c: float, probes: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, t: Tensor, b: float, c: float, differentiable=False, traced=True
+    ) -> tuple[Tensor, Tensor]:
         """F = b E[x_0 | x] + c E[noise | x] and the (N, P) products v^T (dF / dx) v, from one evaluation of the
-        network."""
+        network; `differentiable`, with respect to the x that is given, or else detached;
+        (N, 0) products if there are no probes or they are not to be `traced`."""
         scheduler = self.pipe.scheduler
         dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
-        with torch.set_grad_enabled(probes is not None):
-            x = x.detach().requires_grad_(probes is not None)
+        probes = self.probes if traced else None
+        with torch.set_grad_enabled(differentiable or probes is not None):
+            x = x if differentiable else x.detach().requires_grad_(probes is not None)
             network_time = scheduler.network_time(t).to(dtype).to(x.device, non_blocking=True)
             output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise
         if probes is None:
-            return slope, None
+            return slope, slope.new_zeros(len(slope), 0)
         if self.sum_probes:
-            return slope.detach(), self._trace(slope, x)
-        last = len(probes) - 1
-        products = [
-            (torch.autograd.grad(slope, x, v, retain_graph=k < last)[0] * v).flatten(1).sum(1)
-            for k, v in enumerate(probes)
-        ]
-        return slope.detach(), torch.stack(products, dim=1)
+            traces = self._trace(slope, x, differentiable)
+        else:
+            graph = {"create_graph": True} if differentiable else {}
+            last = len(probes) - 1
+            products = [
+                (torch.autograd.grad(slope, x, v, retain_graph=differentiable or k < last, **graph)[0] * v)
+                for k, v in enumerate(probes)
+            ]
+            traces = torch.stack([product.flatten(1).sum(1) for product in products], dim=1)
+        return (slope if differentiable else slope.detach()), traces
 
-    def _trace(self, slope: Tensor, x: Tensor) -> Tensor:
+    def _trace(self, slope: Tensor, x: Tensor, differentiable: bool) -> Tensor:
         """(N, 1) sums of the products with all probes, several at once."""
         # The group norm that half precision has of its own on a CPU takes one at a time.
         alone = x.device.type == "cpu" and self.pipe.unet.dtype in (torch.float16, torch.bfloat16)
+        graph = {"retain_graph": True, "create_graph": differentiable, "is_grads_batched": not alone}
         trace = slope.new_zeros(len(slope), 1)
         for probes in self.probes.split(1 if alone else PRODUCTS_AT_ONCE):
-            batched = {} if alone else {"is_grads_batched": True}
-            (products,) = torch.autograd.grad(slope, x, probes[0] if alone else probes, retain_graph=True, **batched)
-            trace += (products * probes).flatten(2).sum((0, 2))[:, None]
+            (products,) = torch.autograd.grad(slope, x, probes[0] if alone else probes, **graph)
+            trace = trace + (products * probes).flatten(2).sum((0, 2))[:, None]
         return trace
+
+    def renew_probes(self) -> None:
+        self.probes = self.draw_probes()
+
+    def stops(self, start: float, end: float) -> list[float]:
+        """The values of u, on the way from `start` to `end`, at which new probes are drawn."""
+        if self.draw_probes is None:
+            return []
+        levels = torch.tensor(NEW_PROBES, dtype=torch.float64) * self.data_scale
+        times = self.sde.inverse_half_log_snr(-levels.log()).tolist()
+        inside = [self.variable_of_time(t) for t in times if min(start, end) < t < max(start, end)]
+        return sorted(inside, reverse=start > end)
 
     def solve(self, x: Tensor, start: float, end: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
         """Follow the ODE from x at time `start` to time `end`.
@@ -160,7 +182,11 @@ class ProbabilityFlow:
         state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
             stretch = 1.0 if self.variable == "t" else 1.3
-            for u, following in dormand_prince(self, u_start, u_end, state, rtol, atol, stretch, self.between):
+            stops = self.stops(start, end)
+            solver = dormand_prince(
+                self, u_start, u_end, state, rtol, atol, stretch, stops, self.renew_probes, self.between
+            )
+            for u, following in solver:
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
         self.pipe.maybe_free_model_hooks()

@@ -6,6 +6,7 @@ with the repository is shown.
 
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 from temporary_folder import attended_folder, temporary_folder
@@ -26,6 +27,8 @@ from door import LIMITS, guarded  # noqa: E402
 from pictures import MAX_FILE_SIZE, to_picture  # noqa: E402
 from PIL import Image  # noqa: E402
 from served_model import NoModel, ServedModel, load_model  # noqa: E402
+
+from sde_diffusers.images import PixelFormat  # noqa: E402
 
 TITLE = "Images out of noise"
 CACHE_LIFE = 3600  # seconds that files of a visitor are kept
@@ -62,12 +65,13 @@ class Pictures:
     def __init__(self, model: ServedModel):
         self.model = model
 
-    def random(self, work: Work) -> Image.Image:
-        """A random one, as what `work` computes."""
+    def random(self, work: Work, deep: bool = False) -> Image.Image:
+        """A random one, as what `work` computes; with `deep`, grey ones have as many bits as the data."""
         images = self.model.test_images
         if images is None:
             images = self.model.pipeline(work)(1, 20, output_type="pt").images
-        return to_picture(random.choice(images))
+        grey_levels = deep and len(images[0]) == 1 and self.model.pixels.levels is not None
+        return to_picture(random.choice(images), self.model.pixels if grey_levels else PixelFormat())
 
     def examples(self, count: int) -> list[Image.Image]:
         """The first test images of the last classes."""
@@ -105,7 +109,7 @@ def build_tabs(model: ServedModel) -> None:
         with gr.Tab("Inpaint", id="inpaint"):
             tab_inpaint.build(model, pictures.random, examples)
         with gr.Tab("Likelihood", id="likelihood"):
-            tab_likelihood.build(model, pictures.random, files)
+            tab_likelihood.build(model, partial(pictures.random, deep=True), files)
         with gr.Tab("Interpolate", id="interpolate"):
             tab_interpolate.build(model, pictures.random, files)
         with gr.Tab("Watch", id="watch"):

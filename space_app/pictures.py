@@ -9,7 +9,7 @@ from gradio.components.base import server
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sde_diffusers.images import read_images, standard_picture, to_pil, visible
+from sde_diffusers.images import PixelFormat, read_images, standard_picture, to_array, visible
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
@@ -52,38 +52,53 @@ def friendly(message: str) -> gr.Error:
     return gr.Error(message, print_exception=False)
 
 
-def read_picture(path: str | None, shape: tuple[int, int, int]) -> Tensor:
-    """An uploaded image as the network takes it: (1, C, H, W) uint8, its middle, read as training reads it."""
+def read_picture(path: str | None, shape: tuple[int, int, int], pixels: PixelFormat, deep: bool = False) -> Tensor:
+    """An uploaded image as the network takes it; for the arguments see `fitted`."""
     if path is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
     channels, height, width = shape
     with open_picture(path) as picture:
         try:
             picture.draft(None, (4 * width, 4 * height))  # JPEG: decode it small
-            return fitted(picture, shape)
+            return fitted(picture, shape, pixels, deep)
         except gr.Error:
             raise
         except (OSError, ValueError, SyntaxError):
             raise friendly("This image file is damaged.") from None
 
 
-def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
-    """(1, C, H, W) uint8: the middle of a picture; exact for images that were enlarged by a whole factor.
+def fitted(picture: Image.Image, shape: tuple[int, int, int], pixels: PixelFormat, deep: bool = False) -> Tensor:
+    """The middle of a picture as training reads it: (1, C, H, W) in [0, 1], on the levels that the data have.
 
-    Upright, on white where it is transparent, and with 16 bits scaled to 8, as `sde_diffusers.images` has it.
+    Exact for images that were enlarged by a whole factor.
+
+    Args:
+        shape: (C, H, W) of the network's images.
+        pixels: their format.
+        deep: whether the picture must have more than 8 bits where they do.
 
     Raises:
-        gr.Error: if the network's images have other channels than pictures do.
+        gr.Error: if the network's images have other channels than pictures do, or values outside their range.
     """
     channels, height, width = shape
     if channels not in (1, 3):
         raise friendly(
             f"This model's images have {channels} bands, which no picture has: use its pipeline in Python and arrays."
         )
-    picture = to_pil(read_images("picture", standard_picture(picture), None))[0]
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    pixels = torch.from_numpy(np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX)))
-    return pixels.view(height, width, -1).permute(2, 0, 1)[None]
+    picture = standard_picture(picture, channels)
+    if picture.mode in ("L", "RGB"):
+        if deep and pixels.levels != 256:
+            raise friendly(f"This picture has 8 bits, and the model's images have {pixels.dtype} values.")
+        white = 255
+    else:
+        try:
+            picture = Image.fromarray(read_images("picture", picture, 1, pixels)[0, 0].numpy())
+        except ValueError as error:
+            raise friendly(str(error)) from None
+        white = 1
+    values = np.array(ImageOps.fit(picture, (width, height), Image.Resampling.BOX), dtype=np.float32)
+    unit = torch.from_numpy(values).view(height, width, -1).permute(2, 0, 1)[None] / white
+    return pixels.to_unit(pixels.from_unit(unit.expand(1, channels, height, width)))
 
 
 def picture_input(**options) -> gr.Image:
@@ -102,7 +117,10 @@ def picture_input(**options) -> gr.Image:
 
 
 def mask_editor(**options) -> gr.ImageEditor:
-    """A canvas to paint on; handlers get a dictionary of PIL images, "background" and "layers"."""
+    """A canvas to paint on; handlers get a dictionary of PIL images, "background" and "layers".
+
+    The background is opened anew: Gradio makes 8 bits of it, by cutting off what is brighter than 255.
+    """
     editor = gr.ImageEditor(
         type="pil",
         image_mode="RGBA",
@@ -125,7 +143,18 @@ def mask_editor(**options) -> gr.ImageEditor:
         found = [parts.background, parts.composite, *parts.layers]
         return [part if isinstance(part, bytes) else part.path for part in found if part is not None]
 
-    return few_blobs(checked(editor, files))
+    checked(editor, files)
+    preprocess = editor.preprocess
+
+    def with_background(payload):
+        background = None if payload is None else files(payload)[:1]
+        painted = preprocess(payload)
+        if painted is not None and painted["background"] is not None:
+            painted["background"] = open_picture(background[0])
+        return painted
+
+    editor.preprocess = with_background
+    return few_blobs(editor)
 
 
 def few_blobs(editor: gr.ImageEditor) -> gr.ImageEditor:
@@ -166,14 +195,17 @@ def checked(component, files):
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def to_picture(image: Tensor) -> Image.Image:
-    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor; of many bands, the first three."""
+def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat()) -> Image.Image:  # noqa: B008 (frozen)
+    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor; of many bands, the first three.
+
+    Args:
+        pixels: of the picture: 8 bits to look at, or a deeper format for grey ones.
+    """
     image = visible(image)
-    if image.is_floating_point():
-        image = (image.cpu().clamp(0, 1) * 255).round().byte()
+    unit = image.cpu().clamp(0, 1) if image.is_floating_point() else image / 255
     factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:])))
-    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
-    return Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1))
+    values = to_array(unit[None], pixels)[0].repeat(factor, 0).repeat(factor, 1)
+    return Image.fromarray(values[..., 0] if len(image) == 1 else values)
 
 
 def visible_states(x: Tensor, scheduler, t: Tensor) -> Tensor:

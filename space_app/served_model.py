@@ -19,6 +19,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.weights_digest import weights_digest
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
@@ -100,6 +101,11 @@ class ServedModel:
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         return self.pipe._image_shape
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """The type and range of the data's numbers."""
+        return self.pipe.pixel_format
 
     def scheduler(self, sampler: str, **settings):
         """A new scheduler for this network: one of `SAMPLERS`, with other settings."""

@@ -41,7 +41,7 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
     """
     steps = whole_number("Steps", steps, 1, MAX_STEPS)
     count, seed = whole_number("Completions", count, 1, MAX_COMPLETIONS), checked_seed(seed)
-    image, mask = read_canvas(painted, model.image_shape)
+    image, mask = read_canvas(painted, model.image_shape, model.pixels)
     # The methods follow the reverse SDE best in first order: docs/restoration.md.
     scheduler = model.scheduler("Reverse SDE, few steps", solver_order=1)
 
@@ -73,14 +73,14 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
     return Work(compute, show, lambda work: [pictures_of(work.picture)])
 
 
-def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:
-    """What was painted over what: (1, C, H, W) uint8 and (H, W) booleans.
+def read_canvas(painted, shape, pixels) -> tuple[torch.Tensor, torch.Tensor]:
+    """What was painted over what: (1, C, H, W) in [0, 1] and (H, W) booleans.
 
     A pixel of the network's image is missing if at least a quarter of it was painted over.
     """
     if painted is None or painted["background"] is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
-    image = fitted(painted["background"], shape)
+    image = fitted(painted["background"], shape, pixels)
     height, width = shape[1:]
     mask = torch.zeros(height, width, dtype=torch.bool)
     for layer in painted["layers"]:
@@ -94,7 +94,7 @@ def read_canvas(painted, shape) -> tuple[torch.Tensor, torch.Tensor]:
 def with_gap(image: torch.Tensor, mask: torch.Tensor) -> Image.Image:
     """An image (C, H, W) whose missing pixels are orange."""
     rgb = image.expand(3, -1, -1).clone()
-    rgb[:, mask] = torch.tensor([249, 115, 22], dtype=torch.uint8)[:, None]
+    rgb[:, mask] = torch.tensor([249, 115, 22])[:, None] / 255
     return to_picture(rgb)
 
 

@@ -9,7 +9,7 @@ from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import checked_seed, number_input, picture_input, read_picture, seconds, to_picture, whole_number
 from served_model import ODE_SAMPLER, ServedModel
 
-from sde_diffusers.likelihood import slerp
+from sde_diffusers.latent_codes import slerp
 
 MAX_IMAGES = 16
 TOLERANCE = 1e-4  # of the solver: at 1e-3 some images come back 20 grey levels off
@@ -36,7 +36,7 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
     """The work that shows the images of `count` latent codes on the great circle between those of two images."""
-    a, b = (read_picture(path, model.image_shape) for path in (path_a, path_b))
+    a, b = (read_picture(path, model.image_shape, model.pixels) for path in (path_a, path_b))
     count = whole_number("Images", count, 2, MAX_IMAGES)
 
     def compute(work):

@@ -11,26 +11,22 @@ from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import friendly, picture_input, read_picture, seconds
 from served_model import ServedModel
 
-from sde_diffusers.images import PixelFormat
-
 TOLERANCE = 1e-2  # of the solver, here and for the test images: for a picture, not for a paper
 BINS = 30
 
 
 def likelihood(model: ServedModel, path):
     """The work that shows bits/dim, what they mean, and the histogram."""
-    pixels = model.pipe.pixel_format
-    if pixels != PixelFormat():
+    if model.pixels.levels is None:
         raise friendly(
-            f"This model's images hold {pixels.dtype} values from {pixels.low:g} to {pixels.high:g}, and bits per "
-            "dimension count at that depth: a picture, which has 8 bits here, has no likelihood under it. Measure "
-            "arrays by pipe.bits_per_dim or pipe.log_prob in Python."
+            f"This model's images hold {model.pixels.dtype} values from {model.pixels.low:g} to "
+            f"{model.pixels.high:g}, and a picture levels: measure arrays by pipe.bits_per_dim in Python."
         )
-    image = read_picture(path, model.image_shape)
+    image = read_picture(path, model.image_shape, model.pixels, deep=True)
 
     def compute(work):
         pipe = model.pipeline(work)
-        return pipe.bits_per_dim(image / 255, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
+        return pipe.bits_per_dim(image, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
 
     def show(work):
         value = work.result.bits_per_dim.item()

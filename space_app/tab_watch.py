@@ -30,7 +30,7 @@ def watch(model: ServedModel, path, back, seed):
         back: of `BACK`.
         seed: of all noise.
     """
-    image, seed = read_picture(path, model.image_shape), checked_seed(seed)
+    image, seed = read_picture(path, model.image_shape, model.pixels), checked_seed(seed)
     strips = [None] * len(SDES)
     sent = [*strips]
 

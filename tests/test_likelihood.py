@@ -8,7 +8,8 @@ import torch
 from exact_scores import Gaussian, Mixture, as_images
 from golden import golden_names, load_golden, load_golden_pipeline, relative_error
 
-from sde_diffusers.likelihood import likelihood_start, slerp, standard_errors
+from sde_diffusers.latent_codes import slerp
+from sde_diffusers.likelihood import likelihood_start, standard_errors
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES

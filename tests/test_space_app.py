@@ -23,8 +23,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sde_diffusers import ScoreSdePipeline
-from sde_diffusers.images import PixelFormat, read_images
+from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
+from sde_diffusers.images import PixelFormat
 from sde_diffusers.weights_digest import weights_digest
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
@@ -278,20 +278,65 @@ def test_damaged_files_are_explained(tmp_path):
     Image.fromarray(noise).save(file)
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(gradio.Error, match="damaged"):
-        read_picture(str(file), (1, 28, 28))
+        read_picture(str(file), (1, 28, 28), PixelFormat())
+
+
+def test_a_model_of_16_bits_sees_16_bits(tmp_path):
+    """12 bits in files of 16: a ramp on the canvas is a ramp, and its likelihood is that of its own 4,096 levels."""
+    torch.manual_seed(0)
+    network = NCSNppUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        norm_num_groups=4,
+        value_dtype="uint16",
+        value_range=(0, 4095),
+    )
+    pipe = ScoreSdePipeline(network, ScoreSdePredictorCorrectorScheduler(sde="ve"))
+    pipe.save_pretrained(tmp_path / "deep")
+    ramp = (torch.arange(64).view(8, 8) * 65).numpy().astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    picture_file(tmp_path, "grey.png", (8, 8), 200)
+    app = space_app.build_app(str(tmp_path / "deep"))
+    _, address, _ = space_app.launch(app, prevent_thread_lock=True, quiet=True)
+    try:
+        client = new_client(address, tmp_path)
+        layer = Image.new("RGBA", (8, 8))
+        layer.paste("orange", (0, 0, 8, 4))
+        layer.save(tmp_path / "layer.png")
+        gallery, _ = client.predict(
+            editor(tmp_path / "ramp.png", tmp_path / "layer.png"), "DPS", 2, 1, 0, api_name="/inpaint"
+        )
+        seen = np.asarray(Image.open(gallery[0]["image"]).convert("L"))[14::28, 14::28]
+        np.testing.assert_allclose(seen[4:], ramp[4:] / 4095 * 255, atol=0.5)
+        measured = [
+            client.predict(gradio_client.handle_file(file), api_name="/bits_per_dim")[0]
+            for file in (tmp_path / "ramp.png", client.predict(api_name="/random_image"))
+        ]
+        expected = pipe.bits_per_dim(
+            Image.fromarray(ramp), torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE
+        )
+        assert measured[0] == pytest.approx(expected.bits_per_dim.item(), abs=1e-3) and np.isfinite(measured[1])
+        with pytest.raises(gradio_client.exceptions.AppError, match="8 bits, and the model's images have uint16"):
+            client.predict(gradio_client.handle_file(tmp_path / "grey.png"), api_name="/bits_per_dim")
+        Image.fromarray(ramp + 4000).save(tmp_path / "bright.png")
+        with pytest.raises(gradio_client.exceptions.AppError, match=re.escape("must lie in [0, 4095]")):
+            client.predict(gradio_client.handle_file(tmp_path / "bright.png"), api_name="/bits_per_dim")
+    finally:
+        app.close(verbose=False)
 
 
 def test_models_whose_images_are_no_pictures(tmp_path):
-    """16 bits have no likelihood as 8 bits, and a picture has no five bands; but grey is grey at any depth."""
-    file = tmp_path / "grey.png"
-    Image.new("L", (8, 8), 200).save(file)
-    sixteen = SimpleNamespace(pipe=SimpleNamespace(pixel_format=PixelFormat.of("uint16")), image_shape=(1, 8, 8))
-    with pytest.raises(gradio.Error, match="hold uint16 values from 0 to 65535"):
-        likelihood(sixteen, str(file))
+    """Floating point has no levels, and a picture has no five bands; but grey is grey at any depth."""
+    file = picture_file(tmp_path, "grey.png", (8, 8), 200)
+    floats = SimpleNamespace(pixels=PixelFormat.of("float32", (-1, 3)), image_shape=(1, 8, 8))
+    with pytest.raises(gradio.Error, match="hold float32 values from -1 to 3"):
+        likelihood(floats, file)
     with pytest.raises(gradio.Error, match="have 5 bands"):
-        read_picture(str(file), (5, 8, 8))
-    unit = read_images("image", read_picture(str(file), (1, 8, 8)), 1, sixteen.pipe.pixel_format)
-    assert torch.allclose(unit, torch.full((1, 1, 8, 8), 200 / 255))
+        read_picture(file, (5, 8, 8), floats.pixels)
+    assert torch.allclose(read_picture(file, (1, 8, 8), floats.pixels), torch.full((1, 1, 8, 8), 200 / 255))
 
 
 def test_work_ends_after_its_time_and_when_nobody_waits(monkeypatch):

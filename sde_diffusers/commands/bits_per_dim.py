@@ -33,6 +33,12 @@ def add_bits_per_dim_parser(commands) -> None:
     add_model_arguments(parser)
     parser.add_argument("pictures", type=Path, nargs="+", help="files, or folders of them, of the model's size")
     parser.add_argument("--class", dest="label", type=class_label, help="the likelihood given this class")
+    parser.add_argument(
+        "--dequantize",
+        choices=("uniform", "truncated_normal"),
+        help="how integers become real numbers: the paper's way (the default, where the data are integers) or that "
+        "of arXiv 2305.03935",
+    )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="of the ODE's solver (default: 1e-5)")
@@ -65,7 +71,8 @@ def run_bits_per_dim(options) -> int:
             output = pipe.bits_per_dim(
                 pictures,
                 generator=own_generators(options.seed, range(start, start + len(batch))),
-                dequantize=options.passes,
+                dequantize=options.dequantize,
+                passes=options.passes,
                 probes=options.probes,
                 rtol=options.tolerance,
                 atol=options.tolerance,

@@ -1,21 +1,24 @@
 """What the probability flow ODE gives a pipeline: latent codes of images, ways between them, and likelihoods.
 
-The mathematics is in `likelihood.py`; these are the methods by which people ask for it.
+The mathematics is in `latent_codes.py`, `likelihood.py` and `log_probability.py`; these are the methods by which
+people ask for it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.images import Images
-from sde_diffusers.likelihood import (
-    LikelihoodOutput,
+from sde_diffusers.latent_codes import (
     ProbabilityFlowOutput,
     decode_latents,
     encode_images,
-    image_bits_per_dim,
     interpolate_images,
 )
+from sde_diffusers.likelihood import LikelihoodOutput, image_bits_per_dim
+from sde_diffusers.log_probability import LogProbOutput, image_class_log_prob, image_log_prob
 
 
 class CodesAndLikelihoodsMixin:
@@ -108,15 +111,17 @@ class CodesAndLikelihoodsMixin:
         self,
         images: Images,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        dequantize: bool | int | None = None,
+        dequantize: bool | int | str | None = None,
         probes: int | str | Tensor = 1,
-        eps: float = 1e-5,
+        eps: float | None = None,
         rtol: float = 1e-5,
         atol: float = 1e-5,
         class_labels: Labels = None,
         probe_distribution: str = "rademacher",
         levels: int | None = None,
         variable: str | None = None,
+        passes: int | None = None,
+        importance_weighted: bool = False,
     ) -> LikelihoodOutput:
         """Negative log-likelihood of images in bits per dimension, by the probability flow ODE (section D.2).
 
@@ -124,19 +129,26 @@ class CodesAndLikelihoodsMixin:
             images: as the pipeline returns them: PIL images, an array (N, H, W, C) or a tensor (N, C, H, W); integers
                 of the data's own range, [0, levels) (uint8 by default), or floating point in [0, 1].
             generator: source of dequantization noise and probes, or a list of N, so that each image has its own.
-            dequantize: number of passes (True, and None where there are levels: one) with uniform noise u in
-                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood. False: the
-                density at the given values, which must then have been dequantized for the result to be comparable.
-            probes: number of random probes of the trace estimator, given ones (N, C, H, W) or (P, N, C, H, W), or
-                "exact" for the full trace, with as many vector-Jacobian products as an image has dimensions.
+            dequantize: "uniform" (also True, and None where there are levels): noise u in
+                (round((levels - 1) image) + u) / levels, whose average bounds the discrete likelihood; a number is
+                that of such passes. "truncated_normal": the bound of arXiv 2305.03935, see
+                `dequantization.py`. False: the density at the given values, which must then have been dequantized for
+                the result to be comparable.
+            probes: number of random probes of the trace estimator (new ones at three noise levels), given ones
+                (N, C, H, W) or (P, N, C, H, W), or "exact" for the full trace, with as many vector-Jacobian products
+                as an image has dimensions.
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
-                know where they start later (DDPM tables, another SDE than the training's).
+                know where they start later (DDPM tables, another SDE than the training's). None = 1e-5, or for
+                "truncated_normal" where half a bin is three deviations of the noise.
             rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well; with
                 `probes="exact"` a tenth of them is used.
             class_labels: as in `__call__`; the likelihood is then that given the class.
             probe_distribution: "rademacher" (of less variance) or "gaussian".
             levels: number of values of a pixel, 2^(bit depth); None = as the data of the network has it (256 for 8
                 bits). Floating-point data have none: the result is then that of their density in their own units.
+            passes: number of draws of the dequantization's noise, whose bounds are averaged.
+            importance_weighted: take the tighter bound of all passes together instead (arXiv 1509.00519); only with
+                `probes="exact"`.
 
         Returns:
             `LikelihoodOutput`, in the first place `.bits_per_dim` (N,).
@@ -152,6 +164,8 @@ class CodesAndLikelihoodsMixin:
             class_labels=class_labels,
             generator=generator,
             dequantize=dequantize,
+            passes=passes,
+            importance_weighted=importance_weighted,
             probes=probes,
             probe_distribution=probe_distribution,
             levels=levels,
@@ -160,3 +174,77 @@ class CodesAndLikelihoodsMixin:
             atol=atol,
             variable=variable,
         )
+
+    @torch.inference_mode(False)
+    def log_prob(
+        self,
+        x: Images,
+        class_labels: Labels = None,
+        probes: int | str | Tensor = 1,
+        levels: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        dequantize: bool | int | str | None = None,
+        passes: int | None = None,
+        importance_weighted: bool = False,
+        eps: float | None = None,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        probe_distribution: str = "rademacher",
+        variable: str | None = None,
+    ) -> LogProbOutput:
+        """Log-density of data in nats, by the probability flow ODE (section D.2).
+
+        Args:
+            x: floating point, in the units of the data (`pixel_format`, from `low` to `high`, but not bound to lie
+                between them): the result is the log-density per these units. A tensor that requires a gradient gets
+                one (`density_gradient.py`): it takes another solve of the ODE backwards, in the memory of one
+                evaluation with second derivatives, and the probes stay the same all the way. Integers, of the data's
+                range or of `levels`: the result is a bound on the log-probability of each image, as in `bits_per_dim`.
+            Others: as in `bits_per_dim`.
+
+        Returns:
+            `LogProbOutput`, in the first place `.log_prob` (N,), `.standard_errors` and `.nfe`.
+
+        Raises:
+            ValueError, RuntimeError: as `bits_per_dim`; ValueError on a gradient through half precision.
+        """
+        return image_log_prob(
+            self,
+            x,
+            class_labels=class_labels,
+            probes=probes,
+            levels=levels,
+            generator=generator,
+            dequantize=dequantize,
+            passes=passes,
+            importance_weighted=importance_weighted,
+            eps=eps,
+            rtol=rtol,
+            atol=atol,
+            probe_distribution=probe_distribution,
+            variable=variable,
+        )
+
+    @torch.inference_mode(False)
+    def class_log_prob(
+        self,
+        x: Images,
+        class_priors: Sequence[float] | Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **options,
+    ) -> Tensor:
+        """Log-probabilities log p(class | x) of the classes, the network being a generative classifier (Bayes' rule).
+
+        Args:
+            x: as in `log_prob`.
+            class_priors: (classes,) probabilities that sum to 1; None: all equal.
+            generator: source of noise, which is the same for all classes, and stays as it is.
+            options: as in `log_prob`.
+
+        Returns:
+            (N, classes) float64 in nats.
+
+        Raises:
+            ValueError: for a network without classes, priors that are none, or as in `log_prob`.
+        """
+        return image_class_log_prob(self, x, class_priors, generator, **options)

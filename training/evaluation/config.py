@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from run.precision import PRECISIONS
 from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
+from sde_diffusers.dequantization import DEQUANTIZATIONS
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
 SHIPPED_SPACES = ("fashion-mnist", "cifar10")  # of classifiers that come with the repository
@@ -48,13 +49,14 @@ class SamplesConfig:
 
 @dataclass
 class LikelihoodConfig:
-    """Bits/dim of images of the test split, with uniform dequantization, in float32."""
+    """Bits/dim of images of the test split, in float32."""
 
     num_images: int = 0  # 0 = none
+    dequantize: str = "uniform"  # or "truncated_normal": see sde_diffusers/dequantization.py
     passes: int = 1  # with fresh dequantization noise; two or more show its share of the standard error
     probes: int = 1  # of the trace estimator in each pass; likewise
     given_class: bool = False  # the likelihood given the image's class
-    eps: float = 1e-5
+    eps: float | None = None  # null = 1e-5, or what "truncated_normal" needs
     rtol: float = 1e-5
     atol: float = 1e-5
     seed: int = 0  # chooses the images, their dequantization noise and the probes
@@ -113,6 +115,7 @@ RULES = {  # of values that are not null
     "bootstrap_resamples": ("0 or at least 20", lambda value: value == 0 or value >= 20),
     "yardsticks": ("standard deviations of at least 0", lambda values: all(0 <= v < math.inf for v in values)),
     "likelihood.num_images": NATURAL,
+    "likelihood.dequantize": one_of(DEQUANTIZATIONS),
     "likelihood.passes": COUNT,
     "likelihood.probes": COUNT,
     "likelihood.eps": ("in (0, 1)", lambda value: 0 < value < 1),

@@ -39,7 +39,8 @@ def bits_per_dim(
         output = pipe.bits_per_dim(
             images,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            dequantize=options.passes if levels else False,
+            dequantize=options.dequantize if levels else False,
+            passes=options.passes if levels else None,
             probes=options.probes,
             eps=options.eps,
             rtol=options.rtol,
@@ -50,7 +51,8 @@ def bits_per_dim(
         return {"estimates": output.estimates.permute(2, 0, 1), "nfe": nfe}  # images first
 
     settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "rtol", "atol")}
-    settings["eps"] = likelihood_start(pipe.scheduler, options.eps)  # the SDE may start later
+    # The SDE may start later.
+    settings["eps"] = likelihood_start(pipe.scheduler, options.eps, options.dequantize, pipe.pixel_format.levels)
     description = {
         "network": network_digest(pipe.unet),
         "test": test.name,
@@ -59,6 +61,7 @@ def bits_per_dim(
         "prediction_type": pipe.scheduler.config.prediction_type,
         "time_input": pipe.scheduler.config.time_input,
         "seed": options.seed,
+        "dequantization": options.dequantize,
         **settings,
     }
     found = compute_in_shards(
@@ -81,10 +84,10 @@ def bits_per_dim(
         "split": config.data.test_split,
         "num_images": len(chosen),
         "sde": repr(pipe.scheduler.sde),
-        "dequantization": "uniform",
         "nfe": found["nfe"].mean().item(),
         "batch_size": min(options.batch_size, len(chosen)),
         "seed": options.seed,
+        "dequantization": options.dequantize,
         "precision": "float32 network, float64 ODE",
         **settings,
     }
