@@ -34,7 +34,8 @@ from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
 from sde_diffusers.network_fit import require_network_fits, require_own_scheduler
-from sde_diffusers.parameterization import PURE_NOISE, expand_like
+from sde_diffusers.optimization import SamplingNetwork, asked_for_samples
+from sde_diffusers.parameterization import PURE_NOISE
 from sde_diffusers.scalars import real_number
 
 guidance_log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Guidance:
         batch_size: number of images N that class labels are for.
         class_labels, guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`.
         copies: number K of images for each label, one after another.
+        sampling: whether samples are asked for, for which `ScoreSdePipeline.optimize` may have chosen a way.
 
     Attributes:
         labels: (N K,) classes that the network is given, -1 for none; or None.
@@ -79,9 +81,11 @@ class Guidance:
         classifier_scale: float = 0.0,
         guide_scale: float = 1.0,
         copies: int = 1,
+        sampling: bool = False,
     ):
         require_own_scheduler(pipe.scheduler)
         self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
+        self.asked = asked_for_samples(pipe.unet) if sampling else pipe.unet
         require_network_fits(getattr(pipe.unet, "config", None), pipe.scheduler.parameterization)
         self.interval = checked_interval(guidance_interval)
         w = checked_scale("guidance_scale", guidance_scale)
@@ -128,9 +132,11 @@ class Guidance:
 
         `network_time` is what the networks are conditioned on then, on the device of x.
         """
-        level = (-self.scheduler.sde.half_log_snr(t)).exp().item()  # sigma / alpha
-        inside = self.interval is None or self.interval[0] <= level <= self.interval[1]
-        w, v = (self.guidance_scale, self.guide_scale) if inside else (1.0, 1.0)
+        w, v, level = self.guidance_scale, self.guide_scale, math.nan
+        if self.interval is not None or self.classifier is not None:
+            level = (-self.scheduler.sde.half_log_snr(t)).exp().item()  # sigma / alpha
+        if self.interval is not None and not self.interval[0] <= level <= self.interval[1]:
+            w = v = 1.0
         output = self.mixed(x, t, network_time, w, v)
         return output if self.classifier is None else self._towards_class(output, x, t, level)
 
@@ -142,15 +148,14 @@ class Guidance:
             t: their time, a scalar or (N,).
             network_time: what the networks are conditioned on then, on the device of x.
         """
-        if self.scheduler.sde is not self.scheduler.training_sde:
-            x = x * expand_like(self.scheduler.input_scale(t), x)
+        x = self.scheduler.network_input(x, t)
         labels = self.labels
         none = None if labels is None else torch.full_like(labels, -1)
         if w in (0, 1):
             labels = labels if w == 1 else none
-            output = given = self._ask(self.network, x, network_time, labels)
+            output = given = self._ask(self.asked, x, network_time, labels)
         else:
-            both = self._ask(self.network, torch.cat([x, x]), network_time, torch.cat([none, labels]))
+            both = self._ask(self.asked, torch.cat([x, x]), network_time, torch.cat([none, labels]))
             without, given = both.chunk(2)
             output = without + w * (given - without)
         self.nfe += 1 if w in (0, 1) else 2
@@ -161,8 +166,9 @@ class Guidance:
         return output
 
     def _ask(self, network, x, network_time, labels):
-        if not getattr(network, "accepts_float32_input", False):
-            x = x.to(network.dtype)
+        own = network.eager if isinstance(network, SamplingNetwork) else network
+        if not getattr(own, "accepts_float32_input", False):
+            x = x.to(own.dtype)
         return network(x, network_time, class_labels=labels).sample
 
     def _towards_class(self, output, x, t, level):

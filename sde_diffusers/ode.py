@@ -16,6 +16,10 @@ STAGE_WEIGHTS = (
     (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
 ERROR_WEIGHTS = (-71 / 57600, 0, 71 / 16695, -71 / 1920, 17253 / 339200, -22 / 525, 1 / 40)
+# Whether a stage's slope counts for the step or its error, or only for the next stages.
+STAGE_COUNTS = tuple(
+    bool(weight or error) for weight, error in zip((*STAGE_WEIGHTS[-1], 0), ERROR_WEIGHTS, strict=True)
+)
 
 
 def error_norm(error: Tensor) -> float:
@@ -33,7 +37,16 @@ def weighted_sum(weights, tensors) -> Tensor:
 
 
 def dormand_prince(
-    f, t: float, end: float, y: Tensor, rtol: float, atol: float, stretch: float = 1.0, stops=(), change=None
+    f,
+    t: float,
+    end: float,
+    y: Tensor,
+    rtol: float,
+    atol: float,
+    stretch: float = 1.0,
+    stops=(),
+    change=None,
+    between=None,
 ):
     """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
 
@@ -46,6 +59,11 @@ def dormand_prince(
     Equations I, section II.4) in the form of scipy's RK45, with which likelihoods are published, but on y's device.
     (torchdiffeq's dopri5 weighs its error by 2/3 and never shrinks a step that it accepts; on rough networks that is a
     hundredth of a bit.)
+
+    Args:
+        f: function of (t, y).
+        between: another one for the stages that serve the next ones alone, not the step or its error. It may leave 0
+            in columns that depend on nothing else of y and that nothing depends on: integrals along the way.
 
     Raises:
         RuntimeError: if no step is small enough, as where f is not finite.
@@ -66,9 +84,10 @@ def dormand_prince(
             )
         following = stop if step == abs(stop - t) else t + sign * step
         slopes = [slope]
-        for time, weights in zip(STAGE_TIMES, STAGE_WEIGHTS, strict=True):
+        for time, weights, counts in zip(STAGE_TIMES, STAGE_WEIGHTS, STAGE_COUNTS[1:], strict=True):
             y_stage = y + (following - t) * weighted_sum(weights, slopes)
-            slopes.append(f(following if time == 1 else t + time * (following - t), y_stage))
+            g = f if counts or between is None else between
+            slopes.append(g(following if time == 1 else t + time * (following - t), y_stage))
         error = step * weighted_sum(ERROR_WEIGHTS, slopes)
         size = error_norm(error / (atol + rtol * torch.maximum(y.abs(), y_stage.abs())))
         if size < 1:

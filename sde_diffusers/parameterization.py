@@ -146,38 +146,44 @@ class Parameterization:
         t = torch.as_tensor(t, dtype=torch.float64)
         return self.sde.alpha(t), self.sde.sigma(t), *self.sde.derivatives(t)
 
-    def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The network's estimate E[noise | x_t = x]."""
-        if self.prediction_type == "velocity":
-            return self.noise_and_denoised(output, x, t)[0]
-        alpha, sigma = self.kernel(x, t)
-        if self.prediction_type == "epsilon":
-            return output
-        if self.prediction_type == "score":
-            return -sigma * output
-        if self.prediction_type == "sample":
-            return (x - alpha * output) / sigma
-        return (sigma * x + alpha * output) / (alpha**2 + sigma**2)
-
-    def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The network's estimate E[x_0 | x_t = x]."""
-        if self.prediction_type == "sample":
-            return output
-        if self.prediction_type == "velocity":
-            return self.noise_and_denoised(output, x, t)[1]
-        alpha, sigma = self.kernel(x, t)
-        if self.prediction_type == "v_prediction":
-            return (alpha * x - sigma * output) / (alpha**2 + sigma**2)
-        return (x - sigma * self.noise(output, x, t)) / alpha
-
-    def noise_and_denoised(self, output: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Both of these estimates, of which a velocity gives one with the other."""
+    def factors(self, t: Tensor) -> tuple[Tensor, ...]:
+        """What `noise_and_denoised` multiplies by at time t, in float64: alpha and sigma, or, of a velocity, alpha,
+        alpha', sigma' and sigma, divided by alpha sigma' - sigma alpha'."""
         if self.prediction_type != "velocity":
-            return self.noise(output, x, t), self.denoised(output, x, t)
+            t = torch.as_tensor(t, dtype=torch.float64)
+            return self.sde.alpha(t), self.sde.sigma(t)
         alpha, sigma, d_alpha, d_sigma = self._path(t)
         scale = alpha * d_sigma - sigma * d_alpha
-        p, q, r, s = (expand_like(c / scale, x) for c in (alpha, d_alpha, d_sigma, sigma))
-        return p * output - q * x, r * x - s * output
+        return alpha / scale, d_alpha / scale, d_sigma / scale, sigma / scale
+
+    def noise_and_denoised(
+        self, output: Tensor, x: Tensor, t: Tensor, factors: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The network's estimates E[noise | x_t = x] and E[x_0 | x_t = x].
+
+        Args:
+            factors: those at time t, if they are known.
+        """
+        factors = [expand_like(factor, x) for factor in (self.factors(t) if factors is None else factors)]
+        if self.prediction_type == "velocity":
+            p, q, r, s = factors
+            return p * output - q * x, r * x - s * output
+        alpha, sigma = factors
+        if self.prediction_type == "sample":
+            return (x - alpha * output) / sigma, output
+        if self.prediction_type == "v_prediction":
+            square = alpha**2 + sigma**2
+            return (sigma * x + alpha * output) / square, (alpha * x - sigma * output) / square
+        noise = output if self.prediction_type == "epsilon" else -sigma * output
+        return noise, (x - sigma * noise) / alpha
+
+    def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The first of these estimates."""
+        return self.noise_and_denoised(output, x, t)[0]
+
+    def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The second one."""
+        return self.noise_and_denoised(output, x, t)[1]
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The network's estimate of grad log p_t(x)."""

@@ -102,35 +102,46 @@ class ProbabilityFlow:
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
         """(N, d + P) float64: dy / du and, for each probe, the integrand; `state` is (N, d + P)."""
+        return self._right_hand_side(u, state, traced=True)
+
+    def between(self, u: float, state: Tensor) -> Tensor:
+        """The same with 0 for the integrand, without vector-Jacobian products; see `dormand_prince`."""
+        return self._right_hand_side(u, state, traced=False)
+
+    def _right_hand_side(self, u: float, state: Tensor, traced: bool) -> Tensor:
         self.nfe += 1
         t, a, b, c = self.coefficients(u)
         y = state[:, : self.dimensions].reshape(self.shape)
-        slope, traces = self.slope_and_traces(a * y, t, b, c)
+        slope, traces = self.slope_and_traces(a * y, t, b, c, traced=traced)
+        if not traced:
+            traces = slope.new_zeros(len(slope), state.shape[1] - self.dimensions)
         return torch.cat([slope.flatten(1), a * traces], dim=1)
 
     def slope_and_traces(
-        self, x: Tensor, t: Tensor, b: float, c: float, differentiable=False
+        self, x: Tensor, t: Tensor, b: float, c: float, differentiable=False, traced=True
     ) -> tuple[Tensor, Tensor]:
         """F = b E[x_0 | x] + c E[noise | x] and the (N, P) products v^T (dF / dx) v, from one evaluation of the
-        network; `differentiable`, with respect to the x that is given, or else detached."""
+        network; `differentiable`, with respect to the x that is given, or else detached;
+        (N, 0) products if there are no probes or they are not to be `traced`."""
         scheduler = self.pipe.scheduler
         dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
-        with torch.set_grad_enabled(self.probes is not None):
-            x = x if differentiable else x.detach().requires_grad_(self.probes is not None)
+        probes = self.probes if traced else None
+        with torch.set_grad_enabled(differentiable or probes is not None):
+            x = x if differentiable else x.detach().requires_grad_(probes is not None)
             network_time = scheduler.network_time(t, between=True).to(dtype).to(x.device, non_blocking=True)
             output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise
-        if self.probes is None:
+        if probes is None:
             return slope, slope.new_zeros(len(slope), 0)
         if self.sum_probes:
             traces = self._trace(slope, x, differentiable)
         else:
             graph = {"create_graph": True} if differentiable else {}
-            last = len(self.probes) - 1
+            last = len(probes) - 1
             products = [
                 (torch.autograd.grad(slope, x, v, retain_graph=differentiable or k < last, **graph)[0] * v)
-                for k, v in enumerate(self.probes)
+                for k, v in enumerate(probes)
             ]
             traces = torch.stack([product.flatten(1).sum(1) for product in products], dim=1)
         return (slope if differentiable else slope.detach()), traces
@@ -172,7 +183,9 @@ class ProbabilityFlow:
         with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
             stretch = 1.0 if self.variable == "t" else 1.3
             stops = self.stops(start, end)
-            solver = dormand_prince(self, u_start, u_end, state, rtol, atol, stretch, stops, self.renew_probes)
+            solver = dormand_prince(
+                self, u_start, u_end, state, rtol, atol, stretch, stops, self.renew_probes, self.between
+            )
             for u, following in solver:
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following

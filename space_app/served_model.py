@@ -175,6 +175,7 @@ def read_pipeline(source: str) -> ScoreSdePipeline:
         raise NoModel(f"The model {source} can't be loaded. {type(error).__name__}: {error}") from error
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.unet.requires_grad_(False).eval()  # for good: requests that switch gradients off would meet one another
+    print(pipe.optimize(batch_size=8, precision="float32"), flush=True)  # a seed draws the same image in any batch
     return pipe
 
 

@@ -43,3 +43,12 @@ def test_likelihood_and_training():
     scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve")
     assert host_waits.of_likelihood(on_gpu(), scheduler)[0] == 0
     assert host_waits.of_training(on_gpu(), scheduler)[0] == 0
+
+
+@pytest.mark.parametrize("method", host_waits.POSTERIOR_METHODS)
+def test_restoration(method):
+    unet, scheduler = on_gpu(), ScoreSdeProbabilityFlowScheduler(sde="ve")
+    made, operators = host_waits.POSTERIOR_METHODS[method](), host_waits.operators_of(8)
+    of_blur = 0.0 if method == "projection" else 0.05  # which takes exact measurements alone of a blur
+    for operator, noise_std in ((operators["mask"], [0.05, 0.1]), (operators["blur"], of_blur)):
+        assert host_waits.of_restoration(unet, scheduler, made, operator, noise_std)[0] == 0

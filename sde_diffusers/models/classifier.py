@@ -21,7 +21,15 @@ from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
 from sde_diffusers.models.group_norm import GroupNorm
-from sde_diffusers.models.layers import Downsample, FourierFeatures, ResidualBlock, conv2d, linear
+from sde_diffusers.models.layers import (
+    BlockEmbeddings,
+    Downsample,
+    FourierFeatures,
+    ResidualBlock,
+    conv2d,
+    linear,
+    number_blocks,
+)
 from sde_diffusers.scalars import plain_config, real_number, whole_number
 
 
@@ -99,6 +107,7 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
                     )
                 )
                 channels = level_channels
+        number_blocks(self.blocks)
         self.norm_out = GroupNorm(channels)
         self.head = linear(channels, num_classes)
 
@@ -131,6 +140,7 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
             x = F.pixel_unshuffle(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)), patch)
         emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(self.conv_in.weight.dtype)))
         h = self.conv_in(x.to(self.conv_in.weight.dtype))
+        emb = BlockEmbeddings(emb, self.blocks)
         for block in self.blocks:
             h = block(h, emb)
         return self.head(F.silu(self.norm_out(h)).mean((2, 3))).to(dtype)

@@ -15,8 +15,13 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(num_groups, channels, eps=1e-6)
 
     def forward(self, x):
-        if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+        if x.dtype not in (torch.bfloat16, torch.float16):
             return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        if x.device.type != "cpu":
+            # Autocast would have a GPU write it, and SiLU after it, in float32, for the next layer to cast back; the
+            # kernel sums in float32 anyway.
+            with torch.autocast(x.device.type, enabled=False):
+                return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
         weight, bias = self.weight.float(), self.bias.float()
         if torch.compiler.is_compiling() or not x.is_contiguous(memory_format=torch.channels_last):
             return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)

@@ -46,7 +46,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, x):
         chance = self.training and 0 < self.p < 255 / 256
-        if not chance or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if chance and x.device.type != "cpu" and not torch.compiler.is_compiling():
+            # In place, PyTorch would take four kernels for it, and a mask as large as x.
+            return torch.native_dropout(x, self.p, True)[0]
+        if not chance or torch.compiler.is_compiling():
             return super().forward(x)
         # On CPUs a Bernoulli draw per element costs more than the convolutions around it. Each byte of a 64-bit draw
         # decides on one element instead: it is dropped below 256 p, rounded up or down at random for each image, such
@@ -181,6 +184,27 @@ class SinusoidalFeatures(nn.Module):
         return F.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, self.width % 2))
 
 
+class BlockEmbeddings:
+    """What the embedding of noise level and class adds in each residual block: one product for all blocks.
+
+    Args:
+        emb: (N, emb_channels).
+        blocks: the residual blocks, each at its `place`.
+    """
+
+    def __init__(self, emb, blocks):
+        self.emb, self.parts = emb, None
+        layers = [block.emb for block in blocks]
+        if not hasattr(layers[0].weight, "full_tensor"):  # shards (FSDP) are put together block by block alone
+            weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+            added = F.linear(emb, weight, bias)[:, :, None, None]
+            self.parts = added.split([len(layer.bias) for layer in layers], dim=1)
+
+    def __call__(self, block):
+        """(N, C, 1, 1), what the residual block adds between its convolutions."""
+        return block.emb(self.emb)[:, :, None, None] if self.parts is None else self.parts[block.place]
+
+
 class SelfAttention(nn.Module):
     """Self-attention over all pixels with one head of all channels; residual."""
 
@@ -203,7 +227,7 @@ class SelfAttention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, SiLU, conv, twice, with the noise level added in between; may resample first and attend last.
+    """Norm, SiLU, conv, twice, with `BlockEmbeddings` added in between; may resample first and attend last.
 
     BigGAN's block resamples inside (both branches); DDPM's never does.
     """
@@ -225,6 +249,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.skip_scale = skip_scale
         self.resample = resample
+        self.place = 0  # among the residual blocks of its network
         self.norm1 = GroupNorm(in_channels, num_groups)
         self.conv1 = conv2d(in_channels, out_channels, 3)
         self.emb = linear(emb_channels, out_channels)
@@ -240,12 +265,20 @@ class ResidualBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if self.resample is not None:
             h, x = self.resample(h, *size), self.resample(x, *size)
-        h = self.conv1(h).add_(self.emb(emb)[:, :, None, None])
+        h = self.conv1(h).add_(emb(self))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
         if self.shortcut is not None:
             x = self.shortcut(x)
         x = h.add_(x).mul_(self.skip_scale)
         return x if self.attention is None else self.attention(x)
+
+
+def number_blocks(blocks):
+    """The residual blocks of a network as a list, each of which knows its place there; see `BlockEmbeddings`."""
+    numbered = list(blocks)
+    for place, block in enumerate(numbered):
+        block.place = place
+    return numbered
 
 
 class InputSkip(nn.Module):

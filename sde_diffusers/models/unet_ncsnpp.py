@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
+from sde_diffusers.models.conditioning import ConditioningMixin
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
+    BlockEmbeddings,
     Downsample,
     FourierFeatures,
     InputResidual,
@@ -37,13 +39,14 @@ from sde_diffusers.models.layers import (
     Upsample,
     conv2d,
     linear,
+    number_blocks,
 )
 from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
 from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.scalars import plain_config
 
 
-class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
+class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
     """Noise-conditional U-Net of Song et al. (2021): NCSN++, DDPM++ and DDPM.
 
     What it returns is up to its training and configuration: the score (`scale_by_sigma`), noise, or x_0
@@ -240,6 +243,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
             else:
                 self.upsamplers.append(Upsample(kernel, *([channels, channels] if resample_with_conv else [])))
 
+        self._residual_blocks = number_blocks(m for m in self.modules() if isinstance(m, ResidualBlock))
+
         self.norm_out = self.conv_out = None
         if progressive != "output_skip":
             self.norm_out = GroupNorm(channels, norm_num_groups)
@@ -317,48 +322,11 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, UNet2DModel):
         output = output.to(sample.dtype)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def _embed(self, condition, class_labels, augment_labels):
-        """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
-        features = self.time_proj(condition).to(self.conv_in.weight.dtype)
-        features = features + self._embed_augmentation(augment_labels, features)
-        class_emb = self._embed_class(class_labels, len(features))
-        if self.config.class_joins == "features":
-            return F.silu(self.time_embedding(features + class_emb))
-        return F.silu(self.time_embedding(features) + class_emb)
-
-    def _embed_class(self, class_labels, batch_size):
-        """Embedding of the class, 0 for none (None or -1)."""
-        if class_labels is None:
-            return 0
-        labels = torch.as_tensor(class_labels)
-        classes = self.config.num_class_embeds or 0
-        # Looking at labels on a GPU would make the processor wait for it at every step.
-        visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-        if visible and ((labels < -1) | (labels >= classes)).any():
-            raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
-        if self.class_embedding is None:
-            return 0
-        labels = labels.to(self.conv_in.weight.device).expand(batch_size)
-        class_emb = self.class_embedding(labels.clamp(min=0))
-        return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
-
-    def _embed_augmentation(self, augment_labels, features):
-        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; 0 for none."""
-        dim = self.config.augment_dim
-        if augment_labels is None and not dim:
-            return 0
-        shape = (len(features), dim)
-        if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
-            augment_labels = features.new_zeros(shape)
-        if self.augment_embedding is None or tuple(augment_labels.shape) != shape:
-            raise ValueError(f"`augment_labels` must have shape {shape}, got {tuple(augment_labels.shape)}.")
-        return self.augment_embedding(augment_labels.to(features))
-
     def _network(self, x, condition, class_labels, augment_labels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
         height, width = x.shape[-2:]
         patch = self.config.patch_size
-        emb = self._embed(condition, class_labels, augment_labels)
+        emb = BlockEmbeddings(self._embed(condition, class_labels, augment_labels), self._residual_blocks)
         x = x.to(self.conv_in.weight.dtype)
         if patch > 1:
             x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)

@@ -94,6 +94,14 @@ class Operator:
         """y, with 0 where A measures nothing of any image (missing pixels)."""
         return y
 
+    def constant(self, name, like: Tensor, make) -> Tensor:
+        """The tensor `make()` on the device of `like`, for whose dtype it is made once: a GPU waits for each copy."""
+        known = self.__dict__.setdefault("_constants", {})
+        key = (name, like.device, like.dtype)
+        if key not in known:
+            known[key] = make().to(like.device)
+        return known[key]
+
     def repeat(self, samples: int) -> "Operator":
         """The operator for a batch in which each image is repeated so many times; itself unless it varies."""
         return self

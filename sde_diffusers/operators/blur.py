@@ -126,10 +126,11 @@ class Convolution(LinearOperator):
         ]
 
     def __call__(self, x):
-        rows, columns = (index.to(x.device) for index in self._indices(x.shape[2:]))
+        size = tuple(x.shape[2:])
+        rows, columns = (self.constant((size, k), x, lambda k=k: self._indices(size)[k]) for k in (0, 1))
         wide = F.pad(x, (0, 1, 0, 1))[..., rows, :][..., columns] if self.boundary != "valid" else x
-        kernel = self.kernel.flip(0, 1).to(x).expand(x.shape[1], 1, -1, -1)
-        return F.conv2d(wide, kernel, groups=x.shape[1])
+        kernel = self.constant("kernel", x, lambda: self.kernel.flip(0, 1).to(x.dtype))
+        return F.conv2d(wide, kernel.expand(x.shape[1], 1, -1, -1), groups=x.shape[1])
 
 
 class CircularConvolution(Decomposed, Convolution):

@@ -31,7 +31,7 @@ class Grayscale(LinearOperator):
         return (image_shape[0], 1, *image_shape[2:])
 
     def _column(self, x):
-        return self.weights.to(x.device, x.dtype)[:, None, None]
+        return self.constant("weights", x, lambda: self.weights.to(x.dtype)[:, None, None])
 
     def __call__(self, x):
         return (x * self._column(x)).sum(1, keepdim=True)
@@ -64,9 +64,11 @@ class Bands(LinearOperator):
         return (image_shape[0], len(self.bands), *image_shape[2:])
 
     def __call__(self, x):
-        return x[:, self.bands]
+        return x.index_select(1, self._index(x))
 
     def adjoint(self, y):
         x = y.new_zeros(len(y), self.shape_of_images(y)[0], *y.shape[2:])
-        x[:, self.bands] = y
-        return x
+        return x.index_copy(1, self._index(y), y)
+
+    def _index(self, like):
+        return self.constant("bands", like, lambda: torch.tensor(self.bands))

@@ -43,15 +43,12 @@ class Decomposed(LinearOperator):
 
     def _response(self, size, z: Tensor, response) -> Tensor:
         """The function `response` of the singular values, times z."""
-        kept = self._kept_values(size)
-        return z * response(kept.to(z.device)).to(z.dtype)
+        kept = self.constant(size, z, lambda: self._kept_values(size))
+        return z * response(kept).to(z.dtype)
 
     def _kept_values(self, size) -> Tensor:
-        known = self.__dict__.setdefault("_known_values", {})
-        if size not in known:
-            values = self._values(*size)
-            known[size] = torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
-        return known[size]
+        values = self._values(*size)
+        return torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
 
     def __call__(self, x):
         size = tuple(x.shape[2:])

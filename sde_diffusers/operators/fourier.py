@@ -63,7 +63,7 @@ class MaskedFourier(LinearOperator):
 
     def _filter(self, x, response):
         """The image x with A'A in a function of it, F* response(h) F."""
-        h = self.share.to(x)
+        h = self.constant("share", x, lambda: self.share.to(x.dtype))
         return torch.fft.ifft2(torch.fft.fft2(x, norm="ortho") * response(h), norm="ortho").real
 
     def pseudo_inverse(self, y):

@@ -70,7 +70,8 @@ class Rows(LinearOperator):
         return tuple(image_shape)
 
     def __call__(self, x):
-        return torch.where(self.kept.to(x.device), x, 0)
+        self.kept = self.kept.to(x.device)  # once
+        return torch.where(self.kept, x, 0)
 
     def adjoint(self, y):
         return self(y)

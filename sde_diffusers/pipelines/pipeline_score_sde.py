@@ -18,12 +18,13 @@ from torch import Tensor
 from sde_diffusers.class_names import Labels, names_of
 from sde_diffusers.fitted_network import warn_of_other_fit
 from sde_diffusers.generators import require_generators
-from sde_diffusers.guidance import Guidance, image_shape
+from sde_diffusers.guidance import Guidance, classes_of, image_shape
 from sde_diffusers.hub import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.likelihood import check_shape
 from sde_diffusers.network_fit import require_own_scheduler, require_size
-from sde_diffusers.parameterization import expand_like
+from sde_diffusers.optimization import LAYOUTS, WORKING_PRECISIONS, Optimization, optimized
+from sde_diffusers.parameterization import expand_like, require_choice
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
 from sde_diffusers.scalars import real_number, whole_number
 
@@ -163,7 +164,14 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
         guidance = Guidance(
-            self, batch_size, class_labels, guidance_scale, guidance_interval, classifier_scale, guide_scale
+            self,
+            batch_size,
+            class_labels,
+            guidance_scale,
+            guidance_interval,
+            classifier_scale,
+            guide_scale,
+            sampling=True,
         )
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -240,6 +248,45 @@ class ScoreSdePipeline(HubPipelineMixin, CodesAndLikelihoodsMixin, DiffusionPipe
     def interrupt(self) -> bool:
         """Whether a callback asked it to stop."""
         return self._interrupt
+
+    def optimize(
+        self, batch_size: int = 1, evaluations: int = 0, layout: str | None = None, precision: str | None = None
+    ) -> Optimization:
+        """Try out how this processor or GPU samples fastest, and sample so from now on.
+
+        Answers stay the same up to rounding: that of float32, or of bfloat16 where that was chosen. Likelihoods, codes
+        and restoration go on in the network's own precision; saving writes the network's own weights, and what is
+        loaded again is as before. When weights are changed, this has to be called again.
+
+        Args:
+            batch_size: of the sampling to come.
+            evaluations: how many evaluations of the network are to come, about: compiling, which takes up to minutes,
+                is tried where they would take longer than that.
+            layout: "channels_last" or "contiguous"; None = the faster one, by trial.
+            precision: "float32" or "bfloat16"; None = the faster one, by trial, where the network takes noisy images
+                in float32 whatever it computes in.
+
+        Returns:
+            `Optimization`: what was chosen, and the times that were measured; its text says it in a line.
+
+        Raises:
+            ValueError: on other numbers or names; if the network's weights wait elsewhere (offloading).
+        """
+        n, more = whole_number(batch_size), whole_number(evaluations)
+        if not n >= 1:
+            raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
+        if not more >= 0:
+            raise ValueError(f"`evaluations` must be an integer of at least 0, but is {evaluations!r}.")
+        require_choice("layout", layout, (None, *LAYOUTS))
+        require_choice("precision", precision, (None, *WORKING_PRECISIONS))
+        if hasattr(self.unet, "_hf_hook"):
+            raise ValueError("`optimize` is for a network that stays on its device, but `unet` is offloaded.")
+        device, dtype = self._execution_device, torch.promote_types(self.unet.dtype, torch.float32)
+        dtype = dtype if getattr(self.unet, "accepts_float32_input", False) else self.unet.dtype
+        x = torch.randn(int(n), *self._image_shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        labels = torch.zeros(int(n), dtype=torch.int64, device=device) if classes_of(self.unet) else None
+        network_time = self.scheduler.network_time(torch.tensor(0.5)).to(device, torch.float32)
+        return optimized(self.unet, (x, network_time, labels), int(more), layout, precision)
 
     # The central objects.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from sde_diffusers.operators.least_squares import like_images
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
@@ -40,9 +40,11 @@ class DPS(PosteriorMethod):
         gradient = operator.adjoint(residual)
         norm, gradient_norm = (v.flatten(1).norm(dim=1).clamp(min=1e-12) for v in (residual, gradient))
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
-        noise = torch.as_tensor(measurement.noise(1.0)).flatten().to(norm)
+        noise = measurement.noise(1.0)
+        noise = noise.flatten().to(norm) if isinstance(noise, Tensor) else noise
         expected = variance * (gradient_norm / norm) ** 2 + noise
-        count = measurement.operator.count(denoised.shape).to(norm)
+        count = measurement.operator.count(denoised.shape)
+        count = count.to(norm.device, norm.dtype, non_blocking=True)
         return (
             like_images(self.step * variance / noise_level**2 * (count / expected).sqrt() / norm, gradient) * gradient
         )

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from sde_diffusers.parameterization import expand_like
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import is_white, per_image
 
@@ -44,9 +45,9 @@ class Projection(PosteriorMethod):
         length = 1.0 if operator.gram is None else math.sqrt(operator.gram)
         noise = torch.as_tensor(alpha * per_image(measurement.noise_std, x) / length)
         left = noise > sigma
-        if left.all():
+        if noise.device.type == "cpu" and left.all():  # one of a GPU is not waited for
             return x
-        added = (sigma**2 - noise**2).clamp(min=0).sqrt().to(x)
+        added = expand_like((sigma**2 - noise**2).clamp(min=0).sqrt(), x)
         # y plus A times white noise, so that also its covariance is that of A x_t
         projected = operator.consistent(x, alpha * measurement.y + operator(added * draw()))
-        return torch.where(left.to(x.device), x, projected)
+        return projected if left.ndim == 0 else torch.where(left, x, projected)

@@ -188,6 +188,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         if self.fit is not None:
             self._estimates = [*self._estimates, denoised]
             following = self._alphas[k + 1] * self.fit.step(k, x / self._alphas[k], self._estimates)
+            if k + 1 == self.num_inference_steps:
+                self._estimates = []
             return following, following
         alpha, sigma = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike

@@ -106,49 +106,53 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         chain = paper_chain = self.sde.paper_chain(times) if uniform else self.sde.chain(times)
         if self.config.predictor == "ancestral" and chain.posterior_noise is None:
             chain = self.sde.chain(times)
-        self._langevin_scale = paper_chain.langevin_scale
+        self._langevin_scale = paper_chain.langevin_scale.tolist()
         following = torch.cat([times[1:], torch.zeros(1, dtype=torch.float64)])
         paper_steps = uniform and self.sde.is_paper_grid(times)
         self._dt = torch.full_like(times, 1 / n) if paper_steps else times - following
         self._following_alpha = self.sde.alpha(following[:-1]).tolist() + [1.0]
-        self._grid, self._chain = times, chain
+        self._chain = chain
+        self._sigma, self._a, self._b = (values.tolist() for values in (self.sde.sigma(times), chain.a, chain.b))
+        self._posterior_noise = None if chain.posterior_noise is None else chain.posterior_noise.tolist()
+        if self.config.predictor == "euler_maruyama":
+            f, g = self.sde.drift(times), self.sde.diffusion(times)
+            self._euler = [*zip(f.tolist(), g.tolist(), self._dt.tolist(), strict=True)]
         calls = self.corrections + self.predictions
         ends_step = ([False] * (calls - 1) + [True]) * n
         return times.repeat_interleave(calls), ends_step
 
     def _update(self, k, x, noise, denoised, draw):
         i, call = divmod(k, self.corrections + self.predictions)
-        score = -noise / self.sde.sigma(self._grid[i]).item()
+        score = -noise / self._sigma[i]
         if call < self.corrections:
             return self._correct(i, x, score, draw)
         mean, deviation = self._predict(i, x, score, denoised)
-        if i == len(self._grid) - 1 and self.final_denoise:
+        if i == len(self._sigma) - 1 and self.final_denoise:
             return mean, mean
         return mean, mean + deviation * draw()
 
     def _correct(self, i, x, score, draw):
         z = draw()
-        scale = 2 * self._langevin_scale[i].item()
+        scale = 2 * self._langevin_scale[i]
         if self.config.corrector == "ald":
-            step_size = scale * (self.config.snr * self.sde.sigma(self._grid[i]).item()) ** 2
+            step_size = scale * (self.config.snr * self._sigma[i]) ** 2
             return (mean := x + step_size * score), mean + (2 * step_size) ** 0.5 * z
         noise_norm, score_norm = (expand_like(v.flatten(1).norm(dim=1), x) for v in (z, score))
         if not self.config.per_image_step:
             noise_norm, score_norm = noise_norm.mean(), score_norm.mean()
         # A score of 0 (one pixel, half precision) says nothing about the scale: the noise level then does.
-        ratio = torch.where(score_norm > 0, noise_norm / score_norm, self.sde.sigma(self._grid[i]).item())
+        ratio = torch.where(score_norm > 0, noise_norm / score_norm, self._sigma[i])
         step_size = scale * (self.config.snr * ratio) ** 2
         return (mean := x + step_size * score), mean + (2 * step_size).sqrt() * z
 
     def _predict(self, i, x, score, denoised):
         """Mean and deviation of the state one grid point below."""
-        a, b, posterior_noise = self._chain.a[i].item(), self._chain.b[i].item(), self._chain.posterior_noise
+        a, b = self._a[i], self._b[i]
         if a * PURE_NOISE < 1:
-            return self._following_alpha[i] * denoised, posterior_noise[i].item()  # type: ignore[index]
+            return self._following_alpha[i] * denoised, self._posterior_noise[i]  # type: ignore[index]
         if self.config.predictor == "reverse_diffusion":
             return (2 - a) * x + b**2 * score, b
         if self.config.predictor == "ancestral":
-            return (x + b**2 * score) / a, posterior_noise[i].item()  # type: ignore[index]  # see `_plan`
-        t, dt = self._grid[i], self._dt[i].item()
-        f, g = self.sde.drift(t).item(), self.sde.diffusion(t).item()
+            return (x + b**2 * score) / a, self._posterior_noise[i]  # type: ignore[index]  # see `_plan`
+        f, g, dt = self._euler[i]
         return x - (f * x - g**2 * score) * dt, g * dt**0.5

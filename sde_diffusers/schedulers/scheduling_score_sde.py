@@ -136,6 +136,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         self.start_time, self.sampling_eps = self._interval()
         self.num_inference_steps: int | None = None
         self.timesteps = self.times = torch.empty(0)
+        self._known_at: dict[float, tuple] = {}
         self._calls = 0
         self._forget()
 
@@ -245,9 +246,21 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
 
         `model_output` is the network's answer to `sample * input_scale(t)` at `network_time(t)`.
         """
-        s = self.training_time(t)
-        x = sample if self.sde is self.training_sde else sample * expand_like(self.input_scale(t), sample)
-        return self.parameterization.noise_and_denoised(model_output, x, s)
+        x, (_, factors) = self.network_input(sample, t), self._known(t)
+        s = t if factors else self.training_time(t)
+        return self.parameterization.noise_and_denoised(model_output, x, s, factors)
+
+    def network_input(self, sample: Tensor, t: Tensor) -> Tensor:
+        """The state at time t of the sampling SDE as the network takes it."""
+        if self.sde is self.training_sde:
+            return sample
+        scale, _ = self._known(t)
+        return sample * expand_like(self.input_scale(t) if scale is None else scale, sample)
+
+    def _known(self, t: Tensor) -> tuple:
+        """The `input_scale` and the parameterization's factors at one of the `times`; else None, None."""
+        one = isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu"
+        return self._known_at.get(t.item(), (None, None)) if one else (None, None)
 
     # The diffusers scheduler interface.
 
@@ -267,6 +280,9 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         self.num_inference_steps = int(n)
         self.times, self._ends_step = self._plan(int(n))
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
+        factors = self.parameterization.factors(self.training_time(self.times))
+        known = (self.input_scale(self.times).unbind(), zip(*(values.unbind() for values in factors), strict=True))
+        self._known_at = dict(zip(self.times.tolist(), zip(*known, strict=True), strict=True))
         self._calls = 0
         self._forget()
 
@@ -299,7 +315,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         if self.sde is self.training_sde:
             return sample
         self._require_steps_left()
-        return sample * expand_like(self.input_scale(self.times[self._calls]), sample)
+        return self.network_input(sample, self.times[self._calls])
 
     def step(
         self,

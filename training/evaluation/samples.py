@@ -23,6 +23,7 @@ from sde_diffusers.schedulers.fitted_steps import fits_in_short
 from sde_diffusers.weights_digest import weights_digest
 
 NOISE, LABELS = 0, 1  # streams of random numbers
+NETWORK_PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float32"}  # by that of the layers around it
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ def draw_samples(
     options, this_machine = config.samples, _describe_machine(accelerator)
     size = min(options.batch_size, options.num_images)
     sampler, num_classes = describe_sampler(config, pipe), pipe.unet.config.num_class_embeds
+    # Nothing is left to trial, so that all processes, and a second start, compute alike.
+    own_inputs = getattr(pipe.unet, "accepts_float32_input", False)  # or else autocast alone is the more exact
+    precision = NETWORK_PRECISIONS[accelerator.mixed_precision] if own_inputs else None
+    how_asked = pipe.optimize(size, layout="channels_last", precision=precision)
+    accelerator.print(how_asked)
 
     def draw(indices: range) -> dict[str, Tensor]:
         labels = class_labels(sampler["classes"], indices, num_classes, reference.labels, options.seed)
@@ -112,7 +118,7 @@ def draw_samples(
         "network": network_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
-        "precision": accelerator.mixed_precision,
+        "precision": f"{accelerator.mixed_precision}, {how_asked.precision} network",
         "data_labels": digest(reference.labels) if options.classes == "random" else None,
     }
     count = -(-options.num_images // size) * size  # whole batches, so that more images can follow later

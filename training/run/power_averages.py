@@ -114,8 +114,8 @@ class PowerAverages:
         """Take the weights after the step with this number, from 1, into the averages (eq. 127 of the paper)."""
         for sigma_rel, averages in self._averages.items():
             decay = (1 - 1 / step) ** self.exponents[sigma_rel]
-            for name, parameter in self._parameters.items():
-                local_part(averages[name]).lerp_(local_part(parameter), 1 - decay)
+            own, weights = [*map(local_part, averages.values())], [*map(local_part, self._parameters.values())]
+            torch._foreach_lerp_(own, weights, 1 - decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Whole tensors by "sigma_rel/parameter"; to be called by all processes."""

@@ -1,0 +1,54 @@
+"""What a network is told beside the image: noise level, class and augmentation, as one embedding."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+class ConditioningMixin:
+    """The embedding of a network with `time_proj`, `time_embedding`, `class_embedding` and `augment_embedding`."""
+
+    config: Any
+    time_proj: Any
+    time_embedding: Any
+    class_embedding: Any
+    augment_embedding: Any
+    conv_in: Any
+
+    def _embed(self, condition, class_labels, augment_labels):
+        """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
+        features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        features = features + self._embed_augmentation(augment_labels, features)
+        class_emb = self._embed_class(class_labels, len(features))
+        if self.config.class_joins == "features":
+            return F.silu(self.time_embedding(features + class_emb))
+        return F.silu(self.time_embedding(features) + class_emb)
+
+    def _embed_class(self, class_labels, batch_size):
+        """Embedding of the class, 0 for none (None or -1)."""
+        if class_labels is None:
+            return 0
+        labels = torch.as_tensor(class_labels)
+        classes = self.config.num_class_embeds or 0
+        # Looking at labels on a GPU would make the processor wait for it at every step.
+        visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+        if visible and ((labels < -1) | (labels >= classes)).any():
+            raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
+        if self.class_embedding is None:
+            return 0
+        labels = labels.to(self.conv_in.weight.device).expand(batch_size)
+        class_emb = self.class_embedding(labels.clamp(min=0))
+        return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
+
+    def _embed_augmentation(self, augment_labels, features):
+        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; 0 for none."""
+        dim = self.config.augment_dim
+        if augment_labels is None and not dim:
+            return 0
+        shape = (len(features), dim)
+        if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
+            augment_labels = features.new_zeros(shape)
+        if self.augment_embedding is None or tuple(augment_labels.shape) != shape:
+            raise ValueError(f"`augment_labels` must have shape {shape}, got {tuple(augment_labels.shape)}.")
+        return self.augment_embedding(augment_labels.to(features))
