@@ -219,8 +219,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         corrected = self._is_corrected(k)
         coming = range(k + 1, min(k + self.held_order, self.num_inference_steps))
         forms = {self._form(j, self.config.eta) for j in ([k, *coming] if corrected else coming)}
-        count = self.held_order - (not corrected)
-        return [{form: estimate[form] for form in forms} for estimate in estimates[max(0, len(estimates) - count) :]]
+        kept = estimates[max(0, len(estimates) - self.held_order + (not corrected)) :]
+        return [{form: estimate[form] for form in forms & estimate.keys()} for estimate in kept]
 
     def _taken(self, form, coefficients, x, estimates):
         """A step from x by what `_coefficients` gives; the deviation of its noise."""
