@@ -34,7 +34,10 @@ nitpick_ignore_regex = [
         r"(abc|collections|diffusers|huggingface_hub|numpy|pathlib|PIL|torch)\..*",
     ),  # their documentation is elsewhere
     # Bases, named with the methods of what inherits them:
-    ("py:class", r"sde_diffusers\.(models\.complete_weights|schedulers\.config_keys)\..*"),
+    (
+        "py:class",
+        r"sde_diffusers\.(models\.complete_weights|schedulers\.(config_keys|other_sde)|pipelines\.scores)\..*",
+    ),
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]
 

@@ -143,7 +143,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         self._fits = fitted_steps(self, self.config.fits)
 
     @classmethod
-    def extract_init_dict(cls, config_dict, **kwargs):
+    def extract_init_dict(cls, config_dict: dict, **kwargs):
         """See the base; files of older versions, which have neither corrector nor fits, are taken for complete."""
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
         for key in ("unified_corrector", "fits"):

@@ -21,6 +21,7 @@ from sde_diffusers.scalars import plain_config, real_number, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
+from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
@@ -47,7 +48,7 @@ class ScoreSdeSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
+class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMixin):
     """Base of the samplers. The configuration keys below are shared by all of them; None stands for a default.
 
     Args:
@@ -215,53 +216,6 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         """Number of `step` calls since `set_timesteps`."""
         return self._calls
 
-    # The network, seen from the sampling SDE.
-
-    def training_time(self, t: Tensor) -> Tensor:
-        """The time of the training SDE that has the signal-to-noise ratio of time t of the sampling SDE."""
-        if self.sde is self.training_sde:
-            return t
-        return self.training_sde.inverse_half_log_snr(self.sde.half_log_snr(t))
-
-    def input_scale(self, t: Tensor) -> Tensor:
-        """Factor that turns x_t of the sampling SDE into the training SDE's.
-
-        x / alpha is common to both, and so is x / sqrt(alpha^2 + sigma^2), also where alpha = 0.
-        """
-        if self.sde is self.training_sde:
-            return torch.ones_like(t)
-        s = self.training_time(t)
-        size = torch.hypot(self.training_sde.alpha(s), self.training_sde.sigma(s))
-        return size / torch.hypot(self.sde.alpha(t), self.sde.sigma(t))
-
-    def network_time(self, t: Tensor, between: bool = False) -> Tensor:
-        """What the network is conditioned on at time t of the sampling SDE; float64, t's shape.
-
-        `between`: see `Parameterization.network_time`.
-        """
-        return self.parameterization.network_time(self.training_time(t), between)
-
-    def noise_and_denoised(self, model_output: Tensor, sample: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """E[noise | x_t] and E[x_0 | x_t] for x_t = `sample` at time t (scalar or (N,)) of the sampling SDE.
-
-        `model_output` is the network's answer to `sample * input_scale(t)` at `network_time(t)`.
-        """
-        x, (_, factors) = self.network_input(sample, t), self._known(t)
-        s = t if factors else self.training_time(t)
-        return self.parameterization.noise_and_denoised(model_output, x, s, factors)
-
-    def network_input(self, sample: Tensor, t: Tensor) -> Tensor:
-        """The state at time t of the sampling SDE as the network takes it."""
-        if self.sde is self.training_sde:
-            return sample
-        scale, _ = self._known(t)
-        return sample * expand_like(self.input_scale(t) if scale is None else scale, sample)
-
-    def _known(self, t: Tensor) -> tuple:
-        """The `input_scale` and the parameterization's factors at one of the `times`; else None, None."""
-        one = isinstance(t, Tensor) and t.ndim == 0 and t.device.type == "cpu"
-        return self._known_at.get(t.item(), (None, None)) if one else (None, None)
-
     # The diffusers scheduler interface.
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
@@ -280,9 +234,7 @@ class ScoreSdeScheduler(KnownKeysMixin, SchedulerMixin, ConfigMixin):
         self.num_inference_steps = int(n)
         self.times, self._ends_step = self._plan(int(n))
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
-        factors = self.parameterization.factors(self.training_time(self.times))
-        known = (self.input_scale(self.times).unbind(), zip(*(values.unbind() for values in factors), strict=True))
-        self._known_at = dict(zip(self.times.tolist(), zip(*known, strict=True), strict=True))
+        self._remember(self.times)
         self._calls = 0
         self._forget()
 

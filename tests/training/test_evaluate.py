@@ -387,7 +387,7 @@ def test_refused_configurations(change, message):
     [
         ("scheduler.class_name=DDPMScheduler", "scheduler.class_name must be one of"),
         ("scheduler.solver_orders=2", "scheduler.solver_orders is not a key. Did you mean solver_order"),
-        ("scheduler.solver_order=4", "scheduler: `solver_order`"),
+        ("scheduler.solver_order=5", "scheduler: `solver_order`"),
         ("samples.guidance_scale=2 samples.classes=none", "samples.guidance_scale=2.0 needs classes"),
         ("feature_spaces=[fashion-mnist] feature_weights.fashion-mnist=missing", "no config.json in missing"),
         ("data.reference_split=all", "split 'all' does not exist"),
