@@ -27,6 +27,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class SamplerFit:
 @torch.inference_mode(False)
 @torch.no_grad()
 def fit_sampler(
-    pipe,
+    pipe: DiffusionPipeline,
     steps: Sequence[int] = (2, 3, 4, 5, 6, 8),
     generator: torch.Generator | None = None,
     class_labels: Labels = None,

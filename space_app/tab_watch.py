@@ -61,7 +61,7 @@ def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, setting
     shown = [*range(0, steps, STEPS_BETWEEN)][: COLUMNS - 1] + [steps]
     generator = torch.Generator().manual_seed(seed)
     noise, latents = torch.randn(2, 1, *model.image_shape, generator=generator)
-    x_0 = scheduler.parameterization.to_model_range(image / 255)
+    x_0 = scheduler.parameterization.to_model_range(image)
     forward, returned = [], []
     for k in reversed(shown):
         t = times[k]

@@ -6,7 +6,7 @@ The network is exact for Gaussian data, and its answer is rounded to the precisi
 import pytest
 import torch
 from exact_scores import exact_output
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sde_diffusers import (
@@ -92,6 +92,7 @@ def test_samplers_are_finite_reproducible_and_batch_independent(
     sampler, sde, sampling_sde, grid, prediction_type, final_denoise, size, steps, dtype, seed
 ):
     cls, options = sampler
+    assume(final_denoise or grid != "few_steps")  # which is refused
     scheduler = cls(
         **sde,
         **options,

@@ -406,9 +406,9 @@ def test_nothing_computes_past_the_queue(url, events):
 def test_random_images_are_drawn_in_the_threads_of_the_network(url, events, monkeypatch):
     threads, real = [], space_app.to_picture
 
-    def spy(image):
+    def spy(*image):
         threads.append(threading.current_thread().name)
-        return real(image)
+        return real(*image)
 
     monkeypatch.setattr(space_app, "to_picture", spy)
 
