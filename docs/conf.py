@@ -34,10 +34,7 @@ nitpick_ignore_regex = [
         r"(abc|collections|diffusers|huggingface_hub|numpy|pathlib|PIL|torch)\..*",
     ),  # their documentation is elsewhere
     # Bases, named with the methods of what inherits them:
-    (
-        "py:class",
-        r"sde_diffusers\.(models\.complete_weights|schedulers\.(config_keys|other_sde)|pipelines\.scores)\..*",
-    ),
+    ("py:class", r"sde_diffusers\.(models\.complete_weights\..*|.*Mixin)"),
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]
 

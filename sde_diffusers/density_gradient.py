@@ -31,6 +31,7 @@ class LogDensity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, flow: ProbabilityFlow, start: float, end: float, rtol: float, atol: float):
+        """Follow the ODE from `start` to `end`."""
         z, gain = flow.solve(x, start, end, rtol, atol)
         ctx.flow, ctx.solver = flow, (start, end, rtol, atol)
         ctx.save_for_backward(z)
@@ -39,6 +40,7 @@ class LogDensity(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, weights: Tensor, _):
+        """The gradient with respect to x; see `adjoint_gradient`."""
         (z,) = ctx.saved_tensors
         return adjoint_gradient(ctx.flow, z, weights, *ctx.solver), None, None, None, None, None
 
