@@ -137,6 +137,8 @@ def _read_yaml(path: Path, schema: type, above: tuple[Path, ...] = ()) -> DictCo
         content = read_file(path, schema)
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} holds a list or mapping that contains itself") from None
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
     base = content.pop(BASE, None)
