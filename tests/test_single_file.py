@@ -373,7 +373,7 @@ def computes(pipe):
 def test_folders_with_different_code_in_one_process(saved, tmp_path, monkeypatch):
     """Each pipeline computes with its own, is saved with it, and pickled, also to a process that is started afresh."""
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "modules"), *sys.path])  # before those of earlier tests
     ours, other = saved[0] / "ours", with_other_code(shutil.copytree(saved[0] / "ours", tmp_path / "other"))
     first, second, again = (DiffusionPipeline.from_pretrained(f, trust_remote_code=True) for f in (ours, other, ours))
     assert type(first) is type(again) and type(first.unet) is type(again.unet) is not type(second.unet)
