@@ -19,7 +19,7 @@ HOW = "Run `python scripts/check_versions.py`, and bring its results into docs/v
 
 
 def test_the_oldest_releases_are_the_lower_bounds_of_setup():
-    versions = RESULTS["oldest"]["versions"] | RESULTS["since"]["oldest"]
+    versions = RESULTS["oldest"]["versions"]
     for requirement in requirements_of_setup():
         assert requirement.name in versions, f"{requirement.name} is not in the record. {HOW}"
         assert Version(versions[requirement.name]) == lower_bound(requirement.specifier), HOW
