@@ -57,6 +57,31 @@ class LikelihoodOutput(BaseOutput):
     importance_gap: Tensor | None = None
 
 
+@dataclass
+class LogProbOutput(BaseOutput):
+    """Log-densities, or bounds on the log-probabilities of integers, in nats (more is more likely).
+
+    Args:
+        log_prob: (N,) float64, mean over passes and probes.
+        estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact.
+        standard_errors: of the batch's mean, in parts; see `standard_errors`.
+        latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
+        nfe: number of evaluations of the network that each image took, all passes together.
+        rtol, atol: tolerances of the solver, as used.
+        importance_gap: (N,) by how many nats the importance-weighted bound is tighter than the mean of its passes;
+            None if it was not asked for.
+    """
+
+    log_prob: Tensor
+    estimates: Tensor
+    standard_errors: dict[str, float]
+    latents: Tensor
+    nfe: int
+    rtol: float
+    atol: float
+    importance_gap: Tensor | None = None
+
+
 def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: bool = True) -> dict[str, float]:
     """Standard error of the mean of nested draws, split into what causes it (analysis of variance).
 
@@ -97,27 +122,13 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: b
 def image_bits_per_dim(pipe, images, **options) -> LikelihoodOutput:
     """See `ScoreSdePipeline.bits_per_dim`."""
     nats = log_probabilities(pipe, images, **options)
-    to_bits = -1 / (nats.latents[0].numel() * math.log(2))
-    estimates, exact = to_bits * nats.estimates, nats.exact_trace
-    errors = standard_errors(estimates, exact, nats.dequantized)
-    gap = None if nats.importance_gap is None else -to_bits * nats.importance_gap
-    bits = to_bits * nats.log_prob
-    return LikelihoodOutput(bits, estimates, errors, nats.latents, nats.nfe, nats.rtol, nats.atol, gap)
-
-
-@dataclass
-class LogProbabilities:
-    """What `log_probabilities` finds, in nats; for the names see `LogProbOutput` and `LikelihoodOutput`."""
-
-    log_prob: Tensor
-    estimates: Tensor
-    latents: Tensor
-    nfe: int
-    rtol: float
-    atol: float
-    exact_trace: bool
-    dequantized: bool
-    importance_gap: Tensor | None
+    bits = 1 / (nats.latents[0].numel() * math.log(2))
+    errors = {part: bits * error for part, error in nats.standard_errors.items()}
+    gap = None if nats.importance_gap is None else bits * nats.importance_gap
+    estimates = -bits * nats.estimates
+    return LikelihoodOutput(
+        -bits * nats.log_prob, estimates, errors, nats.latents, nats.nfe, nats.rtol, nats.atol, gap
+    )
 
 
 def log_probabilities(
@@ -136,7 +147,7 @@ def log_probabilities(
     atol=1e-5,
     variable=None,
     in_units=False,
-) -> LogProbabilities:
+) -> LogProbOutput:
     """Log-densities of images, or bounds on the log-probabilities of their bins.
 
     Args:
@@ -189,7 +200,8 @@ def log_probabilities(
     if importance_weighted:
         gap = estimates[:, 0].logsumexp(0) - math.log(passes) - log_prob
         log_prob = log_prob + gap
-    return LogProbabilities(log_prob, estimates, latents[0], nfe, rtol, atol, exact, bool(kind), gap)
+    errors = standard_errors(estimates.detach(), exact, dequantized=bool(kind))
+    return LogProbOutput(log_prob, estimates, errors, latents[0], nfe, rtol, atol, gap)
 
 
 def require_unbounded(scheduler) -> None:

@@ -2,38 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from sde_diffusers.likelihood import log_probabilities, standard_errors
-
-
-@dataclass
-class LogProbOutput(BaseOutput):
-    """Log-densities, or bounds on the log-probabilities of integers, in nats (more is more likely).
-
-    Args:
-        log_prob: (N,) float64, mean over passes and probes.
-        estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact.
-        standard_errors: of the batch's mean, in parts; see `standard_errors`.
-        latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
-        nfe: number of evaluations of the network that each image took, all passes together.
-        rtol, atol: tolerances of the solver, as used.
-        importance_gap: (N,) by how many nats the importance-weighted bound is tighter than the mean of its passes;
-            None if it was not asked for.
-    """
-
-    log_prob: Tensor
-    estimates: Tensor
-    standard_errors: dict[str, float]
-    latents: Tensor
-    nfe: int
-    rtol: float
-    atol: float
-    importance_gap: Tensor | None = None
+from sde_diffusers.likelihood import LogProbOutput, log_probabilities
 
 
 def image_log_prob(pipe, x, **options) -> LogProbOutput:
@@ -43,11 +16,7 @@ def image_log_prob(pipe, x, **options) -> LogProbOutput:
             f"`x` asks for a gradient, which takes a network of float32 or float64, but it is {pipe.unet.dtype}: "
             "`pipe.to(torch.float32)`, or `x.detach()`."
         )
-    nats = log_probabilities(pipe, x, in_units=True, **options)
-    errors = standard_errors(nats.estimates.detach(), nats.exact_trace, nats.dequantized)
-    return LogProbOutput(
-        nats.log_prob, nats.estimates, errors, nats.latents, nats.nfe, nats.rtol, nats.atol, nats.importance_gap
-    )
+    return log_probabilities(pipe, x, in_units=True, **options)
 
 
 def image_class_log_prob(pipe, x, class_priors=None, generator=None, **options) -> Tensor:

@@ -17,8 +17,8 @@ from sde_diffusers.latent_codes import (
     encode_images,
     interpolate_images,
 )
-from sde_diffusers.likelihood import LikelihoodOutput, image_bits_per_dim
-from sde_diffusers.log_probability import LogProbOutput, image_class_log_prob, image_log_prob
+from sde_diffusers.likelihood import LikelihoodOutput, LogProbOutput, image_bits_per_dim
+from sde_diffusers.log_probability import image_class_log_prob, image_log_prob
 
 
 class CodesAndLikelihoodsMixin:
