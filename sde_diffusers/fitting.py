@@ -104,10 +104,9 @@ def fit_sampler(
             as many more as these have less than 500 values, up to 1,024.
         solution_steps: of the ODE, for what is taken as its solution.
         coefficients: whether those of the steps are fitted, too, or the noise levels alone, with the coefficients of
-            the exponential solver of order 2. All together come nearer to the ODE's solution, but from 4 steps on
-            images by levels alone have the lesser distance from real ones (measured: docs/few_step_samplers.md). So
-            by default they are fitted for 2 and 3 steps, and for any number where images are vectors, less than 4
-            pixels high or wide.
+            the exponential solver of order 2. All together come nearer to the ODE's solution, which need not be nearer
+            to real images. By default they are fitted for 2 and 3 steps, and for any number where images are vectors,
+            less than 4 pixels high or wide.
         batch_size: latents that the network sees at once.
         on_fit: called with a `SamplerFit` when a number of steps is done.
 
