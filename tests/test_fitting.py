@@ -2,17 +2,20 @@
 
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from loopback_hub import LoopbackHub
 from test_likelihood import ExactNetwork, ExactPipeline
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdePipeline, fit_sampler
 from sde_diffusers.convert import from_diffusers
 from sde_diffusers.fit_error import FitError
+from sde_diffusers.hub_push import push_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from few_step_samplers import GAUSSIAN, MIXTURE  # noqa: E402
@@ -158,16 +161,40 @@ def test_a_converted_pipeline_gains(converted):
     assert {name: images.shape for name, images in fit.images.items()}["fitted"] == (16, 1, 8, 8)
 
 
-def test_fits_are_saved_and_loaded_without_the_package(converted, tmp_path):
+WITHOUT_THE_PACKAGE = """
+import sys
+
+sys.modules["sde_diffusers"] = None  # importing it fails
+import torch
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True)
+pipe.set_progress_bar_config(disable=True)
+z = torch.load(sys.argv[2])
+torch.save(pipe(len(z), 3, latents=z, output_type="pt").images, sys.argv[3])
+assert pipe.scheduler.fit is not None
+"""
+
+
+def test_fits_survive_the_hub_without_the_package(converted, tmp_path, monkeypatch):
+    """Save, push, pull: the same images, bit for bit, with the package and by the repository's own code alone."""
     pipe, _ = converted
-    pipe.save_pretrained(tmp_path)
     z = torch.randn(2, 1, 8, 8, generator=seeded())
     expected = pipe(2, 3, latents=z, output_type="pt").images
-    without = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
-    for loaded in (ScoreSdePipeline.from_pretrained(tmp_path), without):
-        loaded.set_progress_bar_config(disable=True)
-        assert torch.equal(loaded(2, 3, latents=z, output_type="pt").images, expected)
-        assert loaded.scheduler.fit is not None
+    torch.save(z, tmp_path / "z.pt")
+    pipe.save_pretrained(tmp_path / "saved")
+    with LoopbackHub() as hub:
+        hub.connect(monkeypatch, tmp_path / "home")
+        push_model(tmp_path / "saved", "tester/fitted")
+        pulled = ScoreSdePipeline.from_pretrained("tester/fitted")
+        environment = hub.environment(tmp_path / "other_home") | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        paths = [tmp_path / "z.pt", tmp_path / "without.pt"]
+        command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, "tester/fitted", *paths]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    pulled.set_progress_bar_config(disable=True)
+    assert torch.equal(pulled(2, 3, latents=z, output_type="pt").images, expected) and pulled.scheduler.fit is not None
+    assert torch.equal(torch.load(tmp_path / "without.pt"), expected)
 
 
 def test_other_weights_and_guidance_are_warned_of(converted, tmp_path, caplog):
