@@ -66,15 +66,15 @@ class ScoreSdeConsistencyScheduler(ScoreSdeScheduler):
         levels: dict[str, list[float]] | None = None,
     ):
         self._setup()
-        self._check_levels(self.config.levels)
+        if self.config.levels is not None:
+            self._require_levels(self.config.levels)
+            self.register_to_config(levels={str(n): list(own) for n, own in self.config.levels.items()})  # as in JSON
 
-    def _check_levels(self, levels):
-        if levels is None:
-            return
-        ends = torch.tensor([self.start_time, self.sampling_eps], dtype=torch.float64)
-        noisiest, cleanest = (-self.sde.half_log_snr(ends)).exp().tolist()
+    def _require_levels(self, levels):
         if not isinstance(levels, dict):
             raise ValueError(f"`levels` must be None or a dictionary by the number of steps, but is {levels!r}.")
+        ends = torch.tensor([self.start_time, self.sampling_eps], dtype=torch.float64)
+        noisiest, cleanest = (-self.sde.half_log_snr(ends)).exp().tolist()
         for n, own in levels.items():
             sound = str(n).isdecimal() and isinstance(own, (list, tuple)) and len(own) == int(n) >= 1
             bounds = [noisiest * LEVELS_REACHED, *own, cleanest / LEVELS_REACHED] if sound else []
