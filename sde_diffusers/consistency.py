@@ -13,8 +13,8 @@ have the same dropout. The norm is Pseudo-Huber's, sqrt(|d|^2 + c^2) - c with |d
 With `solver_steps` = m above 0 the right side is asked where m steps of the trained denoiser's own ODE lead from the
 noisy image (consistency distillation, algorithm 2 of arXiv 2303.01469): it costs m evaluations more and takes over the
 denoiser's errors, but each comparison is free of the noise of a drawn pair, so that far fewer are needed; its weight
-is then 1 / s + 1, which is about the same for the bare network at all levels. With q = 1, r is 0 for all, and the right
-side is the solution itself.
+is then 1 / s + 1, which is about the same for the bare network at all levels. With q = 1, r is 0 for all, and the
+right side is the solution itself.
 """
 
 import math
@@ -179,10 +179,10 @@ def require_consistency_possible(parameterization: Parameterization) -> None:
     growth = parameterization.denoised_error_scale(torch.tensor(1.0, dtype=torch.float64)).item()
     if not growth <= LARGEST_GROWTH:
         raise ValueError(
-            f"`prediction_type`={parameterization.prediction_type!r} with {parameterization.sde!r}: from pure noise an "
-            f"error of the answer makes one of x_0 that is {growth:.3g} times as large (at most {LARGEST_GROWTH:g} are "
-            "allowed), so that no image can be told in one step. `prediction_type` must be 'sample', 'v_prediction' or "
-            "'velocity'."
+            f"`prediction_type`={parameterization.prediction_type!r} with {parameterization.sde!r}: from pure noise "
+            f"an error of the answer makes one of x_0 that is {growth:.3g} times as large (at most "
+            f"{LARGEST_GROWTH:g} are allowed), so that no image can be told in one step. `prediction_type` must be "
+            "'sample', 'v_prediction' or 'velocity'."
         )
 
 

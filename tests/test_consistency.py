@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 
 import sde_diffusers
 from sde_diffusers import (
+    VESDE,
     ConsistencyTuning,
     DenoisingScoreMatching,
     NCSNppUNet2DModel,
@@ -18,7 +19,6 @@ from sde_diffusers import (
     ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdeRestorationPipeline,
-    VESDE,
 )
 from sde_diffusers.operators import Mask
 from sde_diffusers.sdes.gaussian import GaussianSDE
@@ -124,7 +124,7 @@ def gaussian_objective(sde="ve", consistent=True, **options):
 
 @pytest.mark.parametrize("sde", ["ve", "vp", "cosine_vp", "flow"])
 def test_the_exact_function_is_where_training_leads_as_the_levels_draw_together(sde):
-    """Its gradient vanishes with the distance of the two levels; that of the denoiser, which it starts from, doesn't."""
+    """Its gradient vanishes with the distance of the two levels; the denoiser's, from which it starts, doesn't."""
 
     def gradient(stages, consistent=True):
         objective, examples = gaussian_objective(sde, consistent, stages=stages, k=0.0, huber=1e3)  # nearly squares
@@ -289,7 +289,7 @@ IMAGES = torch.zeros(2, 1, 8, 8)
         lambda pipe: ScoreSdeRestorationPipeline(**pipe.components)(IMAGES, Mask(torch.ones(8, 8).bool())),
         lambda pipe: draw(ScoreSdePipeline(unet=pipe.unet, scheduler=edm_scheduler(ScoreSdeExponentialScheduler))),
     ],
-    ids="score denoise encode decode interpolate bits_per_dim log_prob class_log_prob fit restore other_sampler".split(),
+    ids="score denoise encode decode interpolate bits log_prob class_log_prob fit restore other_sampler".split(),
 )
 @pytest.mark.parametrize("swapped", [False, True])
 def test_what_needs_a_score_is_refused_by_name(pipe, ask, swapped):

@@ -213,13 +213,8 @@ class TrainingRun:
         batches = self.data.batches(
             config.batch_size, config.seed, self.step, self.rank, self.world_size, config.data.horizontal_flip
         )
-        progress = tqdm(
-            total=config.steps,
-            initial=self.step,
-            disable=not main,
-            mininterval=0.5 if sys.stderr.isatty() else 20,
-            dynamic_ncols=True,
-        )
+        often = 0.5 if sys.stderr.isatty() else 20  # seconds
+        progress = tqdm(total=config.steps, initial=self.step, disable=not main, mininterval=often, dynamic_ncols=True)
         loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
         with progress, Interruption(config.process_timeout) as interruption:
             while self.step < config.steps:

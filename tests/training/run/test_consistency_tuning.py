@@ -22,7 +22,9 @@ scheduler: {class_name: ScoreSdeConsistencyScheduler, sde: ve, sigma_min: 0.002,
 def tuned(tiny):
     path = tiny.with_name("tuned.yaml")
     own = ("objective:", "scheduler:", "  {sde: ve")
-    path.write_text("\n".join(line for line in tiny.read_text().splitlines() if not line.startswith(own)) + CONSISTENCY)
+    path.write_text(
+        "\n".join(line for line in tiny.read_text().splitlines() if not line.startswith(own)) + CONSISTENCY
+    )
     return path
 
 
