@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
 
+from evaluation.config import read_evaluation_config
+from evaluation.inputs import load_pipeline
 from run.config import read_config
 from run.score_model import check_score_model
 from run.yaml_config import ConfigError
@@ -74,3 +76,21 @@ def test_the_sampler_is_of_consistency_models_alone(tiny):
     words = [str(tiny), "output_dir=x", "scheduler.class_name=ScoreSdeConsistencyScheduler"]
     with pytest.raises(ConfigError, match="scheduler.class_name must be .* and with no other one"):
         check_score_model(read_config(words))
+
+
+def test_evaluation_samples_it_and_refuses_the_rest(tuned, score_model, tmp_path):
+    words = [f"initial_weights={score_model}", "steps=1"]
+    pipeline = run_here(tuned, tmp_path / "run", *words) / "pipeline"
+
+    def load(*overrides):
+        own = [f"output_dir={tmp_path}/evaluation", "data.dataset=x", *overrides]
+        return load_pipeline(read_evaluation_config([str(pipeline), *own]), torch.device("cpu"))
+
+    assert load("scheduler={levels: {2: [80.0, 1.5]}}").scheduler.config.levels == {"2": [80.0, 1.5]}
+    for overrides, message in (
+        (["likelihood.num_images=2"], "likelihood.num_images=2: .* has no score"),
+        (["scheduler.class_name=ScoreSdeExponentialScheduler"], "samples.num_images=.* has no score"),
+        (["samples.guidance_scale=2"], "`samples.guidance_scale` must be 0 or 1 with a consistency model"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load(*overrides)
