@@ -31,7 +31,7 @@ from sde_diffusers.scalars import real_number, whole_number
 # How much an error of the network's answer may grow on the way to x_0: eight bits of it (bfloat16) are then good to an
 # eighth of the range of images.
 LARGEST_GROWTH = 32.0
-MIDDLE = 2.4  # the noise level about which the solver's steps lie
+SOLVER_MIDDLE = 2.4  # the noise level about which the solver's steps lie
 
 
 class ConsistencyTuning:
@@ -154,10 +154,10 @@ class ConsistencyTuning:
     @torch.no_grad()
     def _solution(self, y, s, r, class_labels):
         """Where the denoiser's ODE leads from y = x / alpha at the levels s (N,) to the levels r; DPM-Solver++(2M)
-        (arXiv 2211.01095, algorithm 2), even in the square root of level / (level + MIDDLE)."""
-        ends = [(level / (level + MIDDLE)).sqrt() for level in (s, r)]
+        (arXiv 2211.01095, algorithm 2), even in the square root of level / (level + SOLVER_MIDDLE)."""
+        ends = [(level / (level + SOLVER_MIDDLE)).sqrt() for level in (s, r)]
         shares = [torch.lerp(*ends, k / self.solver_steps) ** 2 for k in range(self.solver_steps)]
-        levels = [s, *(MIDDLE * share / (1 - share) for share in shares[1:]), r]
+        levels = [s, *(SOLVER_MIDDLE * share / (1 - share) for share in shares[1:]), r]
         before = None
         for k, (start, end) in enumerate(pairwise(levels)):
             time = self.sde.inverse_half_log_snr(-start.clamp(min=self.cleanest).log())
