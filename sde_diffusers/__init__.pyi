@@ -6,6 +6,7 @@ from diffusers import SchedulerMixin as SchedulerMixin
 from sde_diffusers import convert as convert
 from sde_diffusers import operators as operators
 from sde_diffusers import posteriors as posteriors
+from sde_diffusers.consistency import ConsistencyTuning as ConsistencyTuning
 from sde_diffusers.fitting import SamplerFit as SamplerFit
 from sde_diffusers.fitting import fit_sampler as fit_sampler
 from sde_diffusers.images import PixelFormat as PixelFormat
@@ -19,6 +20,9 @@ from sde_diffusers.parameterization import Parameterization as Parameterization
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline as ScoreSdePipeline
 from sde_diffusers.pipelines.pipeline_score_sde_restoration import (
     ScoreSdeRestorationPipeline as ScoreSdeRestorationPipeline,
+)
+from sde_diffusers.schedulers.scheduling_consistency import (
+    ScoreSdeConsistencyScheduler as ScoreSdeConsistencyScheduler,
 )
 from sde_diffusers.schedulers.scheduling_exponential import (
     ScoreSdeExponentialScheduler as ScoreSdeExponentialScheduler,

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
-from sde_diffusers.network_fit import require_network_fits, require_own_scheduler
+from sde_diffusers.network_fit import require_answers, require_mixable, require_network_fits, require_own_scheduler
 from sde_diffusers.optimization import SamplingNetwork, asked_for_samples
 from sde_diffusers.parameterization import PURE_NOISE
 from sde_diffusers.scalars import real_number
@@ -87,12 +87,15 @@ class Guidance:
         self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
         self.asked = asked_for_samples(pipe.unet) if sampling else pipe.unet
         require_network_fits(getattr(pipe.unet, "config", None), pipe.scheduler.parameterization)
+        require_answers(pipe.unet, pipe.scheduler, sampling)
         self.interval = checked_interval(guidance_interval)
         w = checked_scale("guidance_scale", guidance_scale)
         self.classifier_scale = checked_scale("classifier_scale", classifier_scale)
         self.guide_scale = checked_scale("guide_scale", guide_scale)
         self.classifier = None if self.classifier_scale == 0 else fitting_classifier(pipe, self.classifier_scale)
         self.guide = None if self.guide_scale == 1 else fitting_guide(pipe, self.guide_scale)
+        require_mixable(self.scheduler, "classifier_scale", self.classifier_scale, (0,))
+        require_mixable(self.scheduler, "guide_scale", self.guide_scale, (1,))
 
         def on_device(labels):
             return None if labels is None else labels.repeat_interleave(copies).to(pipe._execution_device)
@@ -113,6 +116,7 @@ class Guidance:
         scale = checked_scale("guidance_scale", scale)
         if scale != 1 and self.labels is None:
             raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they are None.")
+        require_mixable(self.scheduler, "guidance_scale", scale, (0, 1))
         if scale != 1:
             self._require_no_class(f"`guidance_scale`={scale}", learnt=True)
         self._guidance_scale = scale

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde_diffusers.network_fit import require_network_fits
+from sde_diffusers.network_fit import require_consistency, require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import real_number
 
@@ -140,9 +140,12 @@ class DenoisingScoreMatching:
             (N,) losses, in float32 (float64 if the images are).
 
         Raises:
-            ValueError: the network cannot be asked as `parameterization` asks (see `require_network_fits`).
+            ValueError: the network cannot be asked as `parameterization` asks (see `require_network_fits`), or is a
+                consistency model.
         """
-        require_network_fits(getattr(network, "config", None), self.parameterization)
+        config = getattr(network, "config", None)
+        require_network_fits(config, self.parameterization)
+        require_consistency(config, False)
         alpha, sigma = self.parameterization.kernel(x_0, t)
         precision = torch.promote_types(x_0.dtype, torch.float32)
         network_time = self.parameterization.network_time(t).to(precision).to(x_0.device, non_blocking=True)

@@ -11,6 +11,17 @@ import torch
 
 from sde_diffusers.parameterization import Parameterization
 
+NO_SCORE = (
+    "The network is a consistency model (`consistency`=True): its answer is the end of the probability flow ODE "
+    "through x_t, not the mean E[x_0 | x_t], so that it has no score. `ScoreSdeConsistencyScheduler` samples it; "
+    "likelihoods, codes, posteriors and other samplers need the network that it was tuned from."
+)
+NOT_CONSISTENT = (
+    "The network is no consistency model (`consistency`=False): its answer is the mean E[x_0 | x_t], which from pure "
+    "noise is a mean of all images. Tune it (`objective.objective=consistency` of training/train.py), or take another "
+    "sampler than `ScoreSdeConsistencyScheduler`."
+)
+
 
 def require_own_scheduler(scheduler) -> None:
     """Raise a `ValueError` for a scheduler of another library, which knows neither the SDE nor the network's input."""
@@ -110,3 +121,36 @@ def require_size(name: str, size: tuple[int, int], own: tuple[int, int], network
             raise ValueError(f"{what} takes none but its own {own[0]} x {own[1]}.")
         if size[0] % multiple or size[1] % multiple:
             raise ValueError(f"{what} takes only multiples of {multiple}, or its own {own[0]} x {own[1]}.")
+
+
+def require_answers(network, scheduler, sampling: bool) -> None:
+    """Raise a `ValueError` unless a network's answers are what a scheduler, or what is asked beside samples, takes.
+
+    Args:
+        network: whose configuration, if it has the key `consistency`, says what it answers.
+        sampling: whether samples are asked for; all else needs E[x_0 | x_t].
+    """
+    config = getattr(network, "config", None)
+    if getattr(scheduler, "of_consistency_models", False):
+        if not sampling:
+            raise ValueError(NO_SCORE)
+        require_consistency(config, True)
+    else:
+        require_consistency(config, False)
+
+
+def require_consistency(config, wanted: bool) -> None:
+    """Raise a `ValueError` if a network is no consistency model though one is wanted, or is one though none is."""
+    found = getattr(config, "consistency", None)
+    if found is not None and found is not wanted:
+        raise ValueError(NO_SCORE if found else NOT_CONSISTENT)
+
+
+def require_mixable(scheduler, name: str, scale: float, allowed: tuple[int, ...]) -> None:
+    """Raise a `ValueError` if guidance of this scale would mix the answers of a consistency model."""
+    if getattr(scheduler, "of_consistency_models", False) and scale not in allowed:
+        raise ValueError(
+            f"`{name}` must be {' or '.join(map(str, allowed))} with a consistency model, but is {scale}: guidance "
+            "changes the score along the way from the noise, and such a model jumps to the end of that way. What it "
+            "mixes would be finished images. `class_labels` need no guidance."
+        )

@@ -20,6 +20,7 @@ import tab_generate  # noqa: E402
 import tab_inpaint  # noqa: E402
 import tab_interpolate  # noqa: E402
 import tab_likelihood  # noqa: E402
+import tab_one_step  # noqa: E402
 import tab_watch  # noqa: E402
 import torch  # noqa: E402
 from bounded_work import AT_ONCE, Work  # noqa: E402
@@ -100,7 +101,7 @@ def build_app(model_id: str | None) -> gr.Blocks:
 def build_page(model: ServedModel, first: ServedModel) -> None:
     """The page of a model; the bar at its top leads to the others', that of `first` being the app's own address."""
     gr.Navbar(main_page_name=first.name)
-    build_tabs(model)
+    tab_one_step.build(model) if model.consistency else build_tabs(model)
 
 
 def build_tabs(model: ServedModel) -> None:

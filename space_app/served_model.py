@@ -100,6 +100,7 @@ class ServedModel:
     test_images: Tensor | None
     test_bits_per_dim: list[float] | None
     first_images: Tensor | None
+    consistency: bool = False  # whether it is a consistency model, of which there are samples and nothing else
 
     @property
     def pipe(self) -> ScoreSdePipeline:
@@ -215,7 +216,8 @@ def load_model(source: str) -> ServedModel:
         first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
     name = Path(source).name if Path(source).is_dir() else source
     load = partial(LOADED.pipeline, source)
-    return ServedModel(name, load, class_names, test_images, test_bits_per_dim, first_images)
+    consistency = pipe.scheduler.of_consistency_models
+    return ServedModel(name, load, class_names, test_images, test_bits_per_dim, first_images, consistency)
 
 
 def trained_on(source: str) -> list[str]:

@@ -76,7 +76,8 @@ from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained({folder!r})
 assert type(pipe) is diffusers.ScoreSdePipeline is sde_diffusers.ScoreSdePipeline
 assert {{cls.__name__ for cls in pipe.scheduler.compatibles}} == {{
-    "ScoreSdeExponentialScheduler", "ScoreSdePredictorCorrectorScheduler", "ScoreSdeProbabilityFlowScheduler"
+    "ScoreSdeConsistencyScheduler", "ScoreSdeExponentialScheduler", "ScoreSdePredictorCorrectorScheduler",
+    "ScoreSdeProbabilityFlowScheduler",
 }}
 for name in sde_diffusers.__all__:
     assert getattr(sde_diffusers, name).__name__.rpartition(".")[2] == name

@@ -23,7 +23,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
+from sde_diffusers import (
+    NCSNppUNet2DModel,
+    ScoreSdeConsistencyScheduler,
+    ScoreSdePipeline,
+    ScoreSdePredictorCorrectorScheduler,
+)
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.weights_digest import weights_digest
 
@@ -37,6 +42,7 @@ import bounded_work  # noqa: E402
 import door  # noqa: E402
 import make_model_data  # noqa: E402
 import served_model  # noqa: E402
+import tab_one_step  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
 from tab_likelihood import TOLERANCE, likelihood  # noqa: E402
 
@@ -685,3 +691,26 @@ def test_the_folder_is_a_space():
 
     sizes = push_space(ROOT / "space_app", "someone/space", "someone/model", dry_run=True)
     assert {"app.py", "requirements.txt", "README.md", "fashion_mnist.json"} <= set(sizes)
+
+
+def test_a_consistency_model_has_a_page_of_samples_alone(tmp_path):
+    scheduler = ScoreSdeConsistencyScheduler(sde="ve", sigma_min=0.002, sigma_max=80.0, prediction_type="sample")
+    small = {"sample_size": 8, "in_channels": 1, "block_out_channels": (8,), "layers_per_block": 1, "fir": False}
+    network = NCSNppUNet2DModel(**small, scale_by_sigma=False, num_class_embeds=3, consistency=True).eval()
+    ScoreSdePipeline(unet=network, scheduler=scheduler).save_pretrained(tmp_path)
+    model = served_model.load_model(str(tmp_path))
+    names = {function.api_name for function in space_app.build_app(str(tmp_path)).fns.values()}
+    assert "one_step" in names and "generate" not in names
+    for evaluations, seed in (("1", 3), ("2", 4)):
+        work = tab_one_step.one_step(model, "class 2", evaluations, seed)
+        list(work)
+        images, status = work.show(work)
+        assert [name for _, name in images] == [f"seed {seed + k}" for k in range(8)]
+        assert f"**{evaluations}** evaluation" in status
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(8)]
+        pipe = ScoreSdePipeline(unet=network, scheduler=scheduler)
+        expected = pipe(8, int(evaluations), class_labels=2, generator=generators, output_type="pt").images
+        factor = images[7][0].width // 8
+        np.testing.assert_allclose(np.asarray(images[7][0])[::factor, ::factor], 255 * expected[7, 0], atol=2)
+    with pytest.raises(gradio.Error, match="Evaluations must be a whole number"):
+        tab_one_step.one_step(model, "class 2", "3", 0)

@@ -39,7 +39,14 @@ from run.optimizer import learning_rate
 from run.power_averages import PowerAverages, drop_snapshots, save_snapshot
 from run.process import launch
 from run.publishing import Publisher
-from run.score_model import build_network, build_objective, build_scheduler, check_score_model, load_initial_weights
+from run.score_model import (
+    build_network,
+    build_objective,
+    build_scheduler,
+    check_score_model,
+    load_initial_weights,
+    tunes_consistency,
+)
 from run.splits import check_labels
 from run.training_run import TrainingRun
 from sde_diffusers import ScoreSdePipeline
@@ -79,7 +86,23 @@ class Training(TrainingRun):
         objective = build_objective(config, self.scheduler)
         self.noise_levels = NoiseLevels(objective, config.noise_levels) if config.noise_levels else None
         self.validation_count += 2 * config.noise_levels
+        if tunes_consistency(config) and objective.solver_steps:
+            objective.denoiser = self._denoiser()
         return objective
+
+    def _denoiser(self):
+        """The network whose weights a new run starts from, as it stays."""
+        network = build_network(self.config, self.data.image_shape).eval().requires_grad_(False)
+        load_initial_weights(self.config, network)
+        network.to(self.accelerator.device)
+        if self.config.channels_last:
+            network.to(memory_format=torch.channels_last)
+
+        def ask(*arguments):
+            with self.accelerator.autocast():
+                return network(*arguments)
+
+        return ask
 
     def _some_images(self, count):
         """Images, and labels or None: `count` of the training's, or all if there are fewer."""
@@ -102,6 +125,9 @@ class Training(TrainingRun):
         if config.power_averages.snapshot_every:
             companions["power_averages"] = PowerAverages(self.network, config.power_averages.sigma_rel)
         return companions
+
+    def objective_now(self):
+        return self.objective.at(self.step / self.config.steps) if tunes_consistency(self.config) else self.objective
 
     def weighted(self, losses, times):
         weighting = self.companions.get("learned_weighting")

@@ -46,6 +46,8 @@ def to_diffusers(pipe: ScoreSdePipeline, folder: str | Path):
     unet: Any = getattr(pipe.unet, "_orig_mod", pipe.unet)  # a compiled network is wrapped
     kind = type(unet).__name__
     _require(kind in ("UNet2DModel", "NCSNppUNet2DModel"), "unet", kind, "'UNet2DModel' or 'NCSNppUNet2DModel'")
+    consistency = unet.config.get("consistency", False)
+    _require(not consistency, "consistency", consistency, "False, since these pipelines take E[x_0 | x_t]")
     classes = unet.config.num_class_embeds
     _require(classes is None, "num_class_embeds", classes, "None, since these pipelines give no classes")
     if kind != "UNet2DModel":

@@ -25,7 +25,7 @@ def check_ncsnpp_config(config):
         "preconditioning": (None, "edm"),
     }.items():
         check(config[name] in choices, name, f"one of {choices}")
-    for name in ("fir", "resample_with_conv", "skip_rescale", "scale_by_sigma"):
+    for name in ("fir", "resample_with_conv", "skip_rescale", "scale_by_sigma", "consistency"):
         check(isinstance(config[name], bool), name, "True or False")
     for name in ("in_channels", "layers_per_block", "patch_size"):
         check(is_count(config[name]), name, "a positive integer")

@@ -96,6 +96,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         class_names (`list[str]`, *optional*): Names of its classes.
         label_dropout (`float`, *optional*): Share of the training's images whose class was withheld: at 0 the network
             never learnt what "no class" means. `None` means that it is not known.
+        consistency (`bool`): Whether it was tuned to be a consistency model, which returns the end of the probability
+            flow ODE through x_t and not E[x_0 | x_t] (`sde_diffusers/consistency.py`).
 
     Raises:
         ValueError: For values that are not allowed, naming the argument.
@@ -145,6 +147,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         value_range: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
         label_dropout: float | None = None,
+        consistency: bool = False,
     ):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         self.register_to_config(**plain_config(self.config))

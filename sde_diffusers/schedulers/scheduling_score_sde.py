@@ -91,6 +91,7 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
     order = 1
     default_time_grid = "uniform"
     default_num_inference_steps = 1000
+    of_consistency_models = False  # whether it takes a network's answers for the ends of the ODE, not E[x_0 | x_t]
     fit: FittedSteps | None = None  # steps that were fitted to a network, in samplers that know such
 
     def _setup(self) -> None:

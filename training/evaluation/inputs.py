@@ -15,6 +15,7 @@ from run.score_model import SCHEDULERS
 from run.splits import HELD_OUT
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.network_fit import require_answers, require_mixable
 
 
 def load_pipeline(config: EvaluationConfig, device: torch.device) -> ScoreSdePipeline:
@@ -40,6 +41,16 @@ def load_pipeline(config: EvaluationConfig, device: torch.device) -> ScoreSdePip
             pipe.scheduler.set_timesteps(options.num_inference_steps)
         except ValueError as error:
             raise ConfigError(f"samples.num_inference_steps={options.num_inference_steps}: {error}") from error
+    for key, number in (("samples", options.num_images), ("likelihood", config.likelihood.num_images)):
+        if number:
+            try:
+                require_answers(pipe.unet, pipe.scheduler, sampling=key == "samples")
+            except ValueError as error:
+                raise ConfigError(f"{key}.num_images={number}: {error}") from error
+    try:
+        require_mixable(pipe.scheduler, "samples.guidance_scale", options.guidance_scale, (0, 1))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if config.likelihood.given_class and not conditional:
         raise ConfigError("likelihood.given_class=true needs a network that is conditional on classes")
     return pipe.to(device)

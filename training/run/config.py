@@ -130,7 +130,9 @@ class Config(RunConfig):
     initial_weights: str | None = None  # a pipeline's folder or Hub id, whose network a new run starts from
     new_layers: list[str] = field(default_factory=list)  # but for these, such as class_embedding for other classes
     scheduler: dict[str, Any] = field(default_factory=dict)  # `class_name` and its arguments
-    objective: dict[str, Any] = field(default_factory=dict)  # arguments of DenoisingScoreMatching
+    objective: dict[str, Any] = field(
+        default_factory=dict
+    )  # arguments of DenoisingScoreMatching, or ConsistencyTuning
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
     augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
     learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py

@@ -9,7 +9,14 @@ from run.config import Config
 from run.measured import AUTO, without_auto
 from run.record import ImageRecord
 from run.yaml_config import ConfigError, construct
-from sde_diffusers import DenoisingScoreMatching, NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler
+from sde_diffusers import (
+    ConsistencyTuning,
+    DenoisingScoreMatching,
+    NCSNppUNet2DModel,
+    ScoreSdeConsistencyScheduler,
+    ScoreSdeProbabilityFlowScheduler,
+)
+from sde_diffusers.consistency import require_boundary
 from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
@@ -35,10 +42,15 @@ def build_scheduler(config: Config) -> ScoreSdeScheduler:
     return construct("scheduler", SCHEDULERS[name], without_auto(arguments))
 
 
-def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching:
+def tunes_consistency(config: Config) -> bool:
+    """Whether the training makes a consistency model of a score network."""
+    return config.objective.get("objective") == "consistency"
+
+
+def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching | ConsistencyTuning:
     """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
-    arguments = without_auto(config.objective)
-    return construct("objective", partial(DenoisingScoreMatching, scheduler.parameterization), arguments)
+    cls = ConsistencyTuning if tunes_consistency(config) else DenoisingScoreMatching
+    return construct("objective", partial(cls, scheduler.parameterization), without_auto(config.objective))
 
 
 def build_network(
@@ -72,6 +84,10 @@ def build_network(
                 raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
     if "label_dropout" in arguments:
         raise ConfigError("model.label_dropout is what label_dropout of the training says: leave it out")
+    if "consistency" in arguments:
+        raise ConfigError("model.consistency is what objective.objective says: leave it out")
+    if tunes_consistency(config):
+        arguments["consistency"] = True
     if arguments.get("num_class_embeds"):
         arguments["label_dropout"] = (
             config.label_dropout
@@ -131,6 +147,7 @@ def check_score_model(config: Config) -> None:
         require_network_fits(network, parameterization)
     except ValueError as error:
         raise ConfigError(f"model and scheduler: {error}") from error
+    check_consistency(config, network, scheduler)
     try:  # too much noise for so few steps is refused now, and not at the first samples
         scheduler.set_timesteps(config.samples.num_inference_steps)
     except ValueError as error:
@@ -146,3 +163,25 @@ def check_score_model(config: Config) -> None:
             f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "
             f"{network.augment_dim!r}"
         )
+
+
+def check_consistency(config: Config, network, scheduler: ScoreSdeScheduler) -> None:
+    """Raise a ConfigError unless consistency tuning has what it needs, or is not asked for."""
+    name, tuned = ScoreSdeConsistencyScheduler.__name__, tunes_consistency(config)
+    if tuned != scheduler.of_consistency_models:
+        raise ConfigError(
+            f"scheduler.class_name must be {name} with objective.objective=consistency, and with no other one, but is "
+            f"{type(scheduler).__name__}"
+        )
+    if not tuned:
+        return
+    if not config.initial_weights:
+        raise ConfigError("objective.objective=consistency tunes a trained network: initial_weights must name one")
+    if config.samples.guidance_scale not in (0, 1):
+        raise ConfigError(
+            f"samples.guidance_scale must be 1 (or 0) for a consistency model, but is {config.samples.guidance_scale}"
+        )
+    try:
+        require_boundary(network, scheduler.parameterization)
+    except ValueError as error:
+        raise ConfigError(f"model and scheduler: {error}") from error

@@ -174,6 +174,10 @@ class TrainingRun:
         """The `companions`."""
         return {}
 
+    def objective_now(self):
+        """The objective of the coming step; `objective` itself is that of the last."""
+        return self.objective
+
     def weighted(self, losses: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """The losses (n,) of a micro-batch at `times` as their gradient is to be taken."""
         return losses
@@ -209,13 +213,8 @@ class TrainingRun:
         batches = self.data.batches(
             config.batch_size, config.seed, self.step, self.rank, self.world_size, config.data.horizontal_flip
         )
-        progress = tqdm(
-            total=config.steps,
-            initial=self.step,
-            disable=not main,
-            mininterval=0.5 if sys.stderr.isatty() else 20,
-            dynamic_ncols=True,
-        )
+        often = 0.5 if sys.stderr.isatty() else 20  # seconds
+        progress = tqdm(total=config.steps, initial=self.step, disable=not main, mininterval=often, dynamic_ncols=True)
         loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
         with progress, Interruption(config.process_timeout) as interruption:
             while self.step < config.steps:
@@ -297,7 +296,7 @@ class TrainingRun:
             if augment_labels is not None:
                 network = partial(network, augment_labels=augment_labels[part])
             with wait:
-                losses = self.objective(network, *examples[part])
+                losses = self.objective_now()(network, *examples[part])
                 self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
             loss = loss + losses.detach().mean() / micro_batches
         limit = math.inf if config.gradient_clip is None else config.gradient_clip
