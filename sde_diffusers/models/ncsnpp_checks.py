@@ -57,7 +57,11 @@ def check_ncsnpp_config(config):
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
-    elif config.scale_by_sigma and config.time_embedding_type == "positional":
+        levels = config.pixel_levels
+        check(levels is None or whole_number(levels) >= 2, "pixel_levels", "None or an integer of at least 2")
+    else:
+        check(config.pixel_levels is None, "pixel_levels", "None without preconditioning")
+    if config.scale_by_sigma and config.time_embedding_type == "positional":
         reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
         check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
         check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
