@@ -54,14 +54,11 @@ def check_ncsnpp_config(config):
     check(0 <= real_number(config.init_scale) < math.inf, "init_scale", "a finite number of at least 0")
     for name in ("sigma_data", "fourier_scale"):
         check(0 < real_number(config[name]) < math.inf, name, "positive")
+    check(config.preconditioning or config.pixel_levels is None, "pixel_levels", "None without preconditioning")
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
-        levels = config.pixel_levels
-        check(levels is None or whole_number(levels) >= 2, "pixel_levels", "None or an integer of at least 2")
-    else:
-        check(config.pixel_levels is None, "pixel_levels", "None without preconditioning")
-    if config.scale_by_sigma and config.time_embedding_type == "positional":
+    elif config.scale_by_sigma and config.time_embedding_type == "positional":
         reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
         check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
         check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")

@@ -89,8 +89,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         preconditioning (*optional*): `"edm"`: takes sigma, returns x_0 (Table 1 of Karras et al., 2022, arXiv
             2206.00364): D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4).
         sigma_data (`float`): Standard deviation of the images, for `preconditioning`.
-        pixel_levels (`int`, *optional*): Number of values, evenly spaced over `image_range`, that pixels of the images
-            have, for `preconditioning`: the network is told of them (`pixel_levels.py`). For likelihoods.
+        pixel_levels (`int`, *optional*): With `preconditioning`, tells the network that pixels have so many values,
+            evenly spaced (`pixel_levels.py`): 256 for 8 bits. For likelihoods of data that are not dequantized.
         augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
             training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
             untransformed ones.
@@ -153,7 +153,12 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         self.register_to_config(**plain_config(self.config))
         check_ncsnpp_config(self.config)
-        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        levels_of_data = PixelFormat.of(value_dtype, value_range).levels  # refuses a range that is none
+        if pixel_levels not in (None, levels_of_data):
+            raise ValueError(
+                f"`pixel_levels` must be None or the number of levels of value_dtype={value_dtype!r} and "
+                f"value_range={value_range!r}, {levels_of_data}, got {pixel_levels!r}."
+            )
         check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
