@@ -54,6 +54,7 @@ def check_ncsnpp_config(config):
     check(0 <= real_number(config.init_scale) < math.inf, "init_scale", "a finite number of at least 0")
     for name in ("sigma_data", "fourier_scale"):
         check(0 < real_number(config[name]) < math.inf, name, "positive")
+    check(config.preconditioning or config.pixel_levels is None, "pixel_levels", "None without preconditioning")
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")

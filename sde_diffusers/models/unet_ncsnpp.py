@@ -42,6 +42,7 @@ from sde_diffusers.models.layers import (
     number_blocks,
 )
 from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
+from sde_diffusers.models.pixel_levels import LEVEL_PERIODS, level_features, towards_levels
 from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.scalars import plain_config
 
@@ -88,6 +89,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         preconditioning (*optional*): `"edm"`: takes sigma, returns x_0 (Table 1 of Karras et al., 2022, arXiv
             2206.00364): D(x; sigma) = c_skip x + c_out F(c_in x; ln(sigma) / 4).
         sigma_data (`float`): Standard deviation of the images, for `preconditioning`.
+        pixel_levels (`int`, *optional*): With `preconditioning`, tells the network that pixels have so many values,
+            evenly spaced (`pixel_levels.py`): 256 for 8 bits. For likelihoods of data that are not dequantized.
         augment_dim (`int`, *optional*): Number of augmentation labels, by which the network knows how an image of its
             training was transformed (appendix F of arXiv 2206.00364); all 0, which is also what None means, asks for
             untransformed ones.
@@ -142,6 +145,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         patch_size: int = 1,
         preconditioning: str | None = None,
         sigma_data: float = 0.5,
+        pixel_levels: int | None = None,
         augment_dim: int | None = None,
         value_dtype: str = "uint8",
         value_range: Sequence[float] | None = None,
@@ -152,7 +156,12 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         super(UNet2DModel, self).__init__()  # past UNet2DModel, whose constructor would build another network
         self.register_to_config(**plain_config(self.config))
         check_ncsnpp_config(self.config)
-        PixelFormat.of(value_dtype, value_range)  # refuses what is none
+        levels_of_data = PixelFormat.of(value_dtype, value_range).levels  # refuses a range that is none
+        if pixel_levels not in (None, levels_of_data):
+            raise ValueError(
+                f"`pixel_levels` must be None or the number of levels of value_dtype={value_dtype!r} and "
+                f"value_range={value_range!r}, {levels_of_data}, got {pixel_levels!r}."
+            )
         check_class_names(class_names, num_class_embeds)
 
         biggan = resblock_type == "biggan"
@@ -193,6 +202,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
 
         # Way down. `skips` holds the channels of what the way up will be fed with.
         self.conv_in = conv2d(image_in, width, 3)
+        self.levels_in: nn.Module | None = None
+        if pixel_levels:
+            self.levels_in = conv2d(2 * len(LEVEL_PERIODS) * image_in, width, 3, init_scale=init_scale)
         self.down_blocks, self.downsamplers = nn.ModuleList(), nn.ModuleList()
         self.input_pyramid = nn.ModuleList()
         channels, pyramid, skips = width, image_in, [width]
@@ -309,8 +321,11 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
 
         if config.preconditioning == "edm":
             variance = scale**2 + config.sigma_data**2
-            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels, augment_labels).to(dtype)
+            levels = level_features(x, scale, config.pixel_levels) if config.pixel_levels else None
+            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels, augment_labels, levels).to(dtype)
             output = x * (config.sigma_data**2 / variance) + output * (scale * config.sigma_data / variance.sqrt())
+            if config.pixel_levels:
+                output = output + towards_levels(x, scale, config.pixel_levels)
         else:
             low, high = config.image_range
             if (low, high) != (-1, 1):
@@ -325,14 +340,19 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         output = output.to(sample.dtype)
         return UNet2DOutput(sample=output) if return_dict else (output,)
 
-    def _network(self, x, condition, class_labels, augment_labels=None):
-        """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,)."""
+    def _network(self, x, condition, class_labels, augment_labels=None, levels=None):
+        """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,), level features."""
         height, width = x.shape[-2:]
         patch = self.config.patch_size
         emb = BlockEmbeddings(self._embed(condition, class_labels, augment_labels), self._residual_blocks)
-        x = x.to(self.conv_in.weight.dtype)
-        if patch > 1:
-            x = F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)
+
+        def patches(images):
+            images = images.to(self.conv_in.weight.dtype)
+            if patch == 1:
+                return images
+            return F.pixel_unshuffle(F.pad(images, (0, -width % patch, 0, -height % patch)), patch)
+
+        x = patches(x)
         # Not by isinstance: diffusers re-executes a saved folder's module at every load, so classes are replaced.
         biggan = self.config.resblock_type == "biggan"
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -341,6 +361,8 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
             return self._gradient_checkpointing_func(block, *args) if checkpointing else block(*args)
 
         h, pyramid = self.conv_in(x), x
+        if self.levels_in is not None:
+            h = h + self.levels_in(patches(levels))
         skips = [h]
         for level, blocks in enumerate(self.down_blocks):
             for block in blocks:

@@ -293,13 +293,16 @@ def test_more_images_follow_those_that_are_there(complete, folder, tmp_path, mon
 
 def test_two_processes_draw_the_images_of_one(complete, folder, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(ROOT / "training" / "evaluate.py"), *arguments(folder, tmp_path, *FEATURES)]
+    command += [str(ROOT / "training" / "evaluate.py"), *arguments(folder, tmp_path, *FEATURES, *LIKELIHOOD)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)
     records = json.loads((tmp_path / "results.json").read_text())["results"]
     expected = {(r["images"], r["metric"]): r["value"] for r in complete[1] if "feature_space" in r}
     assert {(r["images"], r["metric"]): r["value"] for r in records if "feature_space" in r} == pytest.approx(expected)
     assert next(r["processes"] for r in records if r["metric"] == "images_per_second") == 2
+    # Three test images in batches of two: no image counts twice, and there is one number.
+    bits, of_one = ([r for r in found if r["metric"] == "bits_per_dim"] for found in (records, complete[1]))
+    assert bits == of_one and bits[0]["num_images"] == 3
 
 
 def test_samples_of_another_configuration_are_refused(folder, tmp_path, capsys):

@@ -195,6 +195,10 @@ def test_distances_in_training_are_those_of_evaluate(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["model.pixel_levels=256", "data.uniform_dequantization=true"],
+            "pixels have levels, which data.uniform_dequantization takes",
+        ),
         (["distance_every=5"], "distance_every needs a feature network"),
         (["distance_every=5", "distance.features=vgg"], "distance: name must be one of .* got 'vgg'"),
         (

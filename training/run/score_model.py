@@ -158,6 +158,9 @@ def check_score_model(config: Config) -> None:
         raise ConfigError(f"new_layers={config.new_layers} says what initial_weights leaves out, but that is null")
     if config.noise_levels and not config.validate_every:
         raise ConfigError("noise_levels tells the validation loss apart, but there is none: validate_every is 0")
+    if network.pixel_levels and (config.data.uniform_dequantization or config.augmentation):
+        key = "data.uniform_dequantization" if config.data.uniform_dequantization else "augmentation"
+        raise ConfigError(f"model.pixel_levels says that pixels have levels, which {key} takes from them")
     if config.augmentation and network.augment_dim != LABELS:
         raise ConfigError(
             f"augmentation needs a network that is told of it, model.augment_dim={LABELS}, but that is "

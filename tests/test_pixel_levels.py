@@ -1,0 +1,71 @@
+"""Networks that know the grey levels of their data, against sums over all levels."""
+
+import pytest
+import torch
+
+from sde_diffusers import NCSNppUNet2DModel
+from sde_diffusers.models.pixel_levels import level_features, towards_levels
+
+LEVELS = 256
+SPACING = 2 / (LEVELS - 1)
+SMALL = {
+    "sample_size": 8,
+    "in_channels": 1,
+    "block_out_channels": (8,),
+    "layers_per_block": 1,
+    "attention_resolutions": (),
+    "patch_size": 2,
+    "fir": False,
+    "scale_by_sigma": False,
+    "image_range": (-1.0, 1.0),
+    "preconditioning": "edm",
+}
+
+
+@pytest.mark.parametrize("s", [0.02, 1 / 6, 0.4, 0.99])
+def test_rounding_is_the_mean_over_all_levels(s):
+    x = torch.linspace(-0.2, 0.2, 1001, dtype=torch.float64).view(1, 1, 1, -1)
+    sigma = torch.full((1, 1, 1, 1), s * SPACING, dtype=torch.float64)
+    values = torch.linspace(-1, 1, LEVELS, dtype=torch.float64)
+    weights = (-((x[..., None] - values) ** 2) / (2 * sigma[..., None] ** 2)).softmax(-1)
+    expected = (weights * values).sum(-1)
+    torch.testing.assert_close(x + towards_levels(x, sigma, LEVELS), expected, rtol=0, atol=1e-8 * SPACING)
+
+
+def test_rounding_fades_before_it_ends():
+    x = torch.linspace(-0.1, 0.1, 1001, dtype=torch.float64).view(1, 1, 1, -1)
+    below, above = (torch.full((1, 1, 1, 1), s * SPACING, dtype=torch.float64) for s in (1 - 1e-9, 1.0))
+    assert not towards_levels(x, above, LEVELS).any()
+    assert towards_levels(x, below, LEVELS).abs().max() < 1e-6 * SPACING
+
+
+def test_features_are_faded_by_their_mean_over_the_noise():
+    """E[phase feature of x_0 + sigma noise] = fading * feature of x_0, where the network's own are faded once more."""
+    x_0, s = torch.tensor([[[[3.3 * SPACING - 1]]]], dtype=torch.float64), 0.15 * SPACING
+    noise = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    weights = torch.exp(-(noise**2) / 2) / torch.exp(-(noise**2) / 2).sum()
+    none, sigma = (torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in (0.0, s))
+    mean = (level_features(x_0 + s * noise, none, LEVELS) * weights).sum(-1, keepdim=True)
+    torch.testing.assert_close(mean, level_features(x_0, sigma, LEVELS), rtol=1e-9, atol=1e-12)
+
+
+def test_a_new_layer_leaves_a_network_as_it_was_but_for_rounding():
+    """So that a network trained without levels can start one: see training/configs/fashion_mnist_likelihood.yaml."""
+    torch.manual_seed(0)
+    plain, told = NCSNppUNet2DModel(**SMALL), NCSNppUNet2DModel(**SMALL, pixel_levels=LEVELS)
+    missing = told.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["levels_in.weight", "levels_in.bias"]
+    x, sigma = torch.rand(3, 1, 8, 8) * 2 - 1, torch.tensor([0.2, 1.0, 5.0]) * SPACING
+    rounding = towards_levels(x, sigma[:, None, None, None], LEVELS)
+    assert rounding[0].any() and not rounding[2].any()
+    torch.testing.assert_close(told(x, sigma).sample, plain(x, sigma).sample + rounding, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pixel_levels": 200}, {"value_dtype": "float32", "value_range": [0, 1]}, {"preconditioning": None}],
+    ids=str,
+)
+def test_levels_that_mean_nothing_are_refused(change):
+    with pytest.raises(ValueError, match="`pixel_levels` must be None"):
+        NCSNppUNet2DModel(**{**SMALL, "pixel_levels": 256, **change})
