@@ -32,6 +32,7 @@ from sde_diffusers import (  # noqa: E402
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.guidance import Guidance  # noqa: E402
+from sde_diffusers.models import layers  # noqa: E402
 from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask  # noqa: E402
 from sde_diffusers.posteriors.base import posterior_output  # noqa: E402
 from sde_diffusers.posteriors.measurement import in_model_range  # noqa: E402
@@ -52,7 +53,7 @@ SAMPLERS = {
 
 
 class FusedAttention(torch.autograd.Function):
-    """Attention in one operation forward and one backward, as on a GPU; the meta device would take forty."""
+    """Attention in one operation forward and one backward, as on a GPU, where it is not on the meta device."""
 
     @staticmethod
     def forward(ctx, q, k, v):
@@ -87,8 +88,7 @@ class HostWaits(TorchDispatchMode):
         self._patches.enter_context(mock.patch.object(torch, "tensor", tensor))
         # The meta device has no autocast.
         self._patches.enter_context(mock.patch.object(torch, "autocast", lambda *a, **k: contextlib.nullcontext()))
-        attention = torch.nn.functional
-        self._patches.enter_context(mock.patch.object(attention, "scaled_dot_product_attention", FusedAttention.apply))
+        self._patches.enter_context(mock.patch.object(layers, "attention", FusedAttention.apply))
         return super().__enter__()
 
     def __exit__(self, *error):

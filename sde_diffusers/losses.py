@@ -149,8 +149,9 @@ class DenoisingScoreMatching:
         alpha, sigma = self.parameterization.kernel(x_0, t)
         precision = torch.promote_types(x_0.dtype, torch.float32)
         network_time = self.parameterization.network_time(t).to(precision).to(x_0.device, non_blocking=True)
-        output = network(alpha * x_0 + sigma * noise, network_time, class_labels).sample
+        output = network(torch.addcmul(alpha * x_0, sigma, noise), network_time, class_labels).sample
         # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
-        error = (output.to(precision) - self.parameterization.target(x_0, noise, t)).square().flatten(1)
+        target = self.parameterization.target(x_0, noise, t).to(precision)
+        error = torch.nn.functional.mse_loss(output.to(precision), target, reduction="none").flatten(1)
         per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
         return per_image * expand_like(self.output_weight(t), per_image)

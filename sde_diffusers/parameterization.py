@@ -52,10 +52,15 @@ def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
 
     A scalar stays where it is: kernels of a GPU take one from the host as an argument, without waiting for a copy.
     """
-    coefficient = coefficient.to(x.dtype)
-    if coefficient.ndim == 0:
-        return coefficient
-    return coefficient.to(x.device, non_blocking=True).reshape(-1, *[1] * (x.ndim - 1))
+    return all_like([coefficient], x)[0]
+
+
+def all_like(coefficients: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
+    """Several coefficients of one shape, each as `expand_like` gives it; those per image go over in one copy."""
+    if coefficients[0].ndim == 0:
+        return [coefficient.to(x.dtype) for coefficient in coefficients]
+    together = torch.stack(list(coefficients)).to(x.dtype).to(x.device, non_blocking=True)
+    return together.reshape(len(coefficients), -1, *[1] * (x.ndim - 1)).unbind()
 
 
 class Parameterization:
@@ -139,7 +144,8 @@ class Parameterization:
     def kernel(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha(t) and sigma(t), shaped to multiply x."""
         t = torch.as_tensor(t, dtype=torch.float64)
-        return expand_like(self.sde.alpha(t), x), expand_like(self.sde.sigma(t), x)
+        alpha, sigma = all_like([self.sde.alpha(t), self.sde.sigma(t)], x)
+        return alpha, sigma
 
     def _path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, sigma and their derivatives at t; float64."""
@@ -164,7 +170,7 @@ class Parameterization:
         Args:
             factors: those at time t, if they are known.
         """
-        factors = [expand_like(factor, x) for factor in (self.factors(t) if factors is None else factors)]
+        factors = all_like(self.factors(t) if factors is None else factors, x)
         if self.prediction_type == "velocity":
             p, q, r, s = factors
             return p * output - q * x, r * x - s * output
@@ -193,19 +199,17 @@ class Parameterization:
 
     def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should return at x_t = alpha x_0 + sigma noise: the regression target of training."""
+        if self.prediction_type in ("epsilon", "sample"):
+            return noise if self.prediction_type == "epsilon" else x_0
+        if self.prediction_type == "velocity":
+            return self.velocity(x_0, noise, t)
         alpha, sigma = self.kernel(x_0, t)
-        return {
-            "epsilon": lambda: noise,
-            "sample": lambda: x_0,
-            "score": lambda: -noise / sigma,
-            "v_prediction": lambda: alpha * noise - sigma * x_0,
-            "velocity": lambda: self.velocity(x_0, noise, t),
-        }[self.prediction_type]()
+        return -noise / sigma if self.prediction_type == "score" else alpha * noise - sigma * x_0
 
     def velocity(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """d/dt of the path from x_0 to the noise, alpha' x_0 + sigma' noise."""
-        d_alpha, d_sigma = self.sde.derivatives(torch.as_tensor(t, dtype=torch.float64))
-        return expand_like(d_alpha, x_0) * x_0 + expand_like(d_sigma, noise) * noise
+        d_alpha, d_sigma = all_like(self.sde.derivatives(torch.as_tensor(t, dtype=torch.float64)), x_0)
+        return d_alpha * x_0 + d_sigma * noise
 
     # What an error of it does, at fixed x_t.
 

@@ -19,16 +19,20 @@ class ConditioningMixin:
     def _embed(self, condition, class_labels, augment_labels):
         """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
         features = self.time_proj(condition).to(self.conv_in.weight.dtype)
-        features = features + self._embed_augmentation(augment_labels, features)
+        augment_emb = self._embed_augmentation(augment_labels, features)
+        if augment_emb is not None:
+            features = features + augment_emb
         class_emb = self._embed_class(class_labels, len(features))
+        if class_emb is None:
+            return F.silu(self.time_embedding(features))
         if self.config.class_joins == "features":
             return F.silu(self.time_embedding(features + class_emb))
         return F.silu(self.time_embedding(features) + class_emb)
 
     def _embed_class(self, class_labels, batch_size):
-        """Embedding of the class, 0 for none (None or -1)."""
+        """Embeddings of the classes, 0 for -1; None if there are none."""
         if class_labels is None:
-            return 0
+            return None
         labels = torch.as_tensor(class_labels)
         classes = self.config.num_class_embeds or 0
         # Looking at labels on a GPU would make the processor wait for it at every step.
@@ -36,16 +40,16 @@ class ConditioningMixin:
         if visible and ((labels < -1) | (labels >= classes)).any():
             raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
         if self.class_embedding is None:
-            return 0
+            return None
         labels = labels.to(self.conv_in.weight.device).expand(batch_size)
         class_emb = self.class_embedding(labels.clamp(min=0))
         return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
 
     def _embed_augmentation(self, augment_labels, features):
-        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; 0 for none."""
+        """What the labels (N, augment_dim) add to the features (N, ...) of the noise level; None if none are known."""
         dim = self.config.augment_dim
         if augment_labels is None and not dim:
-            return 0
+            return None
         shape = (len(features), dim)
         if augment_labels is None:  # the layer takes part all the same, as several processes need of every parameter
             augment_labels = features.new_zeros(shape)

@@ -38,6 +38,7 @@ from sde_diffusers.models.layers import (
     SinusoidalFeatures,
     Upsample,
     conv2d,
+    crop,
     linear,
     number_blocks,
 )
@@ -317,19 +318,20 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         if t.numel() not in (1, sample.shape[0]) or t.ndim > 1:
             raise ValueError(f"`timestep` must be a number or of shape ({sample.shape[0]},), got {tuple(t.shape)}.")
         t = t.expand(sample.shape[0])
-        x, scale = sample.to(dtype), t[:, None, None, None]
+        x, scale = sample.to(dtype), t.reshape(-1, 1, 1, 1)
 
         if config.preconditioning == "edm":
-            variance = scale**2 + config.sigma_data**2
+            c_in = (scale**2 + config.sigma_data**2).rsqrt()
             levels = level_features(x, scale, config.pixel_levels) if config.pixel_levels else None
-            output = self._network(x / variance.sqrt(), t.log() / 4, class_labels, augment_labels, levels).to(dtype)
-            output = x * (config.sigma_data**2 / variance) + output * (scale * config.sigma_data / variance.sqrt())
+            output = self._network(c_in * x, t.log() / 4, class_labels, augment_labels, levels).to(dtype)
+            share = config.sigma_data * c_in
+            output = torch.addcmul(share**2 * x, scale * share, output)
             if config.pixel_levels:
                 output = output + towards_levels(x, scale, config.pixel_levels)
         else:
             low, high = config.image_range
             if (low, high) != (-1, 1):
-                x = (2 * x - (low + high)) / (high - low)
+                x = x * (2 / (high - low)) - (low + high) / (high - low)
             fourier = config.time_embedding_type == "fourier"
             output = self._network(x, t.log() if fourier else t, class_labels, augment_labels).to(dtype)
             if config.scale_by_sigma:
@@ -389,4 +391,4 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
                 h = run(upsample, h, emb, size) if biggan else upsample(h, size)
 
         h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[misc]
-        return F.pixel_shuffle(h, patch)[..., :height, :width] if patch > 1 else h
+        return crop(F.pixel_shuffle(h, patch), (height, width)) if patch > 1 else h
