@@ -19,6 +19,7 @@ right side is the solution itself.
 
 import math
 from collections.abc import Callable
+from copy import copy
 from itertools import pairwise
 
 import torch
@@ -73,8 +74,7 @@ class ConsistencyTuning:
         require_choice("objective", objective, ("consistency",))
         if not whole_number(stages) >= 1:
             raise ValueError(f"`stages` must be an integer of at least 1, but is {stages!r}.")
-        positive = {"huber": huber, "log_sigma_std": log_sigma_std}
-        for name, value in positive.items():
+        for name, value in {"huber": huber, "log_sigma_std": log_sigma_std}.items():
             if not 0 < real_number(value) < math.inf:
                 raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
         if not 1 <= real_number(q) < math.inf:
@@ -100,10 +100,9 @@ class ConsistencyTuning:
 
     def at(self, share: float) -> "ConsistencyTuning":
         """The objective when this share of the training is done, in [0, 1]."""
-        self_then = object.__new__(type(self))
-        self_then.__dict__ |= self.__dict__
-        self_then.stage = min(self.stages, 1 + math.floor(share * self.stages))
-        return self_then
+        then = copy(self)
+        then.stage = min(self.stages, 1 + math.floor(share * self.stages))
+        return then
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n times of the noisier side: (n,) float64 on the CPU."""

@@ -415,6 +415,8 @@ def test_half_precision_networks_under_every_sde(sampling_sde, variable, dtype):
     assert codes.dtype == back.dtype == torch.float32 and bits.latents.isfinite().all()
     assert codes.isfinite().all() and back.isfinite().all() and bits.bits_per_dim.isfinite().all()
     for cls in type(pipe.scheduler)._get_compatibles():
+        if cls.of_consistency_models:
+            continue
         pipe.scheduler = cls.from_config(pipe.scheduler.config)
         drawn = pipe(1, 5, generator=torch.Generator().manual_seed(0), output_type="pt").images
         assert drawn.dtype == torch.float32 and drawn.isfinite().all()

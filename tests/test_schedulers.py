@@ -11,6 +11,7 @@ from exact_scores import Gaussian, Mixture, as_images, exact_output, sample, sam
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
+    ScoreSdeConsistencyScheduler,
     ScoreSdeExponentialScheduler,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
@@ -18,11 +19,12 @@ from sde_diffusers import (
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
-SCHEDULERS = (
+SCORE_SAMPLERS = (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeExponentialScheduler,
 )
+SCHEDULERS = (*SCORE_SAMPLERS, ScoreSdeConsistencyScheduler)
 DATA = Gaussian([0.4, -0.3], [[0.09, 0.03], [0.03, 0.05]])
 
 
@@ -31,7 +33,7 @@ def start(scheduler, n, dtype=torch.float64):
     return noise * scheduler.init_noise_sigma
 
 
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
 @pytest.mark.parametrize("sde", SDES)
 def test_constructors_work_with_the_sde_alone(cls, sde):
     scheduler = cls(sde=sde)
@@ -107,7 +109,7 @@ def test_time_grids(sde, grid):
 
 
 @pytest.mark.parametrize("prediction_type", ["score", "epsilon"])
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
 def test_noise_predictions_start_where_they_tell_the_image(cls, prediction_type):
     """At pure noise they say nothing of x_0: a flow of theirs begins where half of float32's digits do."""
     scheduler = cls(sde="flow", prediction_type=prediction_type)
@@ -120,7 +122,7 @@ def test_noise_predictions_start_where_they_tell_the_image(cls, prediction_type)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
 def test_networks_of_few_bits_from_pure_noise(cls, dtype):
     """Nothing is divided by an alpha of 0: the samples' variance is the data's."""
     data = Gaussian([0.0] * 16, 0.09 * torch.eye(16))
@@ -339,7 +341,7 @@ def test_the_ode_is_the_same_under_any_sde(trained, sampled):
     torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
 @pytest.mark.parametrize("sampled", SDES)
 def test_sampling_with_another_sde_draws_the_data(cls, sampled):
     """A network trained with VP, sampled under each SDE, with each sampler's defaults from the prior."""
@@ -423,7 +425,7 @@ def test_an_empty_range_of_noise_is_refused(cls, config, numbers):
         cls(**config)
 
 
-@pytest.mark.parametrize("cls", SCHEDULERS)
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
 @pytest.mark.parametrize("beta_max", [80.0, 1e3, 1e5])
 def test_vp_sdes_that_end_in_pure_noise(cls, beta_max):
     """exp(-beta_max / 4) is nothing in float32, or in float64 as well."""

@@ -44,6 +44,7 @@ from run.score_model import (
     build_objective,
     build_scheduler,
     check_score_model,
+    load_denoiser,
     load_initial_weights,
     tunes_consistency,
 )
@@ -91,10 +92,8 @@ class Training(TrainingRun):
         return objective
 
     def _denoiser(self):
-        """The network whose weights a new run starts from, as it stays."""
-        network = build_network(self.config, self.data.image_shape).eval().requires_grad_(False)
-        load_initial_weights(self.config, network)
-        network.to(self.accelerator.device)
+        """What gives the answers of the network that is tuned, as it was before."""
+        network = load_denoiser(self.config, self.scheduler).to(self.accelerator.device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
 

@@ -18,7 +18,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.consistency import require_boundary
 from sde_diffusers.models.presets import NCSNPP_PRESETS
-from sde_diffusers.network_fit import require_network_fits
+from sde_diffusers.network_fit import require_consistency, require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
@@ -95,6 +95,28 @@ def build_network(
     return construct("model", NCSNppUNet2DModel, without_auto({**NCSNPP_PRESETS.get(preset, {}), **arguments}))
 
 
+def initial_network(config: Config) -> NCSNppUNet2DModel:
+    """The network of the pipeline `config.initial_weights`. Raises ConfigError if there is none."""
+    source = config.initial_weights
+    try:
+        return NCSNppUNet2DModel.from_pretrained(source, subfolder="unet")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
+
+
+def load_denoiser(config: Config, scheduler: ScoreSdeScheduler) -> NCSNppUNet2DModel:
+    """The network that is tuned, as it was before and will stay. Raises ConfigError if its ODE can't be followed."""
+    network = initial_network(config).eval().requires_grad_(False)
+    try:
+        require_network_fits(network.config, scheduler.parameterization)
+        require_consistency(network.config, False)
+    except ValueError as error:
+        raise ConfigError(
+            f"objective.solver_steps={config.objective['solver_steps']} follows the ODE of initial_weights: {error}"
+        ) from error
+    return network
+
+
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
     """Copy the weights of the pipeline `config.initial_weights` into a new network of the same architecture.
 
@@ -110,10 +132,7 @@ def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
         if not any(name.startswith(layer) for name in own):
             layers = ", ".join(dict.fromkeys(name.partition(".")[0] for name in own))
             raise ConfigError(f"new_layers: the network has no layer {layer[:-1]!r}; it has {layers}")
-    try:
-        weights = NCSNppUNet2DModel.from_pretrained(source, subfolder="unet").state_dict()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
+    weights = initial_network(config).state_dict()
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(new)}
     weights |= {name: tensor for name, tensor in own.items() if name.startswith(new)}
     shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own)]
@@ -180,6 +199,11 @@ def check_consistency(config: Config, network, scheduler: ScoreSdeScheduler) -> 
         return
     if not config.initial_weights:
         raise ConfigError("objective.objective=consistency tunes a trained network: initial_weights must name one")
+    if config.objective.get("solver_steps") and (config.augmentation or config.new_layers):
+        raise ConfigError(
+            "objective.solver_steps follows the ODE of initial_weights, which knows neither augmentation nor "
+            "new_layers: it must be 0, or they off"
+        )
     if config.samples.guidance_scale not in (0, 1):
         raise ConfigError(
             f"samples.guidance_scale must be 1 (or 0) for a consistency model, but is {config.samples.guidance_scale}"

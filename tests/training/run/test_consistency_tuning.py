@@ -9,7 +9,7 @@ from tiny_training import assert_same_bits, final_state, metrics, one_thread, ru
 from evaluation.config import read_evaluation_config
 from evaluation.inputs import load_pipeline
 from run.config import read_config
-from run.score_model import check_score_model
+from run.score_model import check_score_model, load_denoiser
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 
@@ -48,6 +48,9 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, 
     assert metrics(again) == {step: loss for step, loss in metrics(whole).items() if step > 4}
     pipe = ScoreSdePipeline.from_pretrained(whole / "pipeline")
     assert pipe.unet.config.consistency is True
+    with pytest.raises(ConfigError, match="solver_steps=1 follows the ODE of initial_weights: .* has no score"):
+        given = [str(tuned), "output_dir=x", f"initial_weights={whole}/pipeline", "objective.solver_steps=1"]
+        load_denoiser(read_config(given), pipe.scheduler)
     images = pipe(2, 1, class_labels=[0, 1], generator=torch.manual_seed(0), output_type="pt")
     assert images.nfe == 1 and images.images.isfinite().all()
 
@@ -60,6 +63,7 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, 
         (["initial_weights=x", "objective.stages=0"], "objective: `stages` must be"),
         (["initial_weights=x", "model.consistency=true"], "model.consistency is what objective.objective says"),
         (["initial_weights=x", "samples.guidance_scale=2"], "samples.guidance_scale must be 1"),
+        (["initial_weights=x", "objective.solver_steps=1", "new_layers=[conv_in]"], "knows neither augmentation nor"),
         (["initial_weights=x", "model.preconditioning=null"], "model and scheduler: .* answers x itself"),
         (
             ["initial_weights=x", "model.preconditioning=null", "scheduler.prediction_type=epsilon"],
