@@ -20,7 +20,7 @@ test-faults: .venv/installed
 
 # The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
 test-docs: .venv/installed docs
-	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast
+	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast --answers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs --no-fold-skipped
 
 docs: .venv/installed
