@@ -39,7 +39,6 @@ def rows(pipe):
         ("2 steps", drawn(steps=2)),
         ("guidance 12", drawn(guidance_scale=12.0)),
         ("noise left", drawn(final_denoise=False, sampling_eps=0.4)),
-        ("wrong output", drawn(prediction_type="epsilon")),
     ]
 
 
@@ -50,7 +49,7 @@ def main():
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     pipe = ScoreSdePipeline.from_pretrained(arguments.pipeline)
-    panel(arguments.folder / "troubles.png", rows(pipe))
+    panel(arguments.folder / "troubles.png", [""], rows(pipe))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pictures import (
 from PIL import Image
 from served_model import ServedModel
 
-SDES = {"VE: variance exploding": "ve", "VP: variance preserving": "vp", "sub-VP": "sub_vp"}
+SDES = {"VE": "ve", "VP": "vp", "sub-VP": "sub_vp"}
 COLUMNS = 9
 STEPS_BETWEEN = 6  # columns
 VIEWS = {"One time": False, "All times": True}
