@@ -53,7 +53,8 @@ def rate(work, images: int, rounds: int) -> float:
 def measure(name: str, rounds: int) -> dict:
     size, batch = NETWORKS[name]
     before = peak_bytes()
-    network = NCSNppUNet2DModel.from_preset(name.split(" ")[0], sample_size=size)
+    attention = {"attention_resolutions": (16,)} if size == 128 else {}
+    network = NCSNppUNet2DModel.from_preset(name.split(" ")[0], sample_size=size, **attention)
     network.to(memory_format=torch.channels_last)
     parameters = sum(weights.numel() for weights in network.parameters())
     preconditioned = network.config.preconditioning is not None
