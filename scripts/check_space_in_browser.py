@@ -51,8 +51,8 @@ LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="u
 
 
 @contextmanager
-def running_app():
-    """Start the app; yields its address."""
+def running_app(patience: float = 300):
+    """Start the app, which must answer within so many seconds; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,7 +65,7 @@ def running_app():
                 urllib.request.urlopen(url).close()
                 break
             except OSError:
-                if app.poll() is not None or time.monotonic() - started > 300:
+                if app.poll() is not None or time.monotonic() - started > patience:
                     raise RuntimeError("The app did not start.") from None
                 time.sleep(0.2)
         print(f"the app answered after {time.monotonic() - started:.1f} s")
@@ -352,7 +352,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=120, help="seconds that anything may take (120)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    with nullcontext(arguments.url) if arguments.url else running_app() as url:
+    with nullcontext(arguments.url) if arguments.url else running_app(max(300, arguments.patience)) as url:
         for k in range(arguments.repeat):
             if drive(url, arguments):
                 return 1
