@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
 
 # The app in a browser, at the address that it prints; MODEL_ID=... shows another model than the shipped one.
-space: .venv/installed
+space: .venv/space
 	$(BIN)/python space_app/app.py
 
 test: .venv/installed
@@ -20,7 +20,7 @@ test-faults: .venv/installed
 
 # The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
 test-docs: .venv/installed docs
-	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast
+	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast --answers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs --no-fold-skipped
 
 docs: .venv/installed
@@ -36,6 +36,12 @@ findings:
 	@status=0; for script in findings/*.sh; do \
 		echo "$$script"; PYTHON="$(PYTHON)" bash "$$script" || status=1; \
 	done; exit $$status
+
+# What the app needs and no more; where all is installed, that is enough.
+.venv/space: setup.py pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -e .venv/installed || $(BIN)/python -m pip install --editable '.[space]'
+	touch $@
 
 .venv/installed: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

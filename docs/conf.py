@@ -21,6 +21,8 @@ myst_heading_anchors = 3
 highlight_language = "none"  # of literal blocks in docstrings: equations
 html_theme = "furo"
 html_title = project
+html_static_path = ["static"]
+html_css_files = ["wrap.css"]  # code within the column, on a phone, too
 html_math_renderer = "mathml"
 
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}

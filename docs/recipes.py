@@ -76,6 +76,7 @@ class ShellParser(CodeBlockParser):
             stderr=subprocess.STDOUT,
             text=True,
         )
+        print(result.stdout)  # seen with `pytest -s`: scripts/first_hour.sh looks for warnings there
         assert result.returncode == 0, f"{command}\n{result.stdout}"
 
 

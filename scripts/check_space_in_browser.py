@@ -2,12 +2,15 @@
 
     pip install playwright; apt-get install chromium
     python scripts/check_space_in_browser.py OUTPUT_FOLDER [--url URL] [--chromium /usr/bin/chromium]
+    python scripts/check_space_in_browser.py OUTPUT_FOLDER --repeat 20       # an hour or more: twenty times in a row
+    python scripts/check_space_in_browser.py OUTPUT_FOLDER --visits phone-dark --patience 600    # on a busy machine
 
 Every tab is used by clicks, on a wide screen and on a phone, light and dark; bad inputs must be answered by messages,
-Stop, pressed at random moments in every tab, must keep what was seen and show no error, text must have a contrast of
-4.5 to 1, and the console must stay free of errors. Without --url the app is started, and the time until it answers is
-reported. The exit status says whether all of this held; what a page looks like is for you to judge, from the
-screenshots.
+Stop, pressed at random moments in every tab (twenty times in all visits), must keep what was seen and show no error,
+downloads must have telling names, text must have a contrast of 4.5 to 1, arrow keys must move between tabs, progress
+must be spoken, and the console must stay free of errors. Without --url the app is started, and the time until it
+answers is reported. The exit status says whether all of this held; what a page looks like is for you to judge, from
+the screenshots.
 """
 
 import argparse
@@ -21,7 +24,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+import zipfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -39,43 +43,21 @@ SCREENS = {
     },
 }
 SCHEMES = ("light", "dark")
-STOPS = 4  # in each tab
-PATIENCE = 120_000  # milliseconds
+STOPS = 5  # in each tab of each of the four visits
 ENDED = re.compile("Stopped|evaluations of the network")
 DONE = re.compile("evaluations of the network")
-LOW_CONTRAST = """() => {
-    const rgba = text => { const c = text.match(/[\\d.]+/g).map(Number); return c.length < 4 ? [...c, 1] : c; };
-    const over = (c, ground) => c.slice(0, 3).map((v, k) => v * c[3] + ground[k] * (1 - c[3]));
-    const linear = v => v <= 10.3 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4;
-    const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]) + 0.05;
-    const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-    while (texts.nextNode()) {
-        const parent = texts.currentNode.parentElement, text = texts.currentNode.textContent.trim();
-        if (!text || !parent.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-        if (!parent.getBoundingClientRect().width || ["SCRIPT", "STYLE"].includes(parent.tagName)) continue;
-        let opacity = 1, ground = [255, 255, 255], above = [];
-        for (let e = parent; e; e = e.parentElement) {
-            opacity *= Number(getComputedStyle(e).opacity);
-            above.push(rgba(getComputedStyle(e).backgroundColor));
-        }
-        for (const layer of above.reverse()) ground = over(layer, ground);
-        const style = getComputedStyle(parent), color = rgba(parent.closest("svg") ? style.fill : style.color);
-        const pair = [light(over([...color.slice(0, 3), color[3] * opacity], ground)), light(ground)];
-        const contrast = Math.max(...pair) / Math.min(...pair);
-        if (contrast < 4.5) found.push(`${text.slice(0, 40)}: ${contrast.toFixed(2)}`);
-    }
-    return found;
-}"""
+STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
+LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
 
 
 @contextmanager
-def running_app():
-    """Start the app; yields its address."""
+def running_app(patience: float = 300):
+    """Start the app, which must answer within so many seconds; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started, url = time.monotonic(), f"http://127.0.0.1:{port}/"
-    environment = os.environ | {"GRADIO_SERVER_PORT": str(port)}
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "TIME_LIMIT": "3600"}  # the machine may be busy
     app = subprocess.Popen([sys.executable, ROOT / "space_app" / "app.py"], env=environment, stdout=subprocess.DEVNULL)
     try:
         while True:
@@ -83,7 +65,7 @@ def running_app():
                 urllib.request.urlopen(url).close()
                 break
             except OSError:
-                if app.poll() is not None or time.monotonic() - started > 300:
+                if app.poll() is not None or time.monotonic() - started > patience:
                     raise RuntimeError("The app did not start.") from None
                 time.sleep(0.2)
         print(f"the app answered after {time.monotonic() - started:.1f} s")
@@ -94,13 +76,16 @@ def running_app():
 
 
 class Visit:
-    """One page of the app; screenshots go to `folder`, under names that begin with `screen`."""
+    """One page of the app; screenshots go to `folder`, under names that begin with `screen`.
 
-    def __init__(self, page: Page, folder: Path, screen: str):
-        self.page, self.folder, self.screen = page, folder, screen
+    Whatever is expected must come within `patience` milliseconds.
+    """
+
+    def __init__(self, page: Page, folder: Path, screen: str, patience: float):
+        self.page, self.folder, self.screen, self.patience = page, folder, screen, patience
         self.wide = page.viewport_size["width"] > 800
         self.errors: list[str] = []
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(patience)
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
@@ -109,6 +94,10 @@ class Visit:
         self.page.wait_for_function("[...document.images].every(image => image.complete || !image.checkVisibility())")
         self.page.screenshot(path=self.folder / f"{self.screen}-{name}.png", full_page=True)
         self.errors += [f"low contrast in {name}: {text}" for text in self.page.evaluate(LOW_CONTRAST)]
+
+    def expect(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            self.errors.append(otherwise)
 
     def open_tab(self, name: str):
         """Go to a tab; its panel."""
@@ -125,36 +114,85 @@ class Visit:
     def result(self, panel) -> float:
         """Wait for the result; seconds since the call."""
         started = time.monotonic()
-        expect(panel.locator(".status", has_text=DONE).first).to_be_visible(timeout=PATIENCE)
+        expect(panel.locator(".progress", has_text=DONE).first).to_be_visible(timeout=self.patience)
         return time.monotonic() - started
 
     def refusal(self, message: str) -> None:
         """Wait for a message to the user, and until it goes away."""
         toast = self.page.locator(".toast-body", has_text=message).first
-        expect(toast).to_be_visible(timeout=PATIENCE)
+        expect(toast).to_be_visible(timeout=self.patience)
         self.shot("refused-" + re.sub(r"\W+", "-", message.lower()))
-        expect(toast).to_be_hidden(timeout=PATIENCE)
+        expect(toast).to_be_hidden(timeout=self.patience)
 
     def example(self, panel, examples: str, gallery: str, count: int) -> None:
         """Click on the first example."""
-        self.page.locator(f"{examples} button").first.click()
-        expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=PATIENCE)
+        self.page.locator(f"{examples} tbody tr, {examples} button.gallery-item").first.click()
+        expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=self.patience)
         self.result(panel)
 
     def stop(self, panel, start) -> None:
-        """Begin and press Stop at random moments; the last time, what was seen must still be there."""
+        """Begin and press Stop at random moments; what was seen must still be there, and no error."""
+        name, pictures, stopped = self.open_tab_name(), panel.locator(".pictures img, .strip img"), 0
         for _ in range(STOPS):
             start.click()
             self.page.wait_for_timeout(random.uniform(300, 2500))
-            seen = panel.locator(".pictures img, .strip img").count()
+            seen = pictures.count()
             self.press(panel, "Stop")
-            expect(panel.locator(".status", has_text=ENDED).last).to_be_visible(timeout=PATIENCE)
+            expect(panel.locator(".progress", has_text=ENDED).last).to_be_visible(timeout=self.patience)
             self.page.wait_for_timeout(700)
-            if panel.locator(".error").locator("visible=true").count():
-                self.errors.append("an error is shown after Stop")
-            if panel.locator(".pictures img, .strip img").count() < seen:
-                self.errors.append("pictures went away after Stop")
-        self.shot("stopped")
+            stopped += panel.locator(".block.progress", has_text=STOPPED).count()
+            self.expect(not panel.locator(".error").locator("visible=true").count(), f"{name}: an error after Stop")
+            self.expect(not seen or pictures.count() > 0, f"{name}: pictures went away after Stop")
+        print(f"{self.screen}: {name}: Stop ended {stopped} of {STOPS} before their result", flush=True)
+        self.shot(f"{name}-stopped")
+
+    def open_tab_name(self) -> str:
+        selected = self.page.locator("[role=tab][aria-selected=true]").locator("visible=true").first
+        return selected.inner_text().strip().lower()
+
+    def downloads(self, panel) -> None:
+        """The zip of all pictures, and the file of the one that is enlarged; their names."""
+        with self.page.expect_download() as event:
+            panel.locator(".download").locator("visible=true").click()
+        with zipfile.ZipFile(event.value.path()) as archive:
+            names = archive.namelist()
+        words = re.compile(r"(native-size|enlarged)/[a-z0-9-]+-seed-\d+-[a-z0-9-]+-20-steps\.png")
+        self.expect(len(names) == 16 and all(map(words.fullmatch, names)), f"the zip holds {names}")
+        with self.page.expect_download() as event:
+            panel.locator("#generated").get_by_role("link", name=re.compile("download", re.I)).or_(
+                panel.locator("#generated").get_by_role("button", name=re.compile("download", re.I))
+            ).first.click()
+        name = event.value.suggested_filename
+        self.expect(words.fullmatch(f"enlarged/{name}") is not None, f"a picture is downloaded as {name}")
+
+    def in_view(self, locator, what: str) -> None:
+        box = locator.bounding_box()
+        height = self.page.viewport_size["height"]
+        self.expect(
+            box is not None and -1 <= box["y"] and box["y"] + box["height"] <= height + 1, f"{what}: not in view"
+        )
+
+    def keyboard(self) -> None:
+        """Arrow keys move between the tabs."""
+        self.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").first.focus()
+        for key, name in (("ArrowRight", "inpaint"), ("ArrowRight", "likelihood"), ("ArrowLeft", "inpaint")):
+            self.page.keyboard.press(key)
+            self.page.wait_for_timeout(300)
+            self.expect(self.open_tab_name() == name, f"{key} leads to {self.open_tab_name()}, not {name}")
+        self.page.keyboard.press("Home")
+
+    def model(self, name: str) -> None:
+        """Another model's page, from the bar at the top; an image of it."""
+        self.page.get_by_role("link", name=name).or_(self.page.get_by_role("button", name=name)).first.click()
+        self.page.locator("#title", has_text=name).wait_for()
+        panel = self.open_tab("Generate")
+        panel.get_by_text("Steps, guidance, seed").click()
+        panel.get_by_label("Steps").locator("visible=true").first.fill("5")
+        panel.get_by_label("Images").locator("visible=true").last.fill("2")
+        self.press(panel, "Generate")
+        self.result(panel)
+        expect(panel.locator("#generated .caption-label")).to_have_count(2, timeout=self.patience)
+        self.shot(f"model-{name}")
 
     # The tabs.
 
@@ -172,28 +210,44 @@ class Visit:
         print(f"{self.screen}: first image {time.monotonic() - started:.1f} s after the click on Generate")
         self.result(panel)
         self.shot("generate")
+        spoken = re.compile("evaluations of the network")
+        expect(self.page.locator("#spoken[aria-live=polite]", has_text=spoken)).to_have_count(1, timeout=self.patience)
         caption = panel.locator("#generated .caption-label").nth(2).inner_text()
         panel.get_by_text("Steps, guidance, seed").click()
         seed = panel.get_by_label("Seed of the first image")
         panel.locator("#generated button.thumbnail-item").nth(2).click()
         expect(seed).to_have_value("0")  # to look at an image changes no setting
         width = panel.locator("#generated .preview img").first.bounding_box()["width"]
-        if width < (400 if self.wide else 250):
-            self.errors.append(f"an enlarged picture is {width:.0f} pixels wide")
+        self.expect(width >= (400 if self.wide else 250), f"an enlarged picture is {width:.0f} pixels wide")
+        self.shot("generate-enlarged")
+        self.downloads(panel)
         self.press(panel, "Keep this seed")
-        expect(seed).to_have_value(caption.removeprefix("seed ").strip(), timeout=PATIENCE)
+        expect(seed).to_have_value(caption.removeprefix("seed ").strip(), timeout=self.patience)
         self.shot("generate-seed-kept")
         steps = panel.get_by_label("Steps").locator("visible=true").first
         steps.fill("1000")
         self.press(panel, "Generate")
         self.refusal("Steps: 1000 is greater than maximum value 200")
         expect(panel.locator("#generated .caption-label").first).to_be_visible()
+        steps.fill("20")
+        guidance = panel.get_by_label("Guidance").locator("visible=true").first
+        guidance.fill("2")
+        self.press(panel, "Generate")
+        self.refusal("Guidance other than 1 leads towards a class")
+        expect(panel.locator("#generated .caption-label").first).to_be_visible()
+        guidance.fill("1")
         steps.fill("150")
         self.stop(panel, panel.get_by_role("button", name="Generate", exact=True).locator("visible=true"))
         seed.fill("-1")
         self.press(panel, "Generate")
         self.refusal("The seed must be a whole number")
         self.example(panel, "#generate-examples", "#generated", 8)
+        self.page.get_by_text("Earlier results").click()
+        self.expect(self.page.locator("#history img").count() > 8, "earlier results are not kept")
+        self.page.get_by_text("What the words mean").click()
+        self.shot("history-and-words")
+        self.page.get_by_text("Earlier results").click()
+        self.page.get_by_text("What the words mean").click()
 
     def inpaint(self) -> None:
         panel = self.open_tab("Inpaint")
@@ -212,6 +266,7 @@ class Visit:
             self.page.mouse.move(x - 60 + 10 * k, y + 40 + (k % 2) * 15)
         self.page.mouse.up()
         self.page.wait_for_timeout(500)
+        expect(panel.locator(".seen img")).to_be_visible()
         self.press(panel, "Fill in")
         self.result(panel)
         expect(panel.locator("#completions .caption-label")).to_have_count(6)
@@ -221,21 +276,23 @@ class Visit:
 
     def likelihood(self, big: Path, text: Path, noise: Path) -> None:
         panel = self.open_tab("Likelihood")
+        expect(panel.locator(".seen img")).to_be_visible()
         self.press(panel, "Measure")
         self.result(panel)
+        for text in ("typical test images", "Likelihood is not typicality", "denoising error"):
+            expect(panel.get_by_text(text).first).to_be_visible()
         self.shot("likelihood")
         self.stop(panel, panel.get_by_role("button", name="Measure", exact=True).locator("visible=true"))
         for file, message in ((big, "too large"), (text, "not an image that can be read")):
             panel.locator("#likelihood-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
             panel.locator("#likelihood-image input[type=file]").set_input_files(file)
-            self.page.wait_for_timeout(1500)
-            self.press(panel, "Measure")
             self.refusal(message)
         panel.locator("#likelihood-image").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
         panel.locator("#likelihood-image input[type=file]").set_input_files(noise)
         self.page.wait_for_timeout(1500)
         self.press(panel, "Measure")
-        expect(panel.get_by_text("Out of distribution")).to_be_visible(timeout=PATIENCE)
+        expect(panel.get_by_text("Less likely than typical test images")).to_be_visible(timeout=self.patience)
+        expect(panel.get_by_text("changed more than typical test images")).to_be_visible()
         self.shot("likelihood-of-noise")
 
     def interpolate(self) -> None:
@@ -246,16 +303,32 @@ class Visit:
         self.stop(panel, panel.locator("#interpolate-seeds"))
         self.page.get_by_role("tab", name="Two images").click()
         panel.locator("#interpolate-images").click()
-        expect(panel.locator("#strip .caption-label").first).to_have_text("A", timeout=PATIENCE)
+        expect(panel.locator("#strip .caption-label").first).to_have_text("A", timeout=self.patience)
         self.result(panel)
+        self.expect(panel.locator(".seen img").locator("visible=true").count() == 2, "A and B as seen are missing")
         self.shot("interpolate-images")
 
     def watch(self) -> None:
         panel = self.open_tab("Watch")
         self.press(panel, "Watch")
         self.result(panel)
-        expect(panel.locator(".strip img")).to_have_count(3)
+        strips = panel.locator(".strip img")
+        expect(strips).to_have_count(3)
+        self.page.wait_for_timeout(1000)
+        for k in range(3):
+            self.in_view(panel.locator(".strip").nth(k), "Watch's result")
+        self.in_view(panel.locator(".progress").first, "Watch's status")
         self.shot("watch")
+        slider, places = panel.locator("input[type=range]").first, set()
+        for t in (0, 0.5, 1):
+            slider.evaluate("(e, t) => { e.value = t; e.dispatchEvent(new Event('input', { bubbles: true })); }", t)
+            self.page.wait_for_timeout(500)
+            places.add(strips.first.bounding_box()["x"])
+            self.shot(f"watch-at-{t}")
+        self.expect(len(places) == 3, "the slider over t changes nothing")
+        panel.get_by_label("All times").click()
+        self.shot("watch-all-times")
+        panel.get_by_label("One time").click()
         self.stop(panel, panel.get_by_role("button", name="Watch", exact=True).locator("visible=true"))
 
 
@@ -273,12 +346,18 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="where the screenshots are written")
     parser.add_argument("--url", help="of an app that runs already")
     parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser's program")
+    names = [f"{size}-{scheme}" for size, scheme in itertools.product(SCREENS, SCHEMES)]
+    parser.add_argument("--visits", nargs="+", choices=names, default=names, help="of which screens (all)")
+    parser.add_argument("--repeat", type=int, default=1, help="how often all is done, until something fails (1)")
+    parser.add_argument("--patience", type=float, default=120, help="seconds that anything may take (120)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    if arguments.url:
-        return drive(arguments.url, arguments)
-    with running_app() as url:
-        return drive(url, arguments)
+    with nullcontext(arguments.url) if arguments.url else running_app(max(300, arguments.patience)) as url:
+        for k in range(arguments.repeat):
+            if drive(url, arguments):
+                return 1
+            print(f"round {k + 1} of {arguments.repeat}: nothing amiss", flush=True)
+    return 0
 
 
 def drive(url: str, arguments) -> int:
@@ -288,10 +367,13 @@ def drive(url: str, arguments) -> int:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=["--no-sandbox"])
         for (size, options), scheme in itertools.product(SCREENS.items(), SCHEMES):
             screen = f"{size}-{scheme}"
+            if screen not in arguments.visits:
+                continue
             context = browser.new_context(**options, color_scheme=scheme)
-            visit = Visit(context.new_page(), arguments.folder, screen)
+            visit = Visit(context.new_page(), arguments.folder, screen, 1000 * arguments.patience)
             visit.page.goto(url)
             visit.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").wait_for()
+            visit.keyboard()
             visit.generate()
             visit.inpaint()
             visit.likelihood(*files)
@@ -300,6 +382,8 @@ def drive(url: str, arguments) -> int:
             width = visit.page.evaluate("document.documentElement.scrollWidth")
             if width > options["viewport"]["width"]:
                 errors.append(f"{screen}: the page is {width} pixels wide")
+            if not arguments.url:
+                visit.model("cassava-64-ve")
             errors += [f"{screen}: {error}" for error in visit.errors]
             print(f"{screen}: every tab was used; {len(visit.errors)} errors", *visit.errors, sep="\n  ", flush=True)
             context.close()

@@ -1,17 +1,20 @@
 """Run a notebook from top to bottom, and fail if any cell does:
 
-    python scripts/run_notebook.py notebooks/tutorial.ipynb --fast
+    python scripts/run_notebook.py notebooks/tutorial.ipynb --fast --answers
     python scripts/run_notebook.py notebooks/tutorial.ipynb --output notebooks/tutorial.ipynb
 
 The notebook runs in its own folder, in a new kernel. `--fast` sets TUTORIAL_FAST=1, which the tutorial takes as "much
-less training". What comes out is discarded, or with `--output` saved without what libraries wrote to stderr, times and
-versions, and with pictures of 256 colours, which are smaller. Needs `pip install -e '.[docs]'`.
+less training"; `--answers` puts the folded answers of exercises into the cells that are empty for them (those with the
+tag "exercise"), so that the checks after them have something to check. What comes out is discarded, or with `--output`
+saved without what libraries wrote to stderr, times and versions, and with pictures of 256 colours, which are smaller.
+Needs `pip install -e '.[docs]'`.
 """
 
 import argparse
 import base64
 import io
 import os
+import re
 import resource
 import sys
 import time
@@ -23,6 +26,7 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 from tqdm import tqdm
 
+ANSWER = re.compile(r"<details><summary>Answer</summary>\s*```python\n(.*?)\n```", re.DOTALL)
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -48,6 +52,18 @@ def execute(notebook, folder: Path, fast: bool, timeout: int) -> None:
             on_cell_complete=lambda cell, cell_index: bar.update(),
         )
         client.execute()
+
+
+def fill_in(notebook) -> int:
+    """Append each answer in code to the empty cell before it; their number."""
+    answers, empty = 0, None
+    for cell in notebook.cells:
+        if "exercise" in cell.metadata.get("tags", []):
+            empty = cell
+        elif empty is not None and (answer := ANSWER.search(cell.source)):
+            empty.source += f"\n\n\n{answer[1]}"
+            answers, empty = answers + 1, None
+    return answers
 
 
 def with_few_colours(png: str) -> str:
@@ -84,10 +100,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("--fast", action="store_true", help="set TUTORIAL_FAST=1")
+    parser.add_argument("--answers", action="store_true", help="fill in the answers of exercises")
     parser.add_argument("--output", type=Path, help="file for the executed notebook")
     parser.add_argument("--timeout", type=int, default=3600, help="seconds that one cell may take")
     arguments = parser.parse_args()
     notebook = nbformat.read(arguments.notebook, as_version=4)
+    if arguments.answers:
+        if arguments.output:
+            parser.error("--answers is to check them, and would leave no exercises in --output")
+        print(f"answers filled in: {fill_in(notebook)}")
     began = time.perf_counter()
     try:
         execute(notebook, arguments.notebook.resolve().parent, arguments.fast, arguments.timeout)

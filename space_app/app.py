@@ -27,11 +27,13 @@ from bounded_work import AT_ONCE, Work  # noqa: E402
 from door import LIMITS, guarded  # noqa: E402
 from pictures import MAX_FILE_SIZE, to_picture  # noqa: E402
 from PIL import Image  # noqa: E402
+from results import earlier_results  # noqa: E402
 from served_model import NoModel, ServedModel, load_models  # noqa: E402
 
 from sde_diffusers.images import PixelFormat  # noqa: E402
 
 TITLE = "Images out of noise"
+WORDS = Path(__file__).with_name("words.md")
 CACHE_LIFE = 3600  # seconds that files of a visitor are kept
 # Colours of text of which the theme's own have too little contrast, 4.5 to 1 at least, on light and on dark ground.
 CONTRAST = {
@@ -48,6 +50,9 @@ CONTRAST = {
     "button_primary_background_fill_dark": "*primary_600",
     "button_primary_background_fill_hover": "*primary_700",
     "button_primary_background_fill_hover_dark": "*primary_700",
+    "button_secondary_background_fill_hover_dark": "*primary_600",
+    "checkbox_label_background_fill_selected": "*primary_600",
+    "checkbox_label_background_fill_selected_dark": "*primary_600",
 }
 LOOK = {
     "theme": gr.themes.Soft(
@@ -57,6 +62,7 @@ LOOK = {
         font_mono=["ui-monospace", "monospace"],
     ).set(**CONTRAST),
     "css_paths": Path(__file__).with_name("look.css"),
+    "head": f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>",
 }
 
 
@@ -75,9 +81,11 @@ class Pictures:
         return to_picture(random.choice(images), self.model.pixels if grey_levels else PixelFormat())
 
     def examples(self, count: int) -> list[Image.Image]:
-        """The first test images of the last classes."""
+        """The first test images of the last classes, or images that the model drew."""
         images = self.model.test_images
-        return [] if images is None else [to_picture(image) for image in images[10 - count : 10]]
+        if images is None:
+            return [] if self.model.drawn is None else [to_picture(image) for image in self.model.drawn[0, :count]]
+        return [to_picture(image) for image in images[10 - count : 10]]
 
 
 def build_app(model_id: str | None) -> gr.Blocks:
@@ -117,17 +125,23 @@ def build_tabs(model: ServedModel) -> None:
     for k, picture in enumerate(examples):
         files.append(str(TEMPORARY / f"{Path(model.name).name}-example-{k}.png"))
         picture.save(files[-1])
+    history = earlier_results()
+    history.unrender()
     with gr.Tabs():
         with gr.Tab("Generate", id="generate"):
-            tab_generate.build(model, model.first_images)
+            tab_generate.build(model, history)
         with gr.Tab("Inpaint", id="inpaint"):
-            tab_inpaint.build(model, pictures.random, examples)
+            tab_inpaint.build(model, history, pictures.random, examples)
         with gr.Tab("Likelihood", id="likelihood"):
             tab_likelihood.build(model, partial(pictures.random, deep=True), files)
         with gr.Tab("Interpolate", id="interpolate"):
-            tab_interpolate.build(model, pictures.random, files)
+            tab_interpolate.build(model, history, pictures.random, files)
         with gr.Tab("Watch", id="watch"):
             tab_watch.build(model, pictures.random, files)
+    with gr.Accordion("Earlier results", open=False, elem_id="earlier"):
+        history.render()
+    with gr.Accordion("What the words mean", open=False, elem_id="words"):
+        gr.Markdown(WORDS.read_text(encoding="utf-8"))
 
 
 def launch(app: gr.Blocks, **options):

@@ -24,6 +24,7 @@ THREADS = 8  # of the server, for files and pages; and as many for inputs and ou
 SESSIONS = 256  # browsers and clients of which something is remembered
 LINE = {"concurrency_id": "network", "concurrency_limit": AT_ONCE, "trigger_mode": "once"}
 ON_EXAMPLE = {"api_visibility": "private"}  # of an event that follows the choice of an example
+TO_RESULT = "(...values) => { showResult(); return values; }"  # see page.js
 
 running: dict[Work, tuple] = {}  # -> (session, name of the event) of whom it is done for
 
@@ -31,7 +32,7 @@ running: dict[Work, tuple] = {}  # -> (session, name of the event) of whom it is
 
 
 def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
-    """Let an event compute: through the queue, with its progress shown, and until it is stopped.
+    """Let an event compute: through the queue, with its progress shown, and until it is stopped; the event itself.
 
     Args:
         event: of a component, such as `button.click`, or `then` of another event.
@@ -62,8 +63,9 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
 
     run.__signature__ = inspect.signature(prepare)
     status = [output for output in outputs if isinstance(output, gr.Markdown)]
-    place = {"show_progress": "minimal", "show_progress_on": status} if status else {}  # other outputs stay to be seen
-    return event(run, inputs, outputs, api_name=api_name, **LINE, **place, **options)
+    # A loading state would lie over what is seen, and fade it; the status says how far the work is.
+    place = {"show_progress": "hidden", "js": TO_RESULT} if status else {}
+    return event(run, inputs, outputs, api_name=api_name, **LINE, **(place | options))
 
 
 def on_this_page(api_name: str) -> str:

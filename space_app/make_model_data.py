@@ -1,11 +1,12 @@
-"""Writes what the app knows of its model beforehand: the files fashion_mnist* beside this one.
+"""Writes what the app knows of its models beforehand, beside this file:
 
-python space_app/make_model_data.py [PIPELINE]
+python space_app/make_model_data.py [PIPELINE ...]
 
-fashion_mnist.json       bits/dim of test images of Fashion-MNIST under the pipeline (by default, that which ships
-                         with the repository), and a digest of its network, since they hold for no other
-fashion_mnist.png        100 of the embedded test images
-fashion_mnist_drawn.png  what the pipeline draws from the first seeds: the page shows it before the first click
+drawn-NAME.png      what a pipeline, by default each that ships with the repository, draws with the settings that the
+                    page begins with and those of its examples; and a digest of its network
+fashion_mnist.json  scores of test images of Fashion-MNIST under pretrained/fashion-mnist-ve, and the digest of its
+                    network, since they hold for no other (if that is among the pipelines)
+fashion_mnist.png   100 of the embedded test images
 """
 
 import json
@@ -13,25 +14,29 @@ import os
 import sys
 from pathlib import Path
 
+import bounded_work
 import datasets
 import numpy as np
 import torch
-from pictures import generators
+from bounded_work import Work
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from served_model import (
-    DEFAULT_SAMPLER,
+    DRAWN_COLUMNS,
     DRAWN_SHEET,
-    SAMPLERS,
     SHIPPED,
     TEST_DATA,
     TEST_SHEET,
     ServedModel,
+    load_model,
 )
-from tab_generate import FIRST_IMAGES
-from tab_likelihood import TOLERANCE
+from tab_generate import example_settings, first_settings, generate
+from tab_interpolate import example_settings as interpolation_settings
+from tab_interpolate import interpolate_seeds
+from tab_likelihood import scores
 from tqdm import tqdm
 
-from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.images import PixelFormat, to_array
 from sde_diffusers.weights_digest import weights_digest
 
 TEST_FILE = Path(__file__).resolve().parents[1] / "data" / "fashion_mnist" / "test-00000-of-00001.parquet"
@@ -39,39 +44,52 @@ NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt
 IMAGES, BATCH = 200, 20
 
 
-def main(source: str) -> None:
+def main(sources: list[str]) -> None:
     """Compute and write all files."""
+    for source in sources:
+        model = load_model(source)
+        write_drawn(model)
+        if Path(source).resolve() == SHIPPED:
+            write_test_data(model)
+
+
+def write_test_data(model: ServedModel) -> None:
     rows = datasets.Dataset.from_parquet(str(TEST_FILE), keep_in_memory=True)
     images, labels = np.stack([np.asarray(image) for image in rows["image"]]), np.array(rows["label"])
-    pipe = ScoreSdePipeline.from_pretrained(source)
-    pipe.set_progress_bar_config(disable=True)
-    values = []
-    for batch in tqdm(torch.from_numpy(images)[:IMAGES, None].split(BATCH), unit="batch"):
-        generator = torch.Generator().manual_seed(len(values))
-        values += pipe.bits_per_dim(batch, generator, rtol=TOLERANCE, atol=TOLERANCE).bits_per_dim.tolist()
+    batches = [*torch.from_numpy(images)[:IMAGES, None].split(BATCH)]
+    found = [unwatched(Work(lambda work, batch=batch: scores(model, work, batch))) for batch in tqdm(batches)]
     data = {
         "dataset": "zalando-datasets/fashion_mnist",
         "class_names": NAMES,
-        "network": weights_digest(pipe.unet),
-        "bits_per_dim": [round(value, 3) for value in values],
+        "network": weights_digest(model.pipe.unet),
+        "scores": {key: [round(v, 4) for part in found for v in part[key].tolist()] for key in found[0]},
     }
     columns = [np.concatenate(images[labels == label][:10]) for label in range(len(NAMES))]
-    write_picture(TEST_SHEET, np.concatenate(columns, axis=1))
-    write_picture(DRAWN_SHEET, np.concatenate([*drawn(pipe)], axis=1))
+    write(TEST_SHEET, lambda path: Image.fromarray(np.concatenate(columns, axis=1)).save(path, "PNG", optimize=True))
     write(TEST_DATA, lambda path: path.write_text(json.dumps(data) + "\n", encoding="utf-8"))
 
 
-def drawn(pipe: ScoreSdePipeline) -> np.ndarray:
-    """(N, H, W) uint8, the images of the first seeds with the settings that the page begins with."""
-    scheduler = ServedModel("", lambda: pipe, [], None, None, None).scheduler(DEFAULT_SAMPLER)
-    pipe = ScoreSdePipeline(unet=pipe.unet, scheduler=scheduler)
-    steps = SAMPLERS[DEFAULT_SAMPLER][2]
-    images = pipe(FIRST_IMAGES, steps, generator=generators(0, FIRST_IMAGES), output_type="pt").images
-    return (images[:, 0] * 255).round().byte().numpy()
+def write_drawn(model: ServedModel) -> None:
+    """A row of images for each setting."""
+    works = [generate(model, *first_settings(model))]
+    works += [generate(model, *settings) for settings in example_settings(model).values()]
+    images = [unwatched(work).images for work in tqdm(works, desc=model.name)]
+    works = [interpolate_seeds(model, *settings) for settings in interpolation_settings(model).values()]
+    images += [unwatched(work)[0] for work in tqdm(works, desc=model.name)]
+    rows = [np.concatenate([*to_array(row.clamp(0, 1), PixelFormat())], axis=1) for row in images]
+    assert all(len(row) == DRAWN_COLUMNS for row in images)
+    sheet = np.concatenate(rows)
+    network = PngInfo()
+    network.add_text("network", weights_digest(model.pipe.unet))
+    picture = Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+    path = TEST_DATA.with_name(DRAWN_SHEET.format(name=model.name))
+    write(path, lambda path: picture.save(path, "PNG", optimize=True, pnginfo=network))
 
 
-def write_picture(path: Path, pixels: np.ndarray) -> None:
-    write(path, lambda path: Image.fromarray(pixels).save(path, format="PNG", optimize=True))
+def unwatched(work: Work):
+    """The result of work for which nobody waits."""
+    bounded_work.TIME_LIMIT = float("inf")
+    return work.run()
 
 
 def write(path: Path, writer) -> None:
@@ -82,6 +100,7 @@ def write(path: Path, writer) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 or sys.argv[1:] in (["-h"], ["--help"]):
+    if sys.argv[1:] in (["-h"], ["--help"]):
         sys.exit(__doc__)
-    main(sys.argv[1] if len(sys.argv) == 2 else str(SHIPPED))
+    shipped = sorted(path.parent for path in SHIPPED.parent.glob("*/model_index.json"))
+    main(sys.argv[1:] or [str(path) for path in shipped])

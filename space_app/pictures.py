@@ -116,6 +116,30 @@ def picture_input(**options) -> gr.Image:
     return checked(image, lambda payload: [payload.path] if payload.path else [])
 
 
+def show_what_is_seen(image: gr.Image, model) -> gr.Image:
+    """A small picture of what the model sees of an upload: its middle, at the model's size and with its channels."""
+
+    def see(path):
+        return None if path is None else to_picture(read_picture(path, model.image_shape, model.pixels)[0])
+
+    seen = seen_picture(see(image.value["path"]) if image.value else None)
+    image.change(see, image, seen, api_visibility="private", show_progress="hidden", trigger_mode="always_last")
+    return seen
+
+
+def seen_picture(value: Image.Image | None) -> gr.Image:
+    """Where what the model sees is shown."""
+    return gr.Image(
+        value,
+        label="What the model sees",
+        format="png",
+        interactive=False,
+        buttons=[],
+        height=140,
+        elem_classes=["pixels", "seen"],
+    )
+
+
 def mask_editor(**options) -> gr.ImageEditor:
     """A canvas to paint on; handlers get a dictionary of PIL images, "background" and "layers".
 
@@ -195,15 +219,16 @@ def checked(component, files):
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat()) -> Image.Image:  # noqa: B008 (frozen)
-    """One image (C, H, W), uint8 or in [0, 1], enlarged by a whole factor; of many bands, the first three.
+def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), enlarge: bool = True) -> Image.Image:  # noqa: B008 (frozen)
+    """One image (C, H, W), uint8 or in [0, 1]; of many bands, the first three.
 
     Args:
         pixels: of the picture: 8 bits to look at, or a deeper format for grey ones.
+        enlarge: whether it is enlarged by a whole factor.
     """
     image = visible(image)
     unit = image.cpu().clamp(0, 1) if image.is_floating_point() else image / 255
-    factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:])))
+    factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:]))) if enlarge else 1
     values = to_array(unit[None], pixels)[0].repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(values[..., 0] if len(image) == 1 else values)
 
@@ -221,6 +246,11 @@ def visible_states(x: Tensor, scheduler, t: Tensor) -> Tensor:
 
 def seconds(value: float) -> str:
     return f"{value:.1f} s"
+
+
+def status_line(text: str) -> gr.Markdown:
+    """Where a tab says how far its work is; page.js lets it be spoken, too."""
+    return gr.Markdown(text, label="status", elem_classes=["status", "progress"])
 
 
 def status_of(work) -> str:

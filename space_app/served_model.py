@@ -30,7 +30,8 @@ SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve
 # All by make_model_data.py
 TEST_DATA = Path(__file__).with_name("fashion_mnist.json")
 TEST_SHEET = TEST_DATA.with_suffix(".png")
-DRAWN_SHEET = TEST_DATA.with_name("fashion_mnist_drawn.png")
+DRAWN_SHEET = "drawn-{name}.png"  # of a shipped pipeline, beside this file
+DRAWN_COLUMNS = 8
 
 # Name -> (scheduler, its settings, number of steps to begin with). Each image depends on its own seed alone: the
 # corrector is annealed Langevin dynamics, since the other one takes its step size from the whole batch.
@@ -90,16 +91,18 @@ class ServedModel:
         load: gives the pipeline, whose components are shared; never call that, call what `pipeline` gives.
         class_names: one for each class; none for an unconditional network.
         test_images: (N, C, H, W) uint8, or None if the data are not known.
-        test_bits_per_dim: those of many test images under this very network, or None if they were not computed.
-        first_images: (N, C, H, W) uint8, drawn by this very network with the first seeds, or None.
+        test_scores: of many test images under this very network, by what was measured ("bits_per_dim",
+            "denoising_error"), or None if they were not computed.
+        drawn: (rows, 8, C, H, W) uint8, drawn by this very network, or None: the images of the first seeds, those of
+            the examples of "Generate", those of "Interpolate".
     """
 
     name: str
     load: Callable[[], ScoreSdePipeline]
     class_names: list[str]
     test_images: Tensor | None
-    test_bits_per_dim: list[float] | None
-    first_images: Tensor | None
+    test_scores: dict[str, list[float]] | None
+    drawn: Tensor | None
     consistency: bool = False  # whether it is a consistency model, of which there are samples and nothing else
 
     @property
@@ -205,19 +208,23 @@ def load_model(source: str) -> ServedModel:
     classes = pipe.unet.config.num_class_embeds or 0
     class_names = [*(names_of(pipe.unet) or [])]
     class_names += [f"class {k}" for k in range(len(class_names), classes)]
-    test_images = test_bits_per_dim = first_images = None
+    digest = weights_digest(pipe.unet)
+    test_images = test_scores = None
     test_data = json.loads(TEST_DATA.read_text(encoding="utf-8"))
     if test_data["dataset"] in trained_on(source):
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
+        if test_images is not None:
+            test_images = test_images.flatten(0, 1)
         if classes == len(test_data["class_names"]):
             class_names = test_data["class_names"]
-    if test_data["network"] == weights_digest(pipe.unet):
-        test_bits_per_dim = test_data["bits_per_dim"]
-        first_images = read_sheet(DRAWN_SHEET, pipe._image_shape)
+    if test_data["network"] == digest:
+        test_scores = test_data["scores"]
     name = Path(source).name if Path(source).is_dir() else source
+    sheet = TEST_DATA.with_name(DRAWN_SHEET.format(name=Path(name).name))
+    drawn = read_sheet(sheet, pipe._image_shape, digest) if sheet.is_file() else None
     load = partial(LOADED.pipeline, source)
     consistency = pipe.scheduler.of_consistency_models
-    return ServedModel(name, load, class_names, test_images, test_bits_per_dim, first_images, consistency)
+    return ServedModel(name, load, class_names, test_images, test_scores, drawn, consistency)
 
 
 def trained_on(source: str) -> list[str]:
@@ -231,11 +238,17 @@ def trained_on(source: str) -> list[str]:
     return [datasets] if isinstance(datasets, str) else datasets
 
 
-def read_sheet(path: Path, shape: tuple[int, int, int]) -> Tensor | None:
-    """The images (N, 1, H, W) of a sheet, row by row, or None if the network takes images of another shape."""
-    sheet = np.asarray(Image.open(path))
-    _, height, width = shape
-    if shape[0] != 1 or sheet.shape[0] % height or sheet.shape[1] % width:
+def read_sheet(path: Path, shape: tuple[int, int, int], network: str | None = None) -> Tensor | None:
+    """The images (rows, columns, C, H, W) of a sheet.
+
+    None if the network takes images of another shape, or if the sheet was drawn by another one than that of the digest
+    `network`.
+    """
+    with Image.open(path) as picture:
+        drawn_by, sheet = picture.info.get("network"), np.asarray(picture)
+    sheet = sheet.reshape(*sheet.shape[:2], -1)
+    channels, height, width = shape
+    if sheet.shape[2] != channels or sheet.shape[0] % height or sheet.shape[1] % width or drawn_by != network:
         return None
-    tiles = sheet.reshape(sheet.shape[0] // height, height, -1, width).swapaxes(1, 2)
-    return torch.from_numpy(tiles.reshape(-1, 1, height, width).copy())
+    tiles = sheet.reshape(sheet.shape[0] // height, height, sheet.shape[1] // width, width, channels)
+    return torch.from_numpy(tiles.transpose(0, 2, 4, 1, 3).copy())

@@ -7,7 +7,18 @@ from functools import partial
 import gradio as gr
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, stop_on
-from pictures import checked_seed, friendly, generators, number_input, seconds, to_picture, whole_number
+from picture_examples import picture_examples
+from pictures import checked_seed, friendly, generators, number_input, seconds, status_line, whole_number
+from results import (
+    Result,
+    download_button,
+    file_name,
+    finished,
+    gallery_items,
+    remember,
+    result_gallery,
+    while_forming,
+)
 from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
@@ -48,35 +59,76 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
             output_type="pt",
         )
 
+    words = class_name if label is not None else ANY, sampler, f"{steps} steps"
+
+    def results(images):
+        return with_seeds(images, seed, *words)
+
     def show_state(work):
-        return [captioned(work.picture, seed)]
+        return while_forming(results(work.picture))
 
     def show(work):
         output = work.result
         status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-        return captioned(output.images, seed), status + " · tap an image to enlarge it"
+        gallery, download = finished(results(output.images), file_name(*words, "seed", seed))
+        return gallery, status + " · tap an image to enlarge it", download
 
     return Work(compute, show, show_state)
 
 
-def build(model: ServedModel, first_images) -> None:
-    """The tab's components.
+def with_seeds(images, seed: int, *words) -> list[Result]:
+    """Images (N, C, H, W), the first of which has this seed; `words` for the names of their files."""
+    first, *others = words
+    return [
+        Result(image, f"seed {seed + k}", file_name(first, "seed", seed + k, *others))
+        for k, image in enumerate(images)
+    ]
 
-    Args:
-        first_images: what is seen before the first click, (N, C, H, W) of the seeds 0, 1, ..., or None.
-    """
+
+def first_settings(model: ServedModel) -> list:
+    """What the page begins with, in the order of `generate`."""
+    return [ANY, DEFAULT_SAMPLER, SAMPLERS[DEFAULT_SAMPLER][2], 1, FIRST_IMAGES, 0, False]
+
+
+def example_settings(model: ServedModel) -> dict[str, list]:
+    """The examples by their names; none for a model without classes."""
+    classes = model.class_names
+    if not classes:
+        return {}
+    middle = classes[len(classes) // 2]
+    return {
+        f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1, False],
+        f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2, False],
+        f"{middle}, ancestral": [middle, "Ancestral", 50, 1, 8, 3, False],
+    }
+
+
+def build(model: ServedModel, history: gr.Gallery) -> None:
+    """The tab's components; its results are put into `history`, too."""
     draw = partial(generate, model)
+    first = None if model.drawn is None else gallery_items(with_seeds(model.drawn[0], 0, *first_settings(model)[:2]))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             class_name = gr.Dropdown(
-                [ANY, *model.class_names], value=ANY, label="Class", visible=bool(model.class_names)
+                [ANY, *model.class_names],
+                value=ANY,
+                label="Class",
+                info="What the images shall show",
+                visible=bool(model.class_names),
             )
-            sampler = gr.Dropdown([*SAMPLERS], value=DEFAULT_SAMPLER, label="Sampler")
+            sampler = gr.Dropdown(
+                [*SAMPLERS],
+                value=DEFAULT_SAMPLER,
+                label="Sampler",
+                info="How noise is led to images: an SDE adds fresh noise on the way, an ODE does not",
+            )
             with gr.Row(elem_classes="buttons"):
                 start = gr.Button("Generate", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
             with gr.Accordion("Steps, guidance, seed", open=False):
-                steps = number_input("Steps", 1, MAX_STEPS, SAMPLERS[DEFAULT_SAMPLER][2])
+                steps = number_input(
+                    "Steps", 1, MAX_STEPS, SAMPLERS[DEFAULT_SAMPLER][2], info="More are slower and finer"
+                )
                 guidance = number_input(
                     "Guidance",
                     0,
@@ -88,47 +140,28 @@ def build(model: ServedModel, first_images) -> None:
                 )
                 count = number_input("Images", 1, MAX_IMAGES, FIRST_IMAGES)
                 new_seed = gr.Checkbox(value=True, label="New seed each time")
-                seed = gr.Number(value=0, precision=None, label="Seed of the first image")
-        with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                None if first_images is None else captioned(first_images, 0),
-                label="Images",
-                show_label=False,
-                format="png",
-                object_fit="contain",
-                buttons=["download"],
-                elem_classes="pictures",
-                elem_id="generated",
-                interactive=False,
-            )
-            status = gr.Markdown(
-                "Press *Generate* and watch images form out of noise.", label="status", elem_classes="status"
-            )
-            keep = gr.Button("Keep this seed", size="sm")
-    inputs, outputs = [class_name, sampler, steps, guidance, count, seed, new_seed], [gallery, status]
-    compute_on(start.click, draw, inputs, outputs, "generate")
+                seed = gr.Number(
+                    value=0,
+                    precision=None,
+                    label="Seed of the first image",
+                    info="The number that the noise comes from: the same seed and settings draw the same image",
+                )
+        with gr.Column(scale=3, min_width=300, elem_classes="results"):
+            gallery = result_gallery("Images", "generated", first)
+            status = status_line("Press *Generate* and watch images form out of noise.")
+            with gr.Row(elem_classes="buttons"):
+                keep = gr.Button("Keep this seed", size="sm")
+                download = download_button()
+    inputs = [class_name, sampler, steps, guidance, count, seed, new_seed]
+    outputs = [gallery, status, download]
+    remember(compute_on(start.click, draw, inputs, outputs, "generate"), gallery, history)
     stop_on(stop.click, "generate", "generate_example")
     steps_of = json.dumps({name: steps for name, (_, _, steps) in SAMPLERS.items()})
     sampler.change(None, sampler, steps, js=f"name => ({steps_of})[name]", api_visibility="private")
     keep.click(None, [seed, new_seed, count], [seed, new_seed, count], js=KEEP_SEED, api_visibility="private")
-
-    classes = model.class_names
-    if classes:
-        examples = {
-            f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1, False],
-            f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2, False],
-            f"{classes[len(classes) // 2]}, ancestral": [classes[len(classes) // 2], "Ancestral", 50, 1, 8, 3, False],
-        }
-        shown = gr.Examples(
-            [*examples.values()],
-            inputs,
-            api_visibility="private",
-            example_labels=[*examples],
-            elem_id="generate-examples",
-        )
-        compute_on(shown.load_input_event.then, draw, inputs, outputs, "generate_example", **ON_EXAMPLE)
-
-
-def captioned(images, seed: int) -> list:
-    """Images (N, C, H, W) as a gallery shows them, each with its seed."""
-    return [(to_picture(image), f"seed {seed + k}") for k, image in enumerate(images)]
+    examples = example_settings(model)
+    if examples:
+        rows = None if model.drawn is None else model.drawn[1 : 1 + len(examples)]
+        chosen = picture_examples(examples, rows, inputs, "generate-examples")
+        example = compute_on(chosen.then, draw, inputs, outputs, "generate_example", **ON_EXAMPLE)
+        remember(example, gallery, history)

@@ -15,10 +15,13 @@ from pictures import (
     mask_editor,
     number_input,
     seconds,
+    seen_picture,
+    status_line,
     to_picture,
     whole_number,
 )
 from PIL import Image
+from results import Result, download_button, file_name, finished, remember, result_gallery, while_forming
 from served_model import ServedModel, WatchedRestorationPipeline
 
 MAX_COMPLETIONS, MAX_STEPS = 8, 50
@@ -56,21 +59,26 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
             output_type="pt",
         )
 
-    def pictures_of(samples):
-        completions = [(to_picture(sample), f"seed {seed + k}") for k, sample in enumerate(samples)]
-        return [(with_gap(image[0], mask), "what was given"), *completions]
+    words = "inpainted", METHODS[method], f"{steps} steps"
+
+    def results_of(samples):
+        given = Result(with_gap(image[0], mask), "what was given", "inpainted-given")
+        return [given] + [
+            Result(sample, f"seed {seed + k}", file_name(*words, "seed", seed + k)) for k, sample in enumerate(samples)
+        ]
 
     def show(work):
         output = work.result
-        pictures = pictures_of(output.images)
+        results = results_of(output.images)
         if count > 1:
-            pictures.append((to_picture(output.mean[0]), "their mean"))
+            results.append(Result(output.mean[0], "their mean", file_name(*words, "mean of", count)))
         cost = f"**{output.nfe}** evaluations of the network for each completion"
         if output.products:
             cost += f", with at most {output.products} vector-Jacobian products"
-        return pictures, f"{cost} · **{seconds(work.seconds)}**"
+        gallery, download = finished(results, file_name(*words))
+        return gallery, f"{cost} · **{seconds(work.seconds)}**", download
 
-    return Work(compute, show, lambda work: [pictures_of(work.picture)])
+    return Work(compute, show, lambda work: while_forming(results_of(work.picture)))
 
 
 def read_canvas(painted, shape, pixels) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,25 +89,39 @@ def read_canvas(painted, shape, pixels) -> tuple[torch.Tensor, torch.Tensor]:
     if painted is None or painted["background"] is None:
         raise friendly("There is no image yet: upload one, or take a random one.")
     image = fitted(painted["background"], shape, pixels)
-    height, width = shape[1:]
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    for layer in painted["layers"]:
-        opacity = layer.convert("RGBA").getchannel("A").resize((width, height), Image.Resampling.BOX)
-        mask |= torch.from_numpy(np.asarray(opacity) >= 64)
+    mask = missing(painted["layers"], shape)
     if not mask.any():
         raise friendly("Nothing is painted over yet: choose the brush, and paint over what is to be filled in.")
     return image, mask
 
 
-def with_gap(image: torch.Tensor, mask: torch.Tensor) -> Image.Image:
-    """An image (C, H, W) whose missing pixels are orange."""
+def missing(layers: list[Image.Image], shape) -> torch.Tensor:
+    """(H, W) booleans."""
+    height, width = shape[1:]
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    for layer in layers:
+        opacity = layer.convert("RGBA").getchannel("A").resize((width, height), Image.Resampling.BOX)
+        mask |= torch.from_numpy(np.asarray(opacity) >= 64)
+    return mask
+
+
+def seen_on_canvas(model: ServedModel, painted) -> Image.Image | None:
+    """What the model is given, the missing pixels orange; None for an empty canvas."""
+    if painted is None or painted["background"] is None:
+        return None
+    image = fitted(painted["background"], model.image_shape, model.pixels)
+    return to_picture(with_gap(image[0], missing(painted["layers"], model.image_shape)))
+
+
+def with_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """An image (C, H, W) as (3, H, W) whose missing pixels are orange."""
     rgb = image.expand(3, -1, -1).clone()
     rgb[:, mask] = torch.tensor([249, 115, 22])[:, None] / 255
-    return to_picture(rgb)
+    return rgb
 
 
-def build(model: ServedModel, random_picture, example_pictures: list[Image.Image]) -> None:
-    """The tab's components.
+def build(model: ServedModel, history: gr.Gallery, random_picture, example_pictures: list[Image.Image]) -> None:
+    """The tab's components; its results are put into `history`, too.
 
     Args:
         random_picture: function of a `Work` that gives a PIL image.
@@ -119,31 +141,31 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
                 start = gr.Button("Fill in", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
                 another = gr.Button("Random", scale=2)
+            seen = seen_picture(seen_on_canvas(model, canvas_value(example_pictures[0])) if example_pictures else None)
             with gr.Accordion("Method, steps, seed", open=False):
-                method = gr.Dropdown([*METHODS], value=[*METHODS][0], label="Method")
-                steps = number_input("Steps", 1, MAX_STEPS, 20)
-                count = number_input("Completions", 1, MAX_COMPLETIONS, 4)
-                seed = gr.Number(value=0, label="Seed of the first completion")
-        with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label="Completions",
-                show_label=False,
-                object_fit="contain",
-                format="png",
-                buttons=["download"],
-                elem_classes="pictures",
-                elem_id="completions",
-                interactive=False,
-            )
-            status = gr.Markdown(
-                "Choose the brush, paint over a part of the image, and press *Fill in*.",
-                label="status",
-                elem_classes="status",
-            )
-    inputs, outputs = [canvas, method, steps, count, seed], [gallery, status]
-    compute_on(start.click, fill_in, inputs, outputs, "inpaint")
+                method = gr.Dropdown(
+                    [*METHODS],
+                    value=[*METHODS][0],
+                    label="Method",
+                    info="How each step is led to agree with the pixels that are known",
+                )
+                steps = number_input("Steps", 1, MAX_STEPS, 20, info="More are slower and finer")
+                count = number_input("Completions", 1, MAX_COMPLETIONS, 4, info="What could be there, drawn anew")
+                seed = gr.Number(
+                    value=0,
+                    label="Seed of the first completion",
+                    info="The number that the noise comes from: the same one draws the same again",
+                )
+        with gr.Column(scale=3, min_width=300, elem_classes="results"):
+            gallery = result_gallery("Completions", "completions")
+            status = status_line("Choose the brush, paint over a part of the image, and press *Fill in*.")
+            download = download_button()
+    inputs, outputs = [canvas, method, steps, count, seed], [gallery, status, download]
+    remember(compute_on(start.click, fill_in, inputs, outputs, "inpaint"), gallery, history)
     stop_on(stop.click, "inpaint", "inpaint_example")
     random_on(another.click, lambda work: canvas_value(random_picture(work)), [canvas], "random_canvas")
+    look = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
+    canvas.change(partial(seen_on_canvas, model), canvas, seen, **look)
     if example_pictures:
         shown = gr.Examples(
             [[painted_example(picture, k)] for k, picture in enumerate(example_pictures)],
@@ -151,7 +173,8 @@ def build(model: ServedModel, random_picture, example_pictures: list[Image.Image
             api_visibility="private",
             elem_id="inpaint-examples",
         )
-        compute_on(shown.load_input_event.then, fill_in, inputs, outputs, "inpaint_example", **ON_EXAMPLE)
+        example = compute_on(shown.load_input_event.then, fill_in, inputs, outputs, "inpaint_example", **ON_EXAMPLE)
+        remember(example, gallery, history)
 
 
 def canvas_value(picture: Image.Image) -> dict:

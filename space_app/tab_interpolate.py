@@ -6,7 +6,18 @@ import gradio as gr
 import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
-from pictures import checked_seed, number_input, picture_input, read_picture, seconds, to_picture, whole_number
+from picture_examples import picture_examples
+from pictures import (
+    checked_seed,
+    number_input,
+    picture_input,
+    read_picture,
+    seconds,
+    show_what_is_seen,
+    status_line,
+    whole_number,
+)
+from results import Result, download_button, file_name, finished, remember, result_gallery, while_forming
 from served_model import ODE_SAMPLER, ServedModel
 
 from sde_diffusers.latent_codes import slerp
@@ -31,7 +42,9 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
         output = pipe(count, STEPS, class_labels=model.labels(class_name), latents=latents, output_type="pt")
         return output.images, output.nfe
 
-    return Work(compute, *shown_between(f"seed {seed_a}", f"seed {seed_b}"))
+    first = class_name if class_name in model.class_names else ANY
+    words = first, "seeds", seed_a, "to", seed_b, STEPS, "steps"
+    return Work(compute, *shown_between(f"seed {seed_a}", f"seed {seed_b}", words))
 
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
@@ -43,78 +56,90 @@ def interpolate_images(model: ServedModel, path_a, path_b, count):
         output = model.pipeline(work).interpolate(a, b, count, rtol=TOLERANCE, atol=TOLERANCE, return_dict=True)
         return output.sample[:, 0], output.nfe
 
-    return Work(compute, *shown_between("A", "B"))
+    return Work(compute, *shown_between("A", "B", ["image A to B"]))
 
 
-def shown_between(first: str, last: str):
-    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took."""
+def shown_between(first: str, last: str, words):
+    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took.
 
-    def captioned(images):
-        middle = (f"{k / (len(images) - 1):.0%}" for k in range(1, len(images) - 1))
-        return [(to_picture(image), text) for image, text in zip(images, [first, *middle, last], strict=True)]
+    Args:
+        first, last: the captions of the ends.
+        words: for the names of the files.
+    """
+
+    def results(images):
+        shares = [k / (len(images) - 1) for k in range(len(images))]
+        captions = [first, *(f"{share:.0%}" for share in shares[1:-1]), last]
+        return [
+            Result(image, caption, file_name(*words, "at", f"{share:.0%}", "percent"))
+            for image, caption, share in zip(images, captions, shares, strict=True)
+        ]
 
     def show(work):
         images, nfe = work.result
         status = f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-        return captioned(images), status
+        gallery, download = finished(results(images), file_name(*words))
+        return gallery, status, download
 
-    return show, lambda work: [captioned(work.picture)]
+    return show, lambda work: while_forming(results(work.picture))
 
 
-def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
-    """The tab's components; for the arguments see `app.py`."""
+def example_settings(model: ServedModel) -> dict[str, list]:
+    """The examples by their names, in the order of `interpolate_seeds`."""
+    examples = {"1 to 2, any class": [1, 2, 8, ANY]}
+    return examples | {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
+
+
+def build(model: ServedModel, history: gr.Gallery, random_picture, example_files: list[str]) -> None:
+    """The tab's components; its results are put into `history`, too. For the other arguments see `app.py`."""
     between_seeds, between_images = partial(interpolate_seeds, model), partial(interpolate_images, model)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             with gr.Tabs():
                 with gr.Tab("Two seeds"):
                     with gr.Row():
-                        seed_a = gr.Number(value=1, label="Seed A", min_width=100)
-                        seed_b = gr.Number(value=2, label="Seed B", min_width=100)
+                        seed_a = gr.Number(value=1, label="Seed A", info="Of the first noise", min_width=100)
+                        seed_b = gr.Number(value=2, label="Seed B", info="Of the last", min_width=100)
                     class_name = gr.Dropdown(
-                        [ANY, *model.class_names], value=ANY, label="Class", visible=bool(model.class_names)
+                        [ANY, *model.class_names],
+                        value=ANY,
+                        label="Class",
+                        info="Of all images",
+                        visible=bool(model.class_names),
                     )
                     start_seeds = gr.Button("Interpolate", variant="primary", elem_id="interpolate-seeds")
                 with gr.Tab("Two images"):
                     with gr.Row():
                         a = picture_input(value=example_files[0] if example_files else None, label="A", min_width=120)
                         b = picture_input(value=example_files[1] if example_files else None, label="B", min_width=120)
+                    with gr.Row():
+                        for image in (a, b):
+                            with gr.Column(min_width=120):
+                                show_what_is_seen(image, model)
                     with gr.Row(elem_classes="buttons"):
                         start_images = gr.Button(
                             "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
                         )
                         another = gr.Button("Random", scale=2)
-            count = number_input("Images", 2, MAX_IMAGES, 8)
+            count = number_input("Images", 2, MAX_IMAGES, 8, info="With both ends")
             stop = gr.Button("Stop")
-        with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label="From A to B",
-                show_label=False,
-                object_fit="contain",
-                format="png",
-                buttons=["download"],
-                elem_classes="pictures",
-                elem_id="strip",
-                interactive=False,
+        with gr.Column(scale=3, min_width=300, elem_classes="results"):
+            gallery = result_gallery("From A to B", "strip")
+            status = status_line(
+                "The probability flow ODE gives each image a latent code, the noise that it comes from. Between two "
+                "codes lie other images."
             )
-            status = gr.Markdown(
-                "The probability flow ODE gives each image a latent code. Between two codes lie other images.",
-                label="status",
-                elem_classes="status",
-            )
-    outputs = [gallery, status]
+            download = download_button()
+    outputs = [gallery, status, download]
     inputs = [seed_a, seed_b, count, class_name]
-    compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds")
-    compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images")
+    remember(compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds"), gallery, history)
+    remember(
+        compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images"), gallery, history
+    )
     stop_on(stop.click, "interpolate_seeds", "interpolate_images", "interpolate_example")
     random_on(another.click, lambda work: (random_picture(work), random_picture(work)), [a, b], "random_images")
-    examples = {"1 to 2, any class": [1, 2, 8, ANY]}
-    examples |= {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
-    shown = gr.Examples(
-        [*examples.values()],
-        inputs,
-        api_visibility="private",
-        example_labels=[*examples],
-        elem_id="interpolate-examples",
-    )
-    compute_on(shown.load_input_event.then, between_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)
+    examples = example_settings(model)
+    rows = None if model.drawn is None else model.drawn[-len(examples) :]
+    chosen = picture_examples(examples, rows, inputs, "interpolate-examples")
+    example = compute_on(chosen.then, between_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)
+    remember(example, gallery, history)

@@ -1,4 +1,4 @@
-"""Likelihood: bits per dimension of an image, and its place among test images."""
+"""Likelihood: bits per dimension of an image, how it comes back from noise, and its place among test images."""
 
 import bisect
 from functools import partial
@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
-from pictures import friendly, picture_input, read_picture, seconds
+from pictures import friendly, picture_input, read_picture, seconds, show_what_is_seen, status_line
 from served_model import ServedModel
 
 TOLERANCE = 1e-2  # of the solver, here and for the test images: for a picture, not for a paper
 BINS = 30
+NOISE, DRAWS = 5.0, 8  # of the denoising error: its deviation, with images in [-1, 1], and how often it is drawn
 
 
 def likelihood(model: ServedModel, path):
@@ -25,38 +26,75 @@ def likelihood(model: ServedModel, path):
     image = read_picture(path, model.image_shape, model.pixels, deep=True)
 
     def compute(work):
-        pipe = model.pipeline(work)
-        return pipe.bits_per_dim(image, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
+        return scores(model, work, image)
 
     def show(work):
-        value = work.result.bits_per_dim.item()
-        cost = f"{work.result.nfe} evaluations of the network · {seconds(work.seconds)}"
-        tests = model.test_bits_per_dim
-        meaning = f"## {value:.2f} bits/dim\n" + (place(value, tests) if tests else NO_TESTS)
-        return round(value, 3), f"{meaning}\n\n{cost}", histogram(tests, value) if tests else ""
+        value, error = (work.result[key].item() for key in ("bits_per_dim", "denoising_error"))
+        cost = f"{work.result['nfe']} evaluations of the network · {seconds(work.seconds)}"
+        tests = model.test_scores
+        if tests is None:
+            meaning, picture = NO_TESTS, ""
+        else:
+            meaning = place(value, tests["bits_per_dim"]) + "\n\n" + error_place(error, tests["denoising_error"])
+            picture = histogram(tests["bits_per_dim"], value)
+        return round(value, 3), f"## {value:.2f} bits/dim\n{meaning}\n\n{cost}", picture
 
     return Work(compute, show)
+
+
+def scores(model: ServedModel, work: Work, images: torch.Tensor) -> dict:
+    """What is measured of images (N, C, H, W) in [0, 1]: "bits_per_dim" and "denoising_error", (N,), and "nfe".
+
+    The denoising error is the root mean square of E[x_0 | x_t] - x_0, with images in [-1, 1], at the time t at which
+    the noise is `NOISE`: an image unlike those that the model learnt comes back changed.
+    """
+    pipe = model.pipeline(work)
+    output = pipe.bits_per_dim(images, torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE)
+    sde, parameterization = pipe.scheduler.sde, pipe.scheduler.parameterization
+    low, high = parameterization.image_range
+    half = (high - low) / 2
+    t = sde.inverse_half_log_snr(-torch.tensor(NOISE * half, dtype=torch.float64).log())
+    x_0 = parameterization.to_model_range(images).to(pipe.device)
+    noises = torch.randn(DRAWS, 1, *x_0.shape[1:], generator=torch.Generator().manual_seed(0)).to(x_0)
+    squares = torch.zeros(len(x_0)).to(x_0)
+    for noise in noises:
+        x_t = sde.alpha(t).item() * x_0 + sde.sigma(t).item() * noise
+        squares += ((pipe.denoise(x_t, t) - x_0) / half).square().mean((1, 2, 3)) / DRAWS
+        work.tick(1)
+    return {"bits_per_dim": output.bits_per_dim, "denoising_error": squares.sqrt(), "nfe": output.nfe + DRAWS}
 
 
 NO_TESTS = (
     "There is no histogram for this model: the bits/dim of test images under it were not computed "
     "(`python space_app/make_model_data.py PIPELINE` does that for models of Fashion-MNIST)."
 )
+WHY = (
+    "Likelihood is not typicality: it is the density at this one image, and says nothing of how many images there are "
+    "like it. Flat images can be likelier than every garment, and images of other things as likely as they are."
+)
 
 
 def place(value: float, tests: list[float]) -> str:
-    """Where a value lies among those of the test images, in words."""
-    tests = sorted(tests)
-    below = bisect.bisect_left(tests, value) / len(tests)
+    """Where a value of bits/dim lies among those of the test images, in words."""
+    below, many = bisect.bisect_left(sorted(tests), value) / len(tests), f"{len(tests):,}"
     low, high = np.quantile(tests, [0.01, 0.99])
     if value > high:
-        return f"**Out of distribution**: less than one in a hundred of {len(tests):,} test images is as unlikely."
-    if value < low:
-        return (
-            f"**Unusually simple**: less than one in a hundred of {len(tests):,} test images takes as few bits. Flat "
-            "images do, whether they show a garment or not."
-        )
-    return f"**In distribution**: {below:.0%} of {len(tests):,} test images are more likely, {1 - below:.0%} less."
+        said = f"**Less likely than typical test images**: fewer than one in a hundred of {many} need as many bits."
+    elif value < low:
+        said = f"**Likelier than typical test images**: fewer than one in a hundred of {many} need as few bits."
+    else:
+        said = f"**As likely as typical test images**: {below:.0%} of {many} are more likely, {1 - below:.0%} less."
+    return f"{said} {WHY}"
+
+
+def error_place(error: float, tests: list[float]) -> str:
+    """The same for the denoising error."""
+    below = bisect.bisect_left(sorted(tests), error) / len(tests)
+    said = "**changed more than typical test images**" if below > 0.99 else "as typical test images do"
+    return (
+        f"A second look, which does not count bits: under strong noise this image comes back {said} "
+        f"(denoising error {error:.2f}, larger than for {below:.0%} of them)."
+    )
 
 
 def histogram(tests: list[float], value: float | None = None) -> str:
@@ -89,7 +127,7 @@ def histogram(tests: list[float], value: float | None = None) -> str:
 def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
     """The tab's components; for the arguments see `app.py`."""
     measure = partial(likelihood, model)
-    tests = model.test_bits_per_dim
+    tests = model.test_scores and model.test_scores["bits_per_dim"]
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             image = picture_input(
@@ -99,12 +137,12 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 start = gr.Button("Measure", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
                 another = gr.Button("Random", scale=2)
-        with gr.Column(scale=3, min_width=300):
-            status = gr.Markdown(
-                "How many bits does the model need for each pixel? Fewer means more likely." if tests else NO_TESTS,
-                label="status",
-                elem_classes="status",
-                elem_id="likelihood-status",
+            show_what_is_seen(image, model)
+        with gr.Column(scale=3, min_width=300, elem_classes="results"):
+            status = status_line(
+                "How many bits does the model need for each number of the image (bits/dim)? Fewer means more likely."
+                if tests
+                else NO_TESTS
             )
             plot = gr.HTML(histogram(tests) if tests else None, label="histogram", visible=bool(tests))
             bits_per_dim = gr.Number(label="bits per dim", interactive=False, visible=False)

@@ -1,18 +1,29 @@
 """Watch: an image turns into noise, and noise into an image, under three SDEs with one network."""
 
+import json
 from functools import partial
 
 import gradio as gr
 import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
-from pictures import checked_seed, picture_input, read_picture, seconds, to_picture, visible_states
+from pictures import (
+    checked_seed,
+    picture_input,
+    read_picture,
+    seconds,
+    show_what_is_seen,
+    status_line,
+    to_picture,
+    visible_states,
+)
 from PIL import Image
 from served_model import ServedModel
 
-SDES = {"VE: variance exploding": "ve", "VP: variance preserving": "vp", "sub-VP": "sub_vp"}
+SDES = {"VE": "ve", "VP": "vp", "sub-VP": "sub_vp"}
 COLUMNS = 9
 STEPS_BETWEEN = 6  # columns
+VIEWS = {"One time": False, "All times": True}
 BACK = {
     "Probability flow ODE": {"eta": 0.0, "solver_order": 3},
     "Reverse-time SDE": {"eta": 1.0, "solver_order": 2},
@@ -22,8 +33,8 @@ BACK = {
 def watch(model: ServedModel, path, back, seed):
     """The work that shows three strips, as they are made.
 
-    Each has two rows. In the first, t goes from 0 to 1 and the image becomes noise; the second shows the way back
-    at the same times, from other noise, so that it ends at another image.
+    Each has two rows, with t from 0 on the left to 1 on the right. In the first, the image becomes noise; the second
+    shows the way back, from right to left and from other noise, so that it ends at another image.
 
     Args:
         path: of the image.
@@ -33,27 +44,32 @@ def watch(model: ServedModel, path, back, seed):
     image, seed = read_picture(path, model.image_shape, model.pixels), checked_seed(seed)
     strips = [None] * len(SDES)
     sent = [*strips]
+    reached = [1.0]
 
     def compute(work):
         work.parts = len(SDES)
+
+        def put(picture, t):
+            strips[work.part], reached[0] = picture, t
+
         for work.part, name in enumerate(SDES.values()):
-            strip(model, work, image, name, BACK[back], seed, partial(strips.__setitem__, work.part))
+            strip(model, work, image, name, BACK[back], seed, put)
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
     def show_state(work):
         # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
         news = [gr.skip() if strip is known else strip for strip, known in zip(strips, sent, strict=True)]
         sent[:] = strips
-        return news
+        return [*news, reached[0]]
 
     def show(work):
-        return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+        return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**", 0
 
     return Work(compute, show, show_state)
 
 
 def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, settings: dict, seed: int, put) -> None:
-    """`put` the two rows of one SDE, again with each state that the way back reaches; until then its place is grey."""
+    """`put` the two rows of one SDE, and the t that the way back has reached; before that its places are grey."""
     scheduler = model.scheduler("Probability flow ODE, few steps", sampling_sde=sde, time_grid="uniform", **settings)
     steps = (COLUMNS - 1) * STEPS_BETWEEN + 1  # the last one leads to x_0
     scheduler.set_timesteps(steps)
@@ -72,7 +88,8 @@ def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, setting
         if k in shown:
             returned.append(visible_states(x, scheduler, times[k])[0].cpu())
             grey = [torch.full_like(forward[0], 0.5)] * (len(shown) - len(returned))
-            put(enlarged(torch.cat([torch.cat(row, dim=2) for row in (forward, returned + grey)], dim=1)))
+            rows = [torch.cat(row, dim=2) for row in (forward, grey + returned[::-1])]
+            put(enlarged(torch.cat(rows, dim=1)), len(grey) / (COLUMNS - 1))
 
     def keep(pipe, k, t, values):
         see(k + 1, values["latents"])
@@ -98,37 +115,62 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             image = picture_input(
                 value=example_files[0] if example_files else None, label="Image", elem_id="watch-image"
             )
-            back = gr.Radio([*BACK], value=[*BACK][0], label="Way back")
             with gr.Row(elem_classes="buttons"):
                 start = gr.Button("Watch", variant="primary", scale=3)
                 stop = gr.Button("Stop", scale=1)
                 another = gr.Button("Random", scale=2)
-            seed = gr.Number(value=0, label="Seed of the noise")
-        with gr.Column(scale=3, min_width=300):
+            show_what_is_seen(image, model)
+            back = gr.Radio(
+                [*BACK],
+                value=[*BACK][0],
+                label="Way back",
+                info="The ODE goes the same way each time, the SDE adds fresh noise on it",
+            )
+            seed = gr.Number(value=0, label="Seed of the noise", info="The number that all noise here comes from")
+        with gr.Column(scale=3, min_width=300, elem_classes="results"):
+            status = status_line("Press *Watch*: your image becomes noise, and other noise an image.")
+            with gr.Row(elem_classes="time"):
+                time = gr.Slider(0, 1, 0, step=1 / (COLUMNS - 1), label="Time t", info="0: images, 1: noise", scale=3)
+                view = gr.Radio([*VIEWS], value=[*VIEWS][0], label="View", scale=2)
+            strips = []
+            with gr.Row(elem_classes="strips"):
+                for name in SDES:
+                    with gr.Column(min_width=60):
+                        gr.Markdown(f"**{name}**")
+                        strips.append(
+                            gr.Image(
+                                label=name,
+                                show_label=False,
+                                format="png",
+                                interactive=False,
+                                buttons=[],
+                                elem_classes="strip",
+                            )
+                        )
             gr.Markdown(
-                "Upper row: your image becomes noise, t from 0 to 1. Lower row: other noise becomes an image, t from "
-                "1 to 0. One network does all three. Each state is shown divided by its scale.",
-                label="status",
+                "Above: your image becomes noise as t goes from 0 to 1, under three SDEs: in VE noise is added, in VP "
+                "and sub-VP the image fades, too. Below: from t = 1 to 0 the network leads other noise to an image. "
+                "Each state is shown divided by its scale.",
                 elem_classes="status",
             )
-            strips = []
-            for name in SDES:
-                gr.Markdown(f"**{name}**")
-                picture = gr.Image(
-                    label=name, show_label=False, format="png", interactive=False, buttons=[], elem_classes="strip"
-                )
-                strips.append(picture)
-            status = gr.Markdown(label="status", elem_classes="status")
-    inputs, outputs = [image, back, seed], [*strips, status]
+    inputs, outputs = [image, back, seed], [*strips, status, time]
     compute_on(start.click, show, inputs, outputs, "watch")
     stop_on(stop.click, "watch", "watch_example")
     random_on(another.click, random_picture, [image], "random_start")
+    time.change(None, time, None, js=f"t => showTime(t, {COLUMNS})", api_visibility="private")
+    all_times = json.dumps(VIEWS)
+    view.change(
+        None,
+        view,
+        None,
+        js=f"view => {{ document.body.classList.toggle('all-times', {all_times}[view]); }}",
+        api_visibility="private",
+    )
     if example_files:
         shown = gr.Examples(
             [[file, way, 0] for file, way in zip(example_files, BACK, strict=False)],
             inputs,
             api_visibility="private",
-            example_labels=[*BACK],
             elem_id="watch-examples",
         )
         compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", **ON_EXAMPLE)

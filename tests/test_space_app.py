@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,15 +122,22 @@ def editor(background, layer):
 
 
 def test_generate_draws_what_the_pipeline_draws(client):
-    gallery, status = client.predict("Bag", SAMPLER, 3, 1, 2, 5, False, api_name="/generate")
+    gallery, status, archive = client.predict("Bag", SAMPLER, 3, 1, 2, 5, False, api_name="/generate")
     assert [item["caption"] for item in gallery] == ["seed 5", "seed 6"] and "**3** evaluations" in status
     model = served_model.load_model(str(served_model.SHIPPED))
     pipe = ScoreSdePipeline(unet=model.pipe.unet, scheduler=model.scheduler(SAMPLER))
     pipe.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
     expected = pipe(2, 3, class_labels=8, generator=generators, output_type="pt").images
-    for drawn, image in zip(pixels(gallery), expected, strict=True):
+    names = [f"bag-seed-{seed}-reverse-sde-few-steps-3-steps.png" for seed in (5, 6)]
+    assert [Path(item["image"]).name for item in gallery] == names
+    with zipfile.ZipFile(archive) as files:
+        native = [np.asarray(Image.open(files.open(f"native-size/{name}"))) for name in names]
+        enlarged = [Image.open(files.open(f"enlarged/{name}")) for name in names]
+    for drawn, small, large, image in zip(pixels(gallery), native, enlarged, expected, strict=True):
         np.testing.assert_allclose(drawn, 255 * image[0], atol=1)
+        np.testing.assert_array_equal(small, drawn)
+        assert large.size == (224, 224)
 
 
 def test_each_shipped_model_has_a_page_with_its_classes_and_image_size(app, client, monkeypatch):
@@ -138,7 +146,7 @@ def test_each_shipped_model_has_a_page_with_its_classes_and_image_size(app, clie
     monkeypatch.setattr(ScoreSdePipeline, "from_pretrained", lambda f: networks.append(f) or from_pretrained(f))
     folder = str(served_model.SHIPPED.with_name("cifar10-ve"))
     assert ("cifar10-ve", "cifar10-ve", True) in app.pages
-    gallery, _ = client.predict("horse", SAMPLER, 2, 1, 1, 5, False, api_name="/cifar10-ve_generate")
+    gallery, *_ = client.predict("horse", SAMPLER, 2, 1, 1, 5, False, api_name="/cifar10-ve_generate")
     pipe = from_pretrained(folder)
     pipe.scheduler = served_model.load_model(folder).scheduler(SAMPLER)
     expected = pipe(1, 2, class_labels="horse", generator=[torch.Generator().manual_seed(5)], output_type="pt").images
@@ -150,15 +158,15 @@ def test_each_shipped_model_has_a_page_with_its_classes_and_image_size(app, clie
 
 @pytest.mark.parametrize("sampler", served_model.SAMPLERS)
 def test_the_seed_of_an_image_draws_it_again_alone(client, sampler):
-    gallery, _ = client.predict("Sandal", sampler, 3, 1.5, 3, 7, False, api_name="/generate")
-    again, _ = client.predict("Sandal", sampler, 3, 1.5, 1, 9, False, api_name="/generate")
+    gallery, *_ = client.predict("Sandal", sampler, 3, 1.5, 3, 7, False, api_name="/generate")
+    again, *_ = client.predict("Sandal", sampler, 3, 1.5, 1, 9, False, api_name="/generate")
     np.testing.assert_allclose(pixels(gallery)[2].astype(float), pixels(again)[0], atol=2)
 
 
 def test_images_appear_while_they_form(client, monkeypatch):
     monkeypatch.setattr(bounded_work, "INTERVAL", 0.05)
     job = client.submit("Bag", SAMPLER, 20, 1, 2, 0, False, api_name="/generate")
-    last, _ = job.result()
+    last, *_ = job.result()
     states = [pixels(gallery) for gallery, *_ in job.outputs() if isinstance(gallery, list) and gallery]
     assert len(states) > 2
     distance = [np.abs(state[0].astype(float) - pixels(last)[0]).mean() for state in states]
@@ -170,7 +178,7 @@ def test_inpaint_keeps_what_was_not_painted_over(client, tmp_path):
     layer = Image.new("RGBA", (224, 224))
     layer.paste("orange", (0, 112, 224, 224))
     layer.save(tmp_path / "layer.png")
-    gallery, status = client.predict(
+    gallery, status, _ = client.predict(
         editor(background, tmp_path / "layer.png"), "Projection (the paper's)", 4, 2, 0, api_name="/inpaint"
     )
     given, first, second, _ = pixels(gallery)
@@ -192,12 +200,13 @@ def test_bits_per_dim_are_the_models_and_set_noise_apart(client, tmp_path):
         torch.from_numpy(noise)[None, None], torch.Generator().manual_seed(0), rtol=TOLERANCE, atol=TOLERANCE
     )
     assert value == pytest.approx(expected.bits_per_dim.item(), abs=1e-3)
-    assert "Out of distribution" in status and "your image" in picture
+    assert "Less likely than typical test images" in status and "your image" in picture
+    assert "changed more than typical test images" in status and "Likelihood is not typicality" in status
 
 
 def test_interpolation_ends_at_both_seeds(client):
-    strip, _ = client.predict(1, 2, 4, "Bag", api_name="/interpolate_seeds")
-    back, _ = client.predict(2, 1, 4, "Bag", api_name="/interpolate_seeds")
+    strip, *_ = client.predict(1, 2, 4, "Bag", api_name="/interpolate_seeds")
+    back, *_ = client.predict(2, 1, 4, "Bag", api_name="/interpolate_seeds")
     for there, here in zip(pixels(strip), pixels(back)[::-1], strict=True):
         np.testing.assert_allclose(there.astype(float), here, atol=2)
     assert [item["caption"] for item in strip] == ["seed 1", "33%", "67%", "seed 2"]
@@ -206,21 +215,21 @@ def test_interpolation_ends_at_both_seeds(client):
 def test_interpolation_of_images_passes_through_both(client):
     a, b = (client.predict(api_name="/random_image") for _ in range(2))
     files = [gradio_client.handle_file(file) for file in (a, b)]
-    strip, _ = client.predict(*files, 3, api_name="/interpolate_images")
+    strip, *_ = client.predict(*files, 3, api_name="/interpolate_images")
     for found, file in ((pixels(strip)[0], a), (pixels(strip)[-1], b)):
         assert np.abs(found.astype(float) - small(file)).mean() < 5
 
 
 def test_watch_shows_the_image_and_one_way_back_under_three_sdes(client):
     file = client.predict(api_name="/random_image")
-    *strips, status = client.predict(gradio_client.handle_file(file), "Probability flow ODE", 0, api_name="/watch")
+    *strips, status, _ = client.predict(gradio_client.handle_file(file), "Probability flow ODE", 0, api_name="/watch")
     tiles = []
     for strip in strips:
         picture = np.asarray(Image.open(strip))
         factor = picture.shape[0] // 56
         rows = picture[factor // 2 :: factor, factor // 2 :: factor].astype(float)
         np.testing.assert_allclose(rows[:28, :28], small(file), atol=2)  # t = 0
-        tiles.append(rows[28:, -28:])
+        tiles.append(rows[28:, :28])
     # In x / alpha and sigma / alpha the ODE is one for all SDEs; what differs is where it begins, and its steps.
     assert np.abs(tiles[1] - tiles[2]).mean() < 30
     assert "evaluations" in status
@@ -231,7 +240,7 @@ def test_two_users_at_once_get_their_own(url, tmp_path):
 
     def ask(client, request):
         name, seed = request
-        gallery, _ = client.predict(name, SAMPLER, 4, 1, 1, seed, False, api_name="/generate")
+        gallery, *_ = client.predict(name, SAMPLER, 4, 1, 1, seed, False, api_name="/generate")
         assert gallery[0]["caption"] == f"seed {seed}"
         return pixels(gallery)[0]
 
@@ -328,7 +337,7 @@ def test_a_model_of_16_bits_sees_16_bits(tmp_path):
         layer = Image.new("RGBA", (8, 8))
         layer.paste("orange", (0, 0, 8, 4))
         layer.save(tmp_path / "layer.png")
-        gallery, _ = client.predict(
+        gallery, *_ = client.predict(
             editor(tmp_path / "ramp.png", tmp_path / "layer.png"), "DPS", 2, 1, 0, api_name="/inpaint"
         )
         seen = np.asarray(Image.open(gallery[0]["image"]).convert("L"))[14::28, 14::28]
@@ -489,7 +498,7 @@ def test_stop_ends_work_and_keeps_what_was_seen(url, events, waits):
                 assert not asked.done()
                 await http.post("run/stop", json={"data": [], "session_hash": session})
                 await asyncio.sleep(0.3)
-            gallery, status = await asyncio.wait_for(asked, 30)
+            gallery, status, _ = await asyncio.wait_for(asked, 30)
             for task, session in zip(blocking, others if waits else [], strict=True):
                 assert not task.done()
                 await http.post("run/stop", json={"data": [], "session_hash": session})
@@ -643,7 +652,7 @@ def test_numbers_of_the_test_images_are_of_the_shipped_network():
     data = json.loads(served_model.TEST_DATA.read_text())
     network = weights_digest(served_model.load_model(str(served_model.SHIPPED)).pipe.unet)
     assert data["network"] == network, "new weights: run python space_app/make_model_data.py"
-    assert len(data["bits_per_dim"]) == make_model_data.IMAGES
+    assert {len(values) for values in data["scores"].values()} == {make_model_data.IMAGES}
 
 
 def test_another_network_has_no_histogram(tmp_path):
@@ -654,7 +663,7 @@ def test_another_network_has_no_histogram(tmp_path):
         next(pipe.unet.parameters()).add_(0.01)
     pipe.save_pretrained(folder)
     model = served_model.load_model(str(folder))
-    assert model.test_bits_per_dim is None and model.first_images is None and model.class_names[8] == "Bag"
+    assert model.test_scores is None and model.drawn is None and model.class_names[8] == "Bag"
     (folder / "README.md").unlink()
     model = served_model.load_model(str(folder))
     assert model.test_images is None and model.class_names[0] == "T - shirt / top"  # as the network has it

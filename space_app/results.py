@@ -1,0 +1,95 @@
+"""What a page gives to take away: pictures with telling names, all of them in a zip, and those of earlier clicks."""
+
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
+from gradio.utils import get_upload_folder
+from pictures import to_picture
+from torch import Tensor
+
+KEPT = 24  # pictures of earlier results
+ADD_TO_HISTORY = f"""(gallery, history) => {{
+    const all = [...(gallery ?? []), ...(history ?? [])];
+    const paths = all.map(item => item.image.path);
+    const news = all.filter((item, k) => paths.indexOf(item.image.path) === k).slice(0, {KEPT});
+    return [news.map(item => ({{ ...item, caption: (item.image.orig_name ?? "").replace(/\\.png$/, "") }}))];
+}}"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image (C, H, W), uint8 or in [0, 1], what stands below it, and what its file is called."""
+
+    image: Tensor
+    caption: str
+    name: str
+
+
+def file_name(*words) -> str:
+    """Words as one name: "T-shirt/top", "seed 3" -> "t-shirt-top-seed-3"."""
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, words)).lower()).strip("-")
+
+
+def gallery_items(results: list[Result]) -> list[tuple[Path, str]]:
+    """What a gallery shows: files that a visitor keeps under these names, enlarged, and captions."""
+    return [
+        (Path(save_pil_to_cache(to_picture(result.image), get_upload_folder(), result.name, "png")), result.caption)
+        for result in results
+    ]
+
+
+def archive(results: list[Result], name: str) -> str:
+    """A zip file of all, in native size and enlarged."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as files:
+        for result in results:
+            for folder, enlarge in (("native-size", False), ("enlarged", True)):
+                picture = io.BytesIO()
+                to_picture(result.image, enlarge=enlarge).save(picture, "PNG")
+                files.writestr(f"{folder}/{result.name}.png", picture.getvalue())
+    return save_bytes_to_cache(buffer.getvalue(), f"{name}.zip", get_upload_folder())
+
+
+def while_forming(results: list[Result]) -> list:
+    """The values of gallery and download button before the end."""
+    return [gallery_items(results), gr.DownloadButton(value=None, interactive=False)]
+
+
+def finished(results: list[Result], name: str) -> list:
+    """The same at the end."""
+    return [gallery_items(results), gr.DownloadButton(value=archive(results, name), interactive=True)]
+
+
+def result_gallery(label: str, elem_id: str, value=None) -> gr.Gallery:
+    """Pictures with captions below them; a click enlarges one."""
+    return gr.Gallery(
+        value,
+        label=label,
+        show_label=False,
+        object_fit="contain",
+        format="png",
+        buttons=["download"],
+        elem_classes="pictures",
+        elem_id=elem_id,
+        interactive=False,
+    )
+
+
+def download_button() -> gr.DownloadButton:
+    """Of all pictures of a result; it has nothing to give before there is one."""
+    return gr.DownloadButton("Download all (zip)", size="sm", interactive=False, elem_classes="download")
+
+
+def earlier_results() -> gr.Gallery:
+    """The pictures of earlier clicks, in the browser's memory; their files go with the visitor's others."""
+    return result_gallery("Earlier results", "history")
+
+
+def remember(event, gallery: gr.Gallery, history: gr.Gallery) -> None:
+    """After an event that filled `gallery`, put its pictures before those of `history`."""
+    event.success(None, [gallery, history], history, js=ADD_TO_HISTORY, api_visibility="private")
