@@ -19,6 +19,7 @@ from sde_diffusers.latent_codes import (
 )
 from sde_diffusers.likelihood import LikelihoodOutput, LogProbOutput, image_bits_per_dim
 from sde_diffusers.log_probability import image_class_log_prob, image_log_prob
+from sde_diffusers.variational_bound import VariationalBoundOutput, image_variational_bound
 
 
 class CodesAndLikelihoodsMixin:
@@ -174,6 +175,36 @@ class CodesAndLikelihoodsMixin:
             atol=atol,
             variable=variable,
         )
+
+    @torch.inference_mode(False)
+    def variational_bound(
+        self,
+        images: Images,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        draws: int = 32,
+        passes: int = 1,
+        class_labels: Labels = None,
+        levels: int | None = None,
+        eps: float | None = None,
+    ) -> VariationalBoundOutput:
+        """The variational bound on bits per dimension, of the SDE's samples (arXiv 2107.00630, and 2101.09258).
+
+        A bound on another model than `bits_per_dim` has: that of the reverse-time SDE, not of the ODE. See
+        `variational_bound.py`.
+
+        Args:
+            images, generator, class_labels, levels: as in `bits_per_dim`; images must have levels.
+            draws: number of noise levels, one in each of as many strata: evaluations of the network.
+            passes: number of such estimates, whose differences show what the drawing causes.
+            eps: time at which a pixel is read off by its nearest levels; None = that of "truncated_normal".
+
+        Returns:
+            `VariationalBoundOutput`, in the first place `.bits_per_dim` (N,).
+
+        Raises:
+            ValueError: on arguments of a wrong shape or out of range, and as `bits_per_dim`.
+        """
+        return image_variational_bound(self, images, class_labels, generator, draws, passes, levels, eps)
 
     @torch.inference_mode(False)
     def log_prob(

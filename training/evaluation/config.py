@@ -52,6 +52,8 @@ class LikelihoodConfig:
     """Bits/dim of images of the test split, in float32."""
 
     num_images: int = 0  # 0 = none
+    model: str = "ode"  # or "sde", of which only a bound is known: see sde_diffusers/variational_bound.py
+    draws: int = 32  # of the noise level, for "sde", in each pass
     dequantize: str = "uniform"  # or "truncated_normal": see sde_diffusers/dequantization.py
     passes: int = 1  # with fresh dequantization noise; two or more show its share of the standard error
     probes: int = 1  # of the trace estimator in each pass; likewise
@@ -115,6 +117,8 @@ RULES = {  # of values that are not null
     "bootstrap_resamples": ("0 or at least 20", lambda value: value == 0 or value >= 20),
     "yardsticks": ("standard deviations of at least 0", lambda values: all(0 <= v < math.inf for v in values)),
     "likelihood.num_images": NATURAL,
+    "likelihood.model": one_of(("ode", "sde")),
+    "likelihood.draws": COUNT,
     "likelihood.dequantize": one_of(DEQUANTIZATIONS),
     "likelihood.passes": COUNT,
     "likelihood.probes": COUNT,

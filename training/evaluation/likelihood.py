@@ -1,4 +1,4 @@
-"""Bits/dim of test images, with the parts of its standard error."""
+"""Bits/dim of test images, with the parts of its standard error: of the ODE's model, or a bound on the SDE's."""
 
 import math
 from pathlib import Path
@@ -11,6 +11,7 @@ from evaluation.samples import network_digest
 from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
+from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.likelihood import likelihood_start, standard_errors
 
@@ -30,29 +31,36 @@ def bits_per_dim(
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(options.seed))
     chosen = order[: options.num_images]
 
+    levels = pipe.pixel_format.levels
+    of_sde = options.model == "sde"
+    if of_sde and levels is None:
+        raise ConfigError("likelihood.model=sde is for images with levels, but these are float32")
+
     def evaluate(positions: range) -> dict[str, torch.Tensor]:
         images, labels = test[chosen[positions.start : positions.stop]]
         seeds = [seed_of(options.seed, k) for k in chosen[positions.start : positions.stop].tolist()]
-        levels = pipe.pixel_format.levels
         if levels is None:
             images = pipe.pixel_format.to_unit(images, torch.float64).clamp(0, 1)
-        output = pipe.bits_per_dim(
-            images,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            dequantize=options.dequantize if levels else False,
-            passes=options.passes if levels else None,
-            probes=options.probes,
-            eps=options.eps,
-            rtol=options.rtol,
-            atol=options.atol,
-            class_labels=labels if options.given_class else None,
-        )
+        given = {
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "passes": options.passes if levels else None,
+            "eps": options.eps,
+            "class_labels": labels if options.given_class else None,
+        }
+        if of_sde:
+            output = pipe.variational_bound(images, draws=options.draws, **given)
+        else:
+            given |= {"dequantize": options.dequantize if levels else False, "probes": options.probes}
+            output = pipe.bits_per_dim(images, rtol=options.rtol, atol=options.atol, **given)
         nfe = torch.full((len(images),), output.nfe, dtype=torch.float64)
         return {"estimates": output.estimates.permute(2, 0, 1), "nfe": nfe}  # images first
 
-    settings = {key: getattr(options, key) for key in ("passes", "probes", "given_class", "rtol", "atol")}
+    own = ("draws",) if of_sde else ("probes", "rtol", "atol")
+    settings = {key: getattr(options, key) for key in ("passes", "given_class", *own)}
+    dequantization = "none (bound of the SDE)" if of_sde else options.dequantize
     # The SDE may start later.
-    settings["eps"] = likelihood_start(pipe.scheduler, options.eps, options.dequantize, pipe.pixel_format.levels)
+    start = "truncated_normal" if of_sde else options.dequantize
+    settings["eps"] = likelihood_start(pipe.scheduler, options.eps, start, levels)
     description = {
         "network": network_digest(pipe.unet),
         "test": test.name,
@@ -61,7 +69,7 @@ def bits_per_dim(
         "prediction_type": pipe.scheduler.config.prediction_type,
         "time_input": pipe.scheduler.config.time_input,
         "seed": options.seed,
-        "dequantization": options.dequantize,
+        "dequantization": dequantization,
         **settings,
     }
     found = compute_in_shards(
@@ -74,7 +82,7 @@ def bits_per_dim(
         "Likelihood",
     )
     estimates = found["estimates"].permute(1, 2, 0)
-    each, errors = estimates.mean((0, 1)), standard_errors(estimates, dequantized=pipe.pixel_format.levels is not None)
+    each, errors = estimates.mean((0, 1)), standard_errors(estimates, of_sde, dequantized=levels is not None)
     record = {
         "metric": "bits_per_dim",
         "value": each.mean().item(),
@@ -87,8 +95,8 @@ def bits_per_dim(
         "nfe": found["nfe"].mean().item(),
         "batch_size": min(options.batch_size, len(chosen)),
         "seed": options.seed,
-        "dequantization": options.dequantize,
-        "precision": "float32 network, float64 ODE",
+        "dequantization": dequantization,
+        "precision": "float32 network" + ("" if of_sde else ", float64 ODE"),
         **settings,
     }
     return record, each

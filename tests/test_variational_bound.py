@@ -1,0 +1,61 @@
+"""The variational bound, against sums over all images."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from exact_scores import as_images
+from test_likelihood import ExactNetwork, ExactPipeline, small_pipeline
+
+from sde_diffusers import ScoreSdeProbabilityFlowScheduler
+
+LEVELS = 4
+IMAGES = torch.tensor([[0, 0, 0], [3, 1, 0], [2, 2, 3]])
+PROBABILITIES = [0.6, 0.3, 0.1]
+
+
+class Denoiser(ExactNetwork):
+    """Of data at `IMAGES`, at times (N,)."""
+
+    def forward(self, x, network_time, class_labels=None):
+        p, values = self.scheduler.parameterization, IMAGES.double() / (LEVELS - 1)
+        t = p.sde_time(network_time)
+        alpha, sigma = p.kernel(x, t)
+        distance = (x - alpha * values.T[:, None]).square().sum(1).flatten(1)  # (N, 3, 1, 3) -> (N, 3)
+        weights = (torch.tensor(PROBABILITIES).double().log() - distance / (2 * sigma.flatten(1) ** 2)).softmax(1)
+        x_0 = as_images(weights @ values)
+        return SimpleNamespace(sample=p.target(x_0, (x - alpha * x_0) / sigma, t))
+
+
+@pytest.mark.parametrize("sde", ["ve", "vp", "sub_vp", "flow"])
+def test_an_exact_denoiser_makes_it_an_equation_for_each_image(sde):
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, image_range=(0.0, 1.0))
+    pipe = ExactPipeline(Denoiser(None, scheduler, 3), scheduler)
+    copies = 400
+    given = {"levels": LEVELS, "draws": 100, "generator": torch.Generator().manual_seed(0)}
+    output = pipe.variational_bound(as_images(IMAGES.repeat_interleave(copies, 0)), **given)
+    found = output.bits_per_dim.view(3, copies)
+    expected = -torch.tensor(PROBABILITIES).double().log2() / 3
+    assert torch.allclose(found.mean(1), expected, rtol=0, atol=0.05)
+    assert (found.std(1) / math.sqrt(copies) < 0.02).all() and output.nfe == 100
+    terms = output.prior + output.diffusion + output.reconstruction
+    torch.testing.assert_close(terms, output.bits_per_dim)
+
+
+def test_passes_and_list_of_generators():
+    pipe = small_pipeline(torch.float32)
+    images = torch.randint(256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def bound(images, seeds, **given):
+        return pipe.variational_bound(images, [torch.Generator().manual_seed(s) for s in seeds], draws=4, **given)
+
+    output = bound(images, (0, 1, 2), passes=2)
+    assert output.estimates.shape == (2, 1, 3) and output.nfe == 8
+    torch.testing.assert_close(
+        bound(images[2:], (2,), passes=2).estimates, output.estimates[..., 2:], rtol=1e-5, atol=0
+    )
+    assert output.standard_error["probe"] == 0 < output.standard_error["dequantization"]
+    for given, message in (({"draws": 0}, "`draws` must be"), ({"passes": 1.5}, "`passes` must be")):
+        with pytest.raises(ValueError, match=message):
+            pipe.variational_bound(images, **given)
