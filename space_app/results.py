@@ -17,7 +17,8 @@ ADD_TO_HISTORY = f"""(gallery, history) => {{
     const all = [...(gallery ?? []), ...(history ?? [])];
     const paths = all.map(item => item.image.path);
     const news = all.filter((item, k) => paths.indexOf(item.image.path) === k).slice(0, {KEPT});
-    return [news.map(item => ({{ ...item, caption: (item.image.orig_name ?? "").replace(/\\.png$/, "") }}))];
+    const words = item => (item.image.orig_name ?? "").replace(/\\.png$/, "").replaceAll("-", " ");
+    return [news.map(item => ({{ ...item, caption: words(item) }}))];
 }}"""
 ENABLE = "archive => ({ __type__: 'update', interactive: Boolean(archive) })"
 
