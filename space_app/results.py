@@ -17,8 +17,10 @@ ADD_TO_HISTORY = f"""(gallery, history) => {{
     const all = [...(gallery ?? []), ...(history ?? [])];
     const paths = all.map(item => item.image.path);
     const news = all.filter((item, k) => paths.indexOf(item.image.path) === k).slice(0, {KEPT});
-    return [news.map(item => ({{ ...item, caption: (item.image.orig_name ?? "").replace(/\\.png$/, "") }}))];
+    const words = item => (item.image.orig_name ?? "").replace(/\\.png$/, "").replaceAll("-", " ");
+    return [news.map(item => ({{ ...item, caption: words(item) }}))];
 }}"""
+ENABLE = "archive => ({ __type__: 'update', interactive: Boolean(archive) })"
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,12 @@ def archive(results: list[Result], name: str) -> str:
 
 def while_forming(results: list[Result]) -> list:
     """The values of gallery and download button before the end."""
-    return [gallery_items(results), gr.DownloadButton(value=None, interactive=False)]
+    return [gallery_items(results), None]
 
 
 def finished(results: list[Result], name: str) -> list:
     """The same at the end."""
-    return [gallery_items(results), gr.DownloadButton(value=archive(results, name), interactive=True)]
+    return [gallery_items(results), archive(results, name)]
 
 
 def result_gallery(label: str, elem_id: str, value=None) -> gr.Gallery:
@@ -81,8 +83,10 @@ def result_gallery(label: str, elem_id: str, value=None) -> gr.Gallery:
 
 
 def download_button() -> gr.DownloadButton:
-    """Of all pictures of a result; it has nothing to give before there is one."""
-    return gr.DownloadButton("Download all (zip)", size="sm", interactive=False, elem_classes="download")
+    """Of all pictures of a result; it can be pressed once there is one."""
+    button = gr.DownloadButton("Download all (zip)", size="sm", interactive=False, elem_classes="download")
+    button.change(None, button, button, js=ENABLE, api_visibility="private")
+    return button
 
 
 def earlier_results() -> gr.Gallery:

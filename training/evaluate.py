@@ -11,6 +11,11 @@ Interrupt it, and the same command goes on. Each sample has its own seed, so tha
 train.py) draw the same images as one.
 """
 
+from run.command_help import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, "evaluation/config.py")
+
 import json
 import os
 import sys

@@ -11,6 +11,11 @@ in the folder of its name, and
 Interrupt it, and the same command goes on.
 """
 
+from run.command_help import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, "evaluation/config.py")
+
 import json
 import os
 import shutil

@@ -21,6 +21,11 @@ Several machines: each process reads the images and, to resume, the checkpoint, 
 the whole process group: a launcher that is killed alone leaves its processes running.
 """
 
+from run.command_help import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, "run/config.py")
+
 import sys
 from functools import partial
 

@@ -11,6 +11,11 @@ figures/accuracy.png: the share of validation images whose class is found at eac
     pipe(class_labels=1, guidance_scale=0.0, classifier_scale=2.0)
 """
 
+from run.command_help import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__doc__, "run/classifier_config.py", "run/config.py")
+
 import sys
 
 import torch
