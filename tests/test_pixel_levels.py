@@ -1,10 +1,12 @@
 """Networks that know the grey levels of their data, against sums over all levels."""
 
+import math
+
 import pytest
 import torch
 
 from sde_diffusers import NCSNppUNet2DModel
-from sde_diffusers.models.pixel_levels import level_features, towards_levels
+from sde_diffusers.models.pixel_levels import LOWEST_AT_FIRST, level_features, towards_levels, with_levels
 
 LEVELS = 256
 SPACING = 2 / (LEVELS - 1)
@@ -49,21 +51,40 @@ def test_features_are_faded_by_their_mean_over_the_noise():
     torch.testing.assert_close(mean, level_features(x_0, sigma, LEVELS), rtol=1e-9, atol=1e-12)
 
 
-def test_a_new_layer_leaves_a_network_as_it_was_but_for_rounding():
+def test_black_has_the_share_that_bayes_gives_it():
+    """Pixels that are black with probability 0.3, and else any level alike."""
+    s, black = 0.4 * SPACING, 0.3
+    x = torch.linspace(-1 - 3 * s, -1 + 6 * s, 501, dtype=torch.float64).view(1, 1, 1, -1)
+    teeth = -1 + SPACING * torch.arange(-100, 101, dtype=torch.float64)
+    comb = torch.exp(-((x[..., None] - teeth) ** 2) / (2 * s**2))
+    others, at_black = (1 - black) * comb / len(teeth), black * torch.exp(-((x + 1) ** 2) / (2 * s**2))
+    expected = ((others * teeth).sum(-1) - at_black) / (others.sum(-1) + at_black)
+    sigma = torch.full((1, 1, 1, 1), s, dtype=torch.float64)
+    lowest = math.log(black) - others.sum(-1).log()
+    torch.testing.assert_close(with_levels(x, x, sigma, LEVELS, lowest), expected, rtol=0, atol=1e-9 * SPACING)
+
+
+def test_new_layers_leave_a_network_as_it_was_but_for_rounding():
     """So that a network trained without levels can start one: see training/configs/fashion_mnist_likelihood.yaml."""
     torch.manual_seed(0)
     plain, told = NCSNppUNet2DModel(**SMALL), NCSNppUNet2DModel(**SMALL, pixel_levels=LEVELS)
     missing = told.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing == ["levels_in.weight", "levels_in.bias"]
+    assert {name.split(".")[0] for name in missing} == {"levels_in", "levels_out"}
     x, sigma = torch.rand(3, 1, 8, 8) * 2 - 1, torch.tensor([0.2, 1.0, 5.0]) * SPACING
-    rounding = towards_levels(x, sigma[:, None, None, None], LEVELS)
-    assert rounding[0].any() and not rounding[2].any()
-    torch.testing.assert_close(told(x, sigma).sample, plain(x, sigma).sample + rounding, rtol=0, atol=1e-6)
+    expected = with_levels(
+        plain(x, sigma).sample, x, sigma[:, None, None, None], LEVELS, torch.tensor(LOWEST_AT_FIRST)
+    )
+    torch.testing.assert_close(told(x, sigma).sample, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"pixel_levels": 200}, {"value_dtype": "float32", "value_range": [0, 1]}, {"preconditioning": None}],
+    [
+        {"pixel_levels": 200},
+        {"value_dtype": "float32", "value_range": [0, 1]},
+        {"preconditioning": None},
+        {"progressive": "output_skip"},
+    ],
     ids=str,
 )
 def test_levels_that_mean_nothing_are_refused(change):

@@ -55,6 +55,11 @@ def check_ncsnpp_config(config):
     for name in ("sigma_data", "fourier_scale"):
         check(0 < real_number(config[name]) < math.inf, name, "positive")
     check(config.preconditioning or config.pixel_levels is None, "pixel_levels", "None without preconditioning")
+    check(
+        config.progressive != "output_skip" or config.pixel_levels is None,
+        "pixel_levels",
+        "None with progressive='output_skip'",
+    )
     if config.preconditioning is not None:
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")

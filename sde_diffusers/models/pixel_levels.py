@@ -7,7 +7,9 @@ comb of 256 teeth, and a density that is smooth where the data have levels pays 
   arXiv 2107.00630), each faded by its mean over the noise, exp(-(2 pi s / period)^2 / 2): what is left of it;
 - what rounding is worth is added in closed form. Near x, a density that is smooth but for the levels is, with noise of
   scale s, the product of a smooth one and of the comb sum_k N(x; k, s^2). Scores of factors add up, and so does what
-  s^2 times them moves x by: for the comb E[k | x] - x, the mean over its teeth less x.
+  s^2 times them moves x by: for the comb E[k | x] - x, the mean over its teeth less x;
+- many pixels are just black. The network says for each how likely that is, as the logarithm of odds but for what the
+  pixel itself says, -(x - black)^2 / (2 s^2); black then has that share of E[x_0 | x].
 """
 
 import math
@@ -19,6 +21,10 @@ LEVEL_PERIODS = (1, 2, 4, 8)
 TEETH = 6
 """Teeth on each side of the nearest one; at a noise of one spacing, where the comb fades to 1e-8, the others weigh
 less than that."""
+
+
+LOWEST_AT_FIRST = -5.0
+"""Those odds in a new network."""
 
 
 def level_features(x: Tensor, sigma: Tensor, levels: int) -> Tensor:
@@ -43,3 +49,10 @@ def towards_levels(x: Tensor, sigma: Tensor, levels: int) -> Tensor:
     weights = (-0.5 * ((away[..., None] - teeth) / s) ** 2).softmax(-1)
     shift = spacing * ((weights * teeth).sum(-1) - away)
     return torch.where(sigma < spacing, shift, 0.0)
+
+
+def with_levels(denoised: Tensor, x: Tensor, sigma: Tensor, levels: int, lowest: Tensor) -> Tensor:
+    """A smooth density's E[x_0 | x] and the odds of the lowest level -> E[x_0 | x] of what has levels."""
+    denoised = denoised + towards_levels(x, sigma, levels)
+    share = (lowest - ((x + 1) / sigma).square() / 2).sigmoid()
+    return denoised + share * (-1 - denoised)

@@ -43,7 +43,7 @@ from sde_diffusers.models.layers import (
     number_blocks,
 )
 from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
-from sde_diffusers.models.pixel_levels import LEVEL_PERIODS, level_features, towards_levels
+from sde_diffusers.models.pixel_levels import LEVEL_PERIODS, LOWEST_AT_FIRST, level_features, with_levels
 from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.scalars import plain_config
 
@@ -265,6 +265,10 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         if progressive != "output_skip":
             self.norm_out = GroupNorm(channels, norm_num_groups)
             self.conv_out = conv2d(channels, image_out, 3, init_scale=init_scale)
+        self.levels_out: nn.Module | None = None
+        if pixel_levels:
+            self.levels_out = conv2d(channels, image_out, 3, init_scale=init_scale)
+            nn.init.constant_(self.levels_out.bias, LOWEST_AT_FIRST)
 
     @classmethod
     def from_preset(cls, name: str, **overrides):
@@ -324,10 +328,11 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
             c_in = (scale**2 + config.sigma_data**2).rsqrt()
             levels = level_features(x, scale, config.pixel_levels) if config.pixel_levels else None
             output = self._network(c_in * x, t.log() / 4, class_labels, augment_labels, levels).to(dtype)
+            output, lowest = output.chunk(2, dim=1) if config.pixel_levels else (output, None)
             share = config.sigma_data * c_in
             output = torch.addcmul(share**2 * x, scale * share, output)
             if config.pixel_levels:
-                output = output + towards_levels(x, scale, config.pixel_levels)
+                output = with_levels(output, x, scale, config.pixel_levels, lowest)
         else:
             low, high = config.image_range
             if (low, high) != (-1, 1):
@@ -390,5 +395,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
                 upsample, size = self.upsamplers[level], skips[-1].shape[-2:]
                 h = run(upsample, h, emb, size) if biggan else upsample(h, size)
 
-        h = pyramid if self.conv_out is None else self.conv_out(F.silu(self.norm_out(h)))  # type: ignore[misc]
+        if self.conv_out is None:
+            h = pyramid
+        else:
+            h = F.silu(self.norm_out(h))  # type: ignore[misc]
+            h = self.conv_out(h) if self.levels_out is None else torch.cat([self.conv_out(h), self.levels_out(h)], 1)
         return crop(F.pixel_shuffle(h, patch), (height, width)) if patch > 1 else h

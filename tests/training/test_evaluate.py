@@ -195,6 +195,19 @@ def test_bits_per_dim_are_the_pipelines(complete, folder):
     assert (record["num_images"], record["passes"], record["split"]) == (3, 2, "test")
 
 
+def test_bound_of_the_sde_is_the_pipelines(folder, tmp_path):
+    more = ["likelihood.model=sde", "likelihood.draws=4", "likelihood.passes=2", "likelihood.num_images=3"]
+    (record,) = run(folder, tmp_path, "samples.num_images=0", *more)
+    test = load_images(str(ROOT / "data" / "fashion_mnist"), "test", max_images=100)
+    chosen = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:3]
+    pipe = ScoreSdePipeline.from_pretrained(folder / "pipeline")
+    generators = [torch.Generator().manual_seed(seed_of(0, k)) for k in chosen.tolist()]
+    output = pipe.variational_bound(test.images[chosen], generators, draws=4, passes=2)
+    assert record["value"] == pytest.approx(output.bits_per_dim.mean().item(), rel=1e-6)
+    assert record["dequantization"] == "none (bound of the SDE)" and "rtol" not in record
+    assert record["standard_error"] == pytest.approx(output.standard_error, rel=1e-5)
+
+
 def test_frechet_distance_of_too_few_images_is_refused(folder, tmp_path):
     weights = f"feature_weights.fashion-mnist={folder / 'features-20'}"
     records = run(folder, tmp_path, "feature_spaces=[fashion-mnist]", "metrics=[frechet_distance]", weights)

@@ -17,7 +17,7 @@ NAMES = {
     "nearer_than_1_percent_of_test_images": "Samples nearer to training images than 1 % of test images",
 }
 # What tells two results of one metric apart, beside data set and name.
-SETTINGS = ("num_images", "sampler", "seed", "precision", "space", "given_class", "passes", "probes")
+SETTINGS = ("num_images", "sampler", "seed", "precision", "space", "given_class", "passes", "probes", "dequantization")
 TYPES = {("frechet_distance", "inception"): "fid", ("kernel_distance", "inception"): "kid"}
 
 
