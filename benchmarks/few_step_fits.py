@@ -1,32 +1,38 @@
 """Frechet distance of images in 2 to 8 evaluations of a fitted Fashion-MNIST pipeline, and the levels that these take.
 
     OMP_NUM_THREADS=1 python benchmarks/few_step_fits.py PIPELINE_FOLDER OUTPUT_FOLDER [--samples 1000]
+    OMP_NUM_THREADS=1 python benchmarks/few_step_fits.py PIPELINE_FOLDER OUTPUT_FOLDER --times 8 4
 
 The same classes from the same latents by four solvers of the ODE: on the grid "noise_share", which reaches down to
 `sampling_eps`; on the default grid, which follows the number of evaluations; on that one with the unified corrector;
 and as `sde_diffusers.fit_sampler` fitted them to the network. Distances are those of `sampler_distances.py`.
 
-Writes few_step_fits.json, .md (a table) and .png into the folder.
+With --times it is seconds that are measured, of 64 images: so many evaluations on the grid "noise_share", and so many
+fitted ones, which take turns; give numbers that have the same distance.
+
+Writes few_step_fits.json, .md (a table) and .png into the folder, or few_step_times.json.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 from sampler_distances import Judge, classes, faster_precision
-from side_by_side import write_results
+from side_by_side import medians, take_turns, write_results
 from tqdm import tqdm
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
 
 ODE = {"eta": 0.0, "solver_order": 3}
+WIDE, FITTED = "order 3, to `sampling_eps`", "fitted"
 SOLVERS = {
-    "order 3, to `sampling_eps`": {**ODE, "time_grid": "noise_share"},
+    WIDE: {**ODE, "time_grid": "noise_share"},
     "order 3, default grid": ODE,
     "order 3, corrected": {**ODE, "unified_corrector": True},
-    "fitted": {},
+    FITTED: {},
 }
 BATCH = 100
 
@@ -62,6 +68,38 @@ def measure(pipe, samples):
         rows.append({"solver": solver, "evaluations": steps, "levels": levels} | judge(images))
         print(rows[-1], flush=True)
     return {"network": weights_digest(pipe.unet)[:8], "samples": samples, "precision": precision, "rows": rows}
+
+
+def times(pipe, evaluations, rounds=7, images=64):
+    """Wall and processor time of a batch, by so many evaluations of the two solvers."""
+    precision, context = faster_precision(pipe.unet, (images, *pipe._image_shape))
+    latents = torch.randn(images, *pipe._image_shape, generator=torch.Generator().manual_seed(0))
+    labels, config = classes(pipe.unet, 0, images), pipe.scheduler.config
+
+    def drawing(solver, steps, clock):
+        scheduler = ScoreSdeExponentialScheduler.from_config(config, **SOLVERS[solver])
+
+        def draw():
+            pipe.scheduler, start = scheduler, clock()
+            with context():
+                pipe(images, steps, class_labels=labels, latents=latents, output_type="pt")
+            return clock() - start
+
+        return draw
+
+    results = {"network": weights_digest(pipe.unet)[:8], "images": images, "precision": precision}
+    clocks = {"wall_s": time.perf_counter, "cpu_s": time.process_time}
+    for name, clock in clocks.items():
+        contenders = {f"{s}, {n}": drawing(s, n, clock) for s, n in zip((WIDE, FITTED), evaluations, strict=True)}
+        found = take_turns(contenders, rounds, name)
+        wide, fitted = found.values()
+        shares = sorted(b / a for a, b in zip(wide, fitted, strict=True))
+        results[name] = {
+            "median": medians(found),
+            "rounds": found,
+            "share": [shares[rounds // 2], shares[0], shares[-1]],
+        }
+    return results
 
 
 def table(results):
@@ -102,11 +140,17 @@ def main():
     parser.add_argument("pipeline", help="of Fashion-MNIST, with fits in its scheduler's configuration")
     parser.add_argument("folder", type=Path, help="where the JSON, the table and the figure are written")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--times", type=int, nargs=2, help="evaluations of both")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     pipe = ScoreSdePipeline.from_pretrained(args.pipeline)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().to(memory_format=torch.channels_last)
+    if args.times is not None:
+        results = times(pipe, args.times)
+        write_results(args.folder, "few_step_times", results)
+        print(results)
+        return
     results = measure(pipe, args.samples)
     write_results(args.folder, "few_step_fits", results, table(results), plot(results))
     print(table(results))

@@ -100,8 +100,8 @@ def fit_sampler(
         generator: source of the latents.
         class_labels: as many as there are latents, or one for all; None takes each class in turn.
         guidance_scale, guidance_interval, classifier_scale, guide_scale: of the sampling to come, as in `pipe(...)`.
-        num_latents: from how many the fit learns, and by how many others it is judged; by default 64 for images, and
-            as many more as these have less than 500 values, up to 1,024.
+        num_latents: from how many the fit learns, and by how many others it is judged; by default 96 for images, and
+            as many more as these have less than 340 values, up to 1,024.
         solution_steps: of the ODE, for what is taken as its solution.
         coefficients: whether those of the steps are fitted, too, or the noise levels alone, with the coefficients of
             the exponential solver of order 2. All together come nearer to the ODE's solution, which need not be nearer
@@ -123,7 +123,7 @@ def fit_sampler(
     order = plain.config.solver_order if plain.config.eta == 0 else 3
     ode = ScoreSdeExponentialScheduler.from_config(config, fits=None, eta=0.0, solver_order=order, final_denoise=None)
     shape = pipe._image_shape
-    count = min(1024, max(64, 32768 // math.prod(shape))) if num_latents is None else whole_number(num_latents)
+    count = min(1024, max(96, 32768 // math.prod(shape))) if num_latents is None else whole_number(num_latents)
     for name, value in {"num_latents": count, "solution_steps": whole_number(solution_steps)}.items():
         if not value >= 8:
             raise ValueError(f"`{name}` must be an integer of at least 8, but is {value!r}.")
@@ -147,10 +147,12 @@ def fit_sampler(
         solutions = [flow.solution(solution_steps) for flow in (learnt, judged)]
         bar.update(2)
         deviation = solutions[0].std().item()
-        errors = [FitError(solution, deviation) for solution in solutions]
+        pictures = min(shape[1:]) >= SMALLEST  # and not vectors, which have no scales, and no bounds
+        bounds = plain.parameterization.image_range if pictures else (-math.inf, math.inf)
+        errors = [FitError(solution, deviation, bounds) for solution in solutions]
         entries = {}
         for n in steps:
-            few = n <= FEW_FOR_IMAGES or min(shape[1:]) < SMALLEST
+            few = n <= FEW_FOR_IMAGES or not pictures
             numbers = fitted_numbers(n, learnt, errors[0], deviation, few if coefficients is None else coefficients)
             bar.update(1)
             fit = judged_fit(n, numbers, judged, errors[1])

@@ -38,9 +38,12 @@ def add_fit_sampler_parser(commands) -> None:
     parser.add_argument("--class", dest="label", type=class_label, metavar="CLASS", help="(default: all in turn)")
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
     parser.add_argument("--guide-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
-    parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 64 or more)")
+    parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 96 or more)")
     parser.add_argument("--seed", type=natural_number, default=0, help="of these latents (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=64, help="latents at once (default: 64)")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the network (default: float32)"
+    )
     parser.set_defaults(run=run_fit_sampler)
 
 
@@ -63,17 +66,18 @@ def run_fit_sampler(options) -> int:
         raise ValueError(f"--picture {options.picture} needs images of 1 or 3 channels, but they have {channels}.")
     pipe.set_progress_bar_config(disable=None, desc="fitting")
     fits: list = []
-    pipe.scheduler = fit_sampler(
-        pipe,
-        options.steps,
-        torch.Generator().manual_seed(options.seed),
-        options.label,
-        guidance_scale=options.guidance_scale,
-        guide_scale=options.guide_scale,
-        num_latents=options.latents,
-        batch_size=options.batch_size,
-        on_fit=fits.append,
-    )
+    with torch.autocast(pipe.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        pipe.scheduler = fit_sampler(
+            pipe,
+            options.steps,
+            torch.Generator().manual_seed(options.seed),
+            options.label,
+            guidance_scale=options.guidance_scale,
+            guide_scale=options.guide_scale,
+            num_latents=options.latents,
+            batch_size=options.batch_size,
+            on_fit=fits.append,
+        )
     if options.output is not None:
         pipe.save_pretrained(options.output)
     elif any(folder.glob("*.py")):  # whose code is then this version's, too
