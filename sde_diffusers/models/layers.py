@@ -101,6 +101,14 @@ def crop(x, size):
     return x if x.shape[-2:] == tuple(size) else x[..., : size[0], : size[1]]
 
 
+def in_patches(x, patch):
+    """Squares of pixels as channels, zeros beyond the edges: (N, C, H, W) -> (N, C patch^2, H/patch, W/patch)."""
+    if patch == 1:
+        return x
+    height, width = x.shape[-2:]
+    return F.pixel_unshuffle(F.pad(x, (0, -width % patch, 0, -height % patch)), patch)
+
+
 def fir_downsample(x, kernel):
     """Low-pass filter, then keep every second pixel (StyleGAN2's upfirdn): (N, C, H, W) -> (N, C, H/2, W/2)."""
     return fir_filter(pad_to_even(x), kernel, stride=2, padding=(len(kernel) - 1) // 2)

@@ -39,6 +39,7 @@ from sde_diffusers.models.layers import (
     Upsample,
     conv2d,
     crop,
+    in_patches,
     linear,
     number_blocks,
 )
@@ -350,16 +351,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
     def _network(self, x, condition, class_labels, augment_labels=None, levels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,), level features."""
         height, width = x.shape[-2:]
-        patch = self.config.patch_size
+        patch, dtype = self.config.patch_size, self.conv_in.weight.dtype
         emb = BlockEmbeddings(self._embed(condition, class_labels, augment_labels), self._residual_blocks)
-
-        def patches(images):
-            images = images.to(self.conv_in.weight.dtype)
-            if patch == 1:
-                return images
-            return F.pixel_unshuffle(F.pad(images, (0, -width % patch, 0, -height % patch)), patch)
-
-        x = patches(x)
+        x = in_patches(x.to(dtype), patch)
         # Not by isinstance: diffusers re-executes a saved folder's module at every load, so classes are replaced.
         biggan = self.config.resblock_type == "biggan"
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -369,7 +363,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
 
         h, pyramid = self.conv_in(x), x
         if self.levels_in is not None:
-            h = h + self.levels_in(patches(levels))
+            h = h + self.levels_in(in_patches(levels.to(dtype), patch))
         skips = [h]
         for level, blocks in enumerate(self.down_blocks):
             for block in blocks:
