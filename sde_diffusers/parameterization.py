@@ -56,10 +56,10 @@ def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
 
 
 def all_like(coefficients: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
-    """Several coefficients of one shape, each as `expand_like` gives it; those per image go over in one copy."""
-    if coefficients[0].ndim == 0:
+    """Several coefficients, each as `expand_like` gives it; those per image go over in one copy."""
+    if all(coefficient.ndim == 0 for coefficient in coefficients):
         return [coefficient.to(x.dtype) for coefficient in coefficients]
-    together = torch.stack(list(coefficients)).to(x.dtype).to(x.device, non_blocking=True)
+    together = torch.stack(torch.broadcast_tensors(*coefficients)).to(x.dtype).to(x.device, non_blocking=True)
     return together.reshape(len(coefficients), -1, *[1] * (x.ndim - 1)).unbind()
 
 
