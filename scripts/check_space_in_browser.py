@@ -272,15 +272,15 @@ class Visit:
         expect(panel.locator("#completions .caption-label")).to_have_count(6)
         self.shot("inpaint")
         self.example(panel, "#inpaint-examples", "#completions", 6)
-        self.stop(panel, self.page.locator("#inpaint-examples button").first)
+        self.stop(panel, panel.get_by_role("button", name="Fill in", exact=True).locator("visible=true"))
 
     def likelihood(self, big: Path, text: Path, noise: Path) -> None:
         panel = self.open_tab("Likelihood")
         expect(panel.locator(".seen img")).to_be_visible()
         self.press(panel, "Measure")
         self.result(panel)
-        for text in ("typical test images", "Likelihood is not typicality", "denoising error"):
-            expect(panel.get_by_text(text).first).to_be_visible()
+        for words in ("typical test images", "Likelihood is not typicality", "denoising error"):
+            expect(panel.get_by_text(words).first).to_be_visible()
         self.shot("likelihood")
         self.stop(panel, panel.get_by_role("button", name="Measure", exact=True).locator("visible=true"))
         for file, message in ((big, "too large"), (text, "not an image that can be read")):
