@@ -17,9 +17,9 @@ is then 1 / s + 1, which is about the same for the bare network at all levels. W
 right side is the solution itself.
 """
 
+import copy
 import math
 from collections.abc import Callable
-from copy import copy
 from itertools import pairwise
 
 import torch
@@ -100,7 +100,7 @@ class ConsistencyTuning:
 
     def at(self, share: float) -> "ConsistencyTuning":
         """The objective when this share of the training is done, in [0, 1]."""
-        then = copy(self)
+        then = copy.copy(self)
         then.stage = min(self.stages, 1 + math.floor(share * self.stages))
         return then
 
