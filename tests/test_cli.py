@@ -104,7 +104,7 @@ def test_mistakes_are_explained(hub, capsys, tmp_path, monkeypatch, arguments, m
         ("forest.joblib", b"", "pickles"),
         ("table.npy", objects(), "pickles"),
         ("state.dat", pickle.dumps({"a": 1}), "pickles"),
-        ("state.xyz", gzip.compress(pickle.dumps({"a": 1})), "pickles"),
+        ("state.xyz", gzip.compress(pickle.dumps({"a": 1}), mtime=0), "pickles"),
         ("secret.txt", Path("/etc/hostname"), "links"),
         ("nowhere.txt", Path("nowhere"), "links"),
         ("folder", Path("/etc"), "links"),
