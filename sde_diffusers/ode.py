@@ -44,11 +44,13 @@ def dormand_prince(
     rtol: float,
     atol: float,
     stretch: float = 1.0,
-    changed=None,
+    stops=(),
+    change=None,
     between=None,
-    damping: float = 0.0,
 ):
     """Integrate dy/dt = f(t, y) and yield (t, y) after every accepted step; the last t is `end`.
+
+    At the times `stops` on the way a step ends, `change()` changes f, and f is evaluated again.
 
     The last step may become longer by the factor `stretch`, so that it does not leave a sliver; at 1 all steps are
     scipy's.
@@ -60,11 +62,8 @@ def dormand_prince(
 
     Args:
         f: function of (t, y).
-        changed: a function of the t at which a step ends: whether f is another one from there on.
         between: another one for the stages that serve the next ones alone, not the step or its error. It may leave 0
             in columns that depend on nothing else of y and that nothing depends on: integrals along the way.
-        damping: of changes of the step by how its error changed (a PI controller; beta of Hairer and Wanner, Solving
-            Ordinary Differential Equations II, section IV.2), which refuses fewer steps; 0 for scipy's control.
 
     Raises:
         RuntimeError: if no step is small enough, as where f is not finite.
@@ -74,15 +73,16 @@ def dormand_prince(
     if not slope.isfinite().all():
         raise RuntimeError(f"The network's answer is not finite at the start of the ODE, {t}.")
     step = first_step(f, t, end, y, slope, rtol, atol)
-    rejected, earlier = False, 1.0
+    rejected, stops = False, [*stops, end]
     while t != end:
-        if abs(end - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
-            step = abs(end - t)
+        stop, planned = stops[0], step
+        if abs(stop - t) <= (1.0 if rejected else stretch) * step:  # what was refused once is not tried again
+            step = abs(stop - t)
         if not step > 10 * abs(math.nextafter(t, end) - t):
             raise RuntimeError(
                 f"The ODE's step size shrank to {step} at {t}: the network's answer is not finite or jumps."
             )
-        following = end if step == abs(end - t) else t + sign * step
+        following = stop if step == abs(stop - t) else t + sign * step
         slopes = [slope]
         for time, weights, counts in zip(STAGE_TIMES, STAGE_WEIGHTS, STAGE_COUNTS[1:], strict=True):
             y_stage = y + (following - t) * weighted_sum(weights, slopes)
@@ -92,12 +92,12 @@ def dormand_prince(
         size = error_norm(error / (atol + rtol * torch.maximum(y.abs(), y_stage.abs())))
         if size < 1:
             t, y, slope = following, y_stage, slopes[-1]
-            seen = max(size, 1e-4) if damping else size
-            growth = 0.9 * seen ** (0.75 * damping - 0.2) * earlier**damping if seen else 10.0
-            step, earlier = step * min(1.0 if rejected else 10.0, growth), seen
+            step *= min(1.0 if rejected else 10.0, 0.9 * size**-0.2 if size else 10.0)
             yield t, y
-            if t != end and changed is not None and changed(t):
-                slope = f(t, y)
+            if t == stop != end:
+                stops.pop(0)
+                change()
+                slope, step = f(t, y), max(step, planned)
         else:
             step *= max(0.2, 0.9 * size**-0.2) if math.isfinite(size) else 0.2
         rejected = not size < 1

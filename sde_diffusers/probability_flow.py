@@ -13,9 +13,9 @@ The trace is estimated without bias as the mean of v^T (d(dx / dt) / dx) v over 
 and Skilling; eq. 40): one evaluation of the network, and one vector-Jacobian product for each probe. At some noise
 levels on the way new ones are drawn: their errors then do not add up over the whole way, but average out.
 
-The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (k c alpha)), linear in
-sigma / alpha where the noise is below a tenth, k, of the images' scale c and logarithmic above, with the state in
-units of the marginal deviation of data of scale c: with the angle tan(phi) = sigma / (c alpha) = k sinh(u),
+The solver steps in t, as the paper's code does, or in the noise level u = asinh(sigma / (c alpha)), linear in
+sigma / alpha where the noise is below the images' scale c and logarithmic above, with the state in units of the
+marginal deviation of data of scale c: with the angle tan(phi) = sigma / (c alpha) = sinh(u),
 
     y = x / sqrt((c alpha)^2 + sigma^2),    dy / dphi = cos(phi) E[noise | x] - sin(phi) E[x_0 | x] / c,
 
@@ -35,10 +35,6 @@ from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import PURE_NOISE
 
 ODE_VARIABLES = ("t", "noise_level")
-KNEE = 0.1
-"""k above, by trial on `pretrained/fashion-mnist-ve`: at 1 and at 0.03 the error is larger for as many evaluations."""
-DAMPING = 0.06
-"""Of the solver's steps in the noise level."""
 NEW_PROBES = (0.08, 0.33, 1.1)
 """Noise levels, over that of the images' scale, which part the trace's noise in four about equal ones (measured on the
 networks that ship)."""
@@ -58,8 +54,7 @@ class ProbabilityFlow:
         variable: "t", "noise_level" or None for that which suits SDE and network.
         probes: (P, N, C, H, W), or None if no likelihood is asked for.
         sum_probes: add the probes' contributions up (unit vectors: the full trace) instead of keeping each.
-        draw_probes: a function that draws others, for the steps that begin past one more of `NEW_PROBES`; None = the
-            same all the way.
+        draw_probes: a function that draws others at `NEW_PROBES`; None = the same all the way.
 
     Raises:
         ValueError: on "t" for an SDE whose drift jumps in t.
@@ -90,19 +85,19 @@ class ProbabilityFlow:
         if self.variable == "t":
             return t
         level = self.noise_level(t) / self.data_scale
-        return math.atan(level) if self.from_pure_noise else math.asinh(level / KNEE)
+        return math.atan(level) if self.from_pure_noise else math.asinh(level)
 
     def coefficients(self, u: float) -> tuple[Tensor, float, float, float]:
         """t (a scalar in float64), a, b and c at u."""
         if self.variable == "t":
             t = torch.tensor(u, dtype=torch.float64)
             return t, 1.0, *(slope.item() for slope in self.sde.derivatives(t))
-        level = math.tan(u) if self.from_pure_noise else KNEE * math.sinh(u)
-        phi = math.atan(level)
+        phi = u if self.from_pure_noise else math.atan(math.sinh(u))
+        level = math.tan(phi) if self.from_pure_noise else math.sinh(u)
         log_level = torch.tensor(level * self.data_scale, dtype=torch.float64).log()
         t = self.sde.inverse_half_log_snr(-log_level).clamp(*self.interval)
         size = math.hypot(self.data_scale * self.sde.alpha(t).item(), self.sde.sigma(t).item())
-        speed = 1.0 if self.from_pure_noise else KNEE * math.cosh(u) / (1 + level**2)  # dphi / du
+        speed = 1.0 if self.from_pure_noise else 1 / math.cosh(u)  # dphi / du
         return t, size, -speed * math.sin(phi) / self.data_scale, speed * math.cos(phi)
 
     def __call__(self, u: float, state: Tensor) -> Tensor:
@@ -162,24 +157,17 @@ class ProbabilityFlow:
             trace = trace + (products * probes).flatten(2).sum((0, 2))[:, None]
         return trace
 
-    def renewal(self, start: float, end: float):
-        """A function of u that draws new probes, and says so, once u on its way from time `start` to `end` has come
-        past another one of `NEW_PROBES`; None if they stay the same."""
+    def renew_probes(self) -> None:
+        self.probes = self.draw_probes()
+
+    def stops(self, start: float, end: float) -> list[float]:
+        """The values of u, on the way from `start` to `end`, at which new probes are drawn."""
         if self.draw_probes is None:
-            return None
+            return []
         levels = torch.tensor(NEW_PROBES, dtype=torch.float64) * self.data_scale
         times = self.sde.inverse_half_log_snr(-levels.log()).tolist()
-        ahead = sorted((t for t in times if min(start, end) < t < max(start, end)), reverse=start > end)
-        places = [self.variable_of_time(t) for t in ahead]
-
-        def renewed(u: float) -> bool:
-            passed = [place for place in places if (place <= u) == (start < end)]
-            if passed:
-                places[:] = places[len(passed) :]
-                self.probes = self.draw_probes()
-            return bool(passed)
-
-        return renewed
+        inside = [self.variable_of_time(t) for t in times if min(start, end) < t < max(start, end)]
+        return sorted(inside, reverse=start > end)
 
     def solve(self, x: Tensor, start: float, end: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
         """Follow the ODE from x at time `start` to time `end`.
@@ -191,17 +179,16 @@ class ProbabilityFlow:
         self.interval = (min(start, end), max(start, end))
         u_start, u_end = self.variable_of_time(start), self.variable_of_time(end)
         a_start, a_end = (self.coefficients(u)[1] for u in (u_start, u_end))
-        # Tolerances are relative to what a column is: of an integral that begins at 0, the first step would be tiny.
-        begun = 0.0 if self.variable == "t" else float(self.dimensions)
-        integrals = x.new_full((len(x), columns), begun, dtype=torch.float64)
-        state = torch.cat([x.double().flatten(1) / a_start, integrals], dim=1)
+        state = torch.cat([x.double().flatten(1) / a_start, x.new_zeros(len(x), columns, dtype=torch.float64)], dim=1)
         with self.guidance.frozen(), self.pipe.progress_bar(total=100) as bar:
-            stretch, damping = (1.0, 0.0) if self.variable == "t" else (1.3, DAMPING)
-            renewed = self.renewal(start, end)
-            solver = dormand_prince(self, u_start, u_end, state, rtol, atol, stretch, renewed, self.between, damping)
+            stretch = 1.0 if self.variable == "t" else 1.3
+            stops = self.stops(start, end)
+            solver = dormand_prince(
+                self, u_start, u_end, state, rtol, atol, stretch, stops, self.renew_probes, self.between
+            )
             for u, following in solver:
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
         self.pipe.maybe_free_model_hooks()
         y, integral = state.split([self.dimensions, columns], dim=1)
-        return a_end * y.reshape(self.shape), integral - begun + self.dimensions * math.log(a_end / a_start)
+        return a_end * y.reshape(self.shape), integral + self.dimensions * math.log(a_end / a_start)
