@@ -397,7 +397,8 @@ def test_every_event_goes_through_one_bounded_queue(app, events):
         outside = {function.api_name for function in served if not function.queue}
         assert len(outside) == 5 and all(name.startswith("stop") for name in outside)  # they only end what computes
         network = {function.api_name for function in served if function.concurrency_id == "network"}
-        names = tabs | {f"{name}_example" for name in (*tabs, "interpolate")} | randoms | {"interpolate_seeds", "interpolate_images"}
+        names = tabs | {f"{name}_example" for name in (*tabs, "interpolate")} | randoms
+        names |= {"interpolate_seeds", "interpolate_images"}
         prefix = f"{page}_" if page else ""
         assert network == {prefix + name for name in names}
         others = [function for function in served if function.api_name not in network | outside]
