@@ -6,6 +6,7 @@ import gradio as gr
 from bounded_work import Work
 from door import compute_on
 from pictures import checked_seed, generators, seconds, to_picture, whole_number
+from results import result_gallery
 from served_model import ServedModel
 
 ANY = "Any class"
@@ -53,15 +54,7 @@ def build(model: ServedModel) -> None:
             seed = gr.Slider(0, LARGEST_SEED, value=0, step=1, label="Seed of the first image")
             draw = gr.Button("Draw", variant="primary")
         with gr.Column(scale=3, min_width=300):
-            gallery = gr.Gallery(
-                label="Images",
-                show_label=False,
-                format="png",
-                object_fit="contain",
-                buttons=["download"],
-                elem_classes="pictures",
-                interactive=False,
-            )
+            gallery = result_gallery("Images", "drawn-at-once")
             status = gr.Markdown("Move the seed, or press *Draw*.", label="status", elem_classes="status")
     inputs, outputs, work = [class_name, evaluations, seed], [gallery, status], partial(one_step, model)
     compute_on(draw.click, work, inputs, outputs, "one_step")
