@@ -32,13 +32,13 @@ from sde_diffusers import (  # noqa: E402
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.guidance import Guidance  # noqa: E402
+from sde_diffusers.likelihood.probability_flow import ProbabilityFlow  # noqa: E402
+from sde_diffusers.likelihood.probes import drawn_probes  # noqa: E402
 from sde_diffusers.models import layers  # noqa: E402
 from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask  # noqa: E402
 from sde_diffusers.posteriors.base import posterior_output  # noqa: E402
 from sde_diffusers.posteriors.measurement import in_model_range  # noqa: E402
 from sde_diffusers.posteriors.methods import POSTERIOR_METHODS  # noqa: E402
-from sde_diffusers.probability_flow import ProbabilityFlow  # noqa: E402
-from sde_diffusers.probes import drawn_probes  # noqa: E402
 
 GPU = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)

@@ -7,12 +7,12 @@ from sde_diffusers import convert as convert
 from sde_diffusers import operators as operators
 from sde_diffusers import posteriors as posteriors
 from sde_diffusers.consistency import ConsistencyTuning as ConsistencyTuning
-from sde_diffusers.fitting import SamplerFit as SamplerFit
-from sde_diffusers.fitting import fit_sampler as fit_sampler
+from sde_diffusers.fitting.sampler_fit import SamplerFit as SamplerFit
+from sde_diffusers.fitting.sampler_fit import fit_sampler as fit_sampler
 from sde_diffusers.images import PixelFormat as PixelFormat
-from sde_diffusers.likelihood import LikelihoodOutput as LikelihoodOutput
-from sde_diffusers.likelihood import LogProbOutput as LogProbOutput
-from sde_diffusers.likelihood import standard_errors as standard_errors
+from sde_diffusers.likelihood.log_likelihood import LikelihoodOutput as LikelihoodOutput
+from sde_diffusers.likelihood.log_likelihood import LogProbOutput as LogProbOutput
+from sde_diffusers.likelihood.log_likelihood import standard_errors as standard_errors
 from sde_diffusers.losses import DenoisingScoreMatching as DenoisingScoreMatching
 from sde_diffusers.models.classifier import NoiseConditionalClassifier as NoiseConditionalClassifier
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel as NCSNppUNet2DModel

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, RepoCard
 from safetensors import safe_open
 
-from sde_diffusers.repository import read_object
+from sde_diffusers.saved_folders.repository import read_object
 from sde_diffusers.scalars import real_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 

@@ -20,7 +20,7 @@ from pictures import (
 from results import Result, download_button, file_name, finished, remember, result_gallery, while_forming
 from served_model import ODE_SAMPLER, ServedModel
 
-from sde_diffusers.latent_codes import slerp
+from sde_diffusers.likelihood.latent_codes import slerp
 
 MAX_IMAGES = 16
 TOLERANCE = 1e-4  # of the solver: at 1e-3 some images come back 20 grey levels off

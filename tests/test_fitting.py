@@ -14,8 +14,8 @@ from test_likelihood import ExactNetwork, ExactPipeline
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdePipeline, fit_sampler
 from sde_diffusers.convert import from_diffusers
-from sde_diffusers.fit_error import FitError
-from sde_diffusers.hub_push import push_model
+from sde_diffusers.fitting.fit_error import FitError
+from sde_diffusers.hub.push import push_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from few_step_samplers import GAUSSIAN, MIXTURE  # noqa: E402

@@ -20,9 +20,9 @@ from PIL import Image
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.cli import main
-from sde_diffusers.hub_push import push_model
+from sde_diffusers.hub.push import push_model
+from sde_diffusers.hub.space import push_space
 from sde_diffusers.model_card import GENERATED
-from sde_diffusers.space import push_space
 
 ID = "tester/tiny"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -526,7 +526,7 @@ def test_an_earlier_download_serves_without_the_hub(hub, saved, expected, waits,
 
 
 def test_a_hub_that_does_not_answer(hub, pipe, monkeypatch):
-    monkeypatch.setattr("sde_diffusers.hub_connection.PATIENCE", 0.2)
+    monkeypatch.setattr("sde_diffusers.hub.connection.PATIENCE", 0.2)
     hub.fail("GET /api/models", times=10, wait=2.0, cut=True)
     with pytest.raises(ConnectionError, match="cannot be reached"):
         pipe.push_to_hub(ID)

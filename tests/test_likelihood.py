@@ -8,10 +8,10 @@ import torch
 from exact_scores import Gaussian, Mixture, as_images
 from golden import golden_names, load_golden, load_golden_pipeline, relative_error
 
-from sde_diffusers.latent_codes import slerp
 from sde_diffusers.likelihood import likelihood_start, standard_errors
+from sde_diffusers.likelihood.latent_codes import slerp
+from sde_diffusers.likelihood.ode import dormand_prince
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
-from sde_diffusers.ode import dormand_prince
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler

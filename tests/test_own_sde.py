@@ -23,8 +23,8 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
-from sde_diffusers.carried_source import CarriedSource
-from sde_diffusers.single_file import source_of
+from sde_diffusers.saved_folders.carried_source import CarriedSource
+from sde_diffusers.saved_folders.single_file import source_of
 
 SCHEDULERS = (ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler, ScoreSdeExponentialScheduler)
 HALF_PI = math.pi / 2

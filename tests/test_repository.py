@@ -19,7 +19,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
-from sde_diffusers.repository import export_folder
+from sde_diffusers.saved_folders.repository import export_folder
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 SHIPPED = sorted(path.parent for path in PRETRAINED.glob("*/model_index.json"))

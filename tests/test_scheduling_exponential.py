@@ -14,8 +14,8 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
+from sde_diffusers.saved_folders.single_file import source_of
 from sde_diffusers.schedulers.scheduling_exponential import lagrange_integrals
-from sde_diffusers.single_file import source_of
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
 FORMS = ("data", "noise")

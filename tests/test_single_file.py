@@ -27,8 +27,8 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
     ScoreSdeRestorationPipeline,
 )
+from sde_diffusers.saved_folders.single_file import RUN_ONCE, source_of
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.single_file import RUN_ONCE, source_of
 
 PACKAGE = Path(sde_diffusers.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -696,7 +696,7 @@ def test_all_files_are_in_the_temporary_folder(client):
 
 
 def test_the_folder_is_a_space():
-    from sde_diffusers.space import push_space
+    from sde_diffusers.hub.space import push_space
 
     sizes = push_space(ROOT / "space_app", "someone/space", "someone/model", dry_run=True)
     assert {"app.py", "requirements.txt", "README.md", "fashion_mnist.json"} <= set(sizes)

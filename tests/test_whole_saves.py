@@ -18,7 +18,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.model_card import weights_in
-from sde_diffusers.repository import repository_contents
+from sde_diffusers.saved_folders.repository import repository_contents
 
 SHARDS = {"max_shard_size": "10KB"}
 

@@ -22,7 +22,7 @@ def add_export_parser(commands) -> None:
 
 
 def run_export(options) -> int:
-    from sde_diffusers.repository import content_sizes, export_folder
+    from sde_diffusers.saved_folders.repository import content_sizes, export_folder
 
     sizes = content_sizes(export_folder(options.folder, options.output))
     print(f"Wrote {options.output}: {len(sizes)} files, {sum(sizes.values()):,} bytes.")

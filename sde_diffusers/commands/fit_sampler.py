@@ -57,7 +57,7 @@ def run_fit_sampler(options) -> int:
 
     import torch
 
-    from sde_diffusers.fitting import fit_sampler
+    from sde_diffusers.fitting.sampler_fit import fit_sampler
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)

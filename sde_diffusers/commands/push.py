@@ -87,7 +87,7 @@ def most_bytes(options) -> int:
 
 
 def run_push(options) -> int:
-    from sde_diffusers.hub_push import push_model
+    from sde_diffusers.hub.push import push_model
 
     metrics = options.metric or []
     if twice := sorted({name for name, _ in metrics if [other for other, _ in metrics].count(name) > 1}):
@@ -112,7 +112,7 @@ def run_push(options) -> int:
 
 
 def run_push_space(options) -> int:
-    from sde_diffusers.space import push_space
+    from sde_diffusers.hub.space import push_space
 
     result = push_space(
         options.folder,

@@ -8,10 +8,10 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from sde_diffusers.convert.checkpoints import check_against_recorded, network_answer
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.saved_folders.single_file import PACKAGE
+from sde_diffusers.saved_folders.trusted_libraries import require_no_code_named, require_trusted_libraries
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
-from sde_diffusers.single_file import PACKAGE
-from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
 
 TABLE_PREDICTIONS = ("epsilon", "sample", "v_prediction")
 # Options of diffusers' schedulers that a conversion would lose, with the only values that it can take: what the

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sde_diffusers.known_keys import require_known_keys
-from sde_diffusers.stale_weights import stale_weights
-from sde_diffusers.whole_folder import whole_save
+from sde_diffusers.saved_folders.stale_weights import stale_weights
+from sde_diffusers.saved_folders.whole_folder import whole_save
 
 
 class CompleteWeightsMixin:

@@ -1,7 +1,6 @@
 """What the probability flow ODE gives a pipeline: latent codes of images, ways between them, and likelihoods.
 
-The mathematics is in `latent_codes.py`, `likelihood.py` and `log_probability.py`; these are the methods by which
-people ask for it.
+The mathematics is in `sde_diffusers/likelihood/`; these are the methods by which people ask for it.
 """
 
 from collections.abc import Sequence
@@ -11,15 +10,15 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.images import Images
-from sde_diffusers.latent_codes import (
+from sde_diffusers.likelihood.latent_codes import (
     ProbabilityFlowOutput,
     decode_latents,
     encode_images,
     interpolate_images,
 )
-from sde_diffusers.likelihood import LikelihoodOutput, LogProbOutput, image_bits_per_dim
-from sde_diffusers.log_probability import image_class_log_prob, image_log_prob
-from sde_diffusers.variational_bound import VariationalBoundOutput, image_variational_bound
+from sde_diffusers.likelihood.log_likelihood import LikelihoodOutput, LogProbOutput, image_bits_per_dim
+from sde_diffusers.likelihood.log_probability import image_class_log_prob, image_log_prob
+from sde_diffusers.likelihood.variational_bound import VariationalBoundOutput, image_variational_bound
 
 
 class CodesAndLikelihoodsMixin:

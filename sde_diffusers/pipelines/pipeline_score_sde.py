@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels, names_of
-from sde_diffusers.fitted_network import warn_of_other_fit
+from sde_diffusers.fitting.fitted_network import warn_of_other_fit
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, classes_of, image_shape
-from sde_diffusers.hub import HubPipelineMixin
+from sde_diffusers.hub.pipeline_mixin import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.network_fit import require_own_scheduler, require_size
 from sde_diffusers.optimization import LAYOUTS, WORKING_PRECISIONS, Optimization, optimized

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.likelihood import check_shape
+from sde_diffusers.likelihood.questions import check_shape
 from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.scalars import real_number

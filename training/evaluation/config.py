@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from run.precision import PRECISIONS
 from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
-from sde_diffusers.dequantization import DEQUANTIZATIONS
+from sde_diffusers.likelihood.dequantization import DEQUANTIZATIONS
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
 SHIPPED_SPACES = ("fashion-mnist", "cifar10")  # of classifiers that come with the repository

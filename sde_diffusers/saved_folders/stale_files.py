@@ -6,8 +6,8 @@ Every other file there is somebody else's, and stays.
 import json
 from pathlib import Path
 
-from sde_diffusers.repository import INDEX, components
-from sde_diffusers.stale_weights import stale_weights
+from sde_diffusers.saved_folders.repository import INDEX, components
+from sde_diffusers.saved_folders.stale_weights import stale_weights
 
 CONFIGURATIONS = ("config.json", "scheduler_config.json")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde_diffusers.likelihood import LogProbOutput, log_probabilities
+from sde_diffusers.likelihood.log_likelihood import LogProbOutput, log_probabilities
 
 
 def image_log_prob(pipe, x, **options) -> LogProbOutput:

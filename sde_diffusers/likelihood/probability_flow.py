@@ -31,7 +31,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde_diffusers.ode import dormand_prince
+from sde_diffusers.likelihood.ode import dormand_prince
 from sde_diffusers.parameterization import PURE_NOISE
 
 ODE_VARIABLES = ("t", "noise_level")

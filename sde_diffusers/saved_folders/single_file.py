@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sde_diffusers.carried_source import CarriedSource
+from sde_diffusers.saved_folders.carried_source import CarriedSource
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PACKAGE = "sde_diffusers"

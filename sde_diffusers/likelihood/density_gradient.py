@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sde_diffusers.ode import dormand_prince
-from sde_diffusers.probability_flow import ProbabilityFlow
+from sde_diffusers.likelihood.ode import dormand_prince
+from sde_diffusers.likelihood.probability_flow import ProbabilityFlow
 
 
 def prior_logp(scheduler, z: Tensor) -> Tensor:

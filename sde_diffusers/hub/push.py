@@ -17,16 +17,16 @@ from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from sde_diffusers.hub_connection import (
+from sde_diffusers.hub.connection import (
     clear_transport_errors,
     require_hub,
     require_not_public,
     require_write_access,
 )
 from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
-from sde_diffusers.refused_files import links_outside
-from sde_diffusers.repository import Contents, check_size, content_sizes, repository_contents
-from sde_diffusers.single_file import MODULE_DIGEST
+from sde_diffusers.saved_folders.refused_files import links_outside
+from sde_diffusers.saved_folders.repository import Contents, check_size, content_sizes, repository_contents
+from sde_diffusers.saved_folders.single_file import MODULE_DIGEST
 
 LARGEST_PUSH = 20 * 10**9  # bytes
 BRANCH = re.compile(

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from sde_diffusers.probes import draw
+from sde_diffusers.likelihood.probes import draw
 
 DEQUANTIZATIONS = ("uniform", "truncated_normal")
 CUT_OFF = 3.0

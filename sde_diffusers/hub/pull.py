@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from sde_diffusers.hub_connection import clear_transport_errors, require_hub
+from sde_diffusers.hub.connection import clear_transport_errors, require_hub
 
 pull_log = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.likelihood import likelihood_start, numbers_and_levels, require_unbounded, standard_errors
+from sde_diffusers.likelihood.log_likelihood import standard_errors
+from sde_diffusers.likelihood.probes import draw
+from sde_diffusers.likelihood.questions import likelihood_start, numbers_and_levels, require_unbounded
 from sde_diffusers.parameterization import PURE_NOISE, expand_like
-from sde_diffusers.probes import draw
 from sde_diffusers.scalars import whole_number
 
 DECODED_DEVIATIONS = 9.0

@@ -6,15 +6,15 @@ from huggingface_hub import CommitInfo, HfApi, RepoCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sde_diffusers.hub_connection import (
+from sde_diffusers.hub.connection import (
     clear_transport_errors,
     require_hub,
     require_not_public,
     require_write_access,
 )
-from sde_diffusers.hub_push import LARGEST_PUSH, check_links, check_names, commit_contents
+from sde_diffusers.hub.push import LARGEST_PUSH, check_links, check_names, commit_contents
 from sde_diffusers.model_card import read_card
-from sde_diffusers.repository import check_size, content_sizes, folder_contents
+from sde_diffusers.saved_folders.repository import check_size, content_sizes, folder_contents
 
 MODEL_VARIABLE = "MODEL_ID"  # the Space's environment variable that names the model
 

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sde_diffusers.refused_files import is_pickle
+from sde_diffusers.saved_folders.refused_files import is_pickle
+from sde_diffusers.saved_folders.single_file import PACKAGE, carry_code
 from sde_diffusers.sdes.gaussian import GaussianSDE
-from sde_diffusers.single_file import PACKAGE, carry_code
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
 INDEX = "model_index.json"

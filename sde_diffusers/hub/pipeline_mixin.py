@@ -15,12 +15,12 @@ from typing import Any
 from huggingface_hub import CommitInfo
 
 from sde_diffusers.class_names import DATA_KEYS
-from sde_diffusers.hub_pull import pull_model
-from sde_diffusers.hub_push import push_model
-from sde_diffusers.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of
-from sde_diffusers.stale_files import stale_files
-from sde_diffusers.trusted_libraries import require_no_code_named, require_trusted_libraries
-from sde_diffusers.whole_folder import load_whole, whole_save
+from sde_diffusers.hub.pull import pull_model
+from sde_diffusers.hub.push import push_model
+from sde_diffusers.saved_folders.single_file import REMOTE_PACKAGE, save_modules, sdes_of_others, source_of
+from sde_diffusers.saved_folders.stale_files import stale_files
+from sde_diffusers.saved_folders.trusted_libraries import require_no_code_named, require_trusted_libraries
+from sde_diffusers.saved_folders.whole_folder import load_whole, whole_save
 
 hub_log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.likelihood import check_shape, check_solver, checked_images
-from sde_diffusers.probability_flow import ProbabilityFlow
+from sde_diffusers.likelihood.probability_flow import ProbabilityFlow
+from sde_diffusers.likelihood.questions import check_shape, check_solver, checked_images
 from sde_diffusers.scalars import whole_number
 
 

@@ -32,8 +32,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels
-from sde_diffusers.fit_error import SMALLEST, FitError
-from sde_diffusers.fitted_network import how_asked, rounded_digests
+from sde_diffusers.fitting.fit_error import SMALLEST, FitError
+from sde_diffusers.fitting.fitted_network import how_asked, rounded_digests
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.scalars import whole_number
