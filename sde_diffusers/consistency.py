@@ -14,7 +14,7 @@ With `solver_steps` = m above 0 the right side is asked where m steps of the tra
 noisy image (consistency distillation, algorithm 2 of arXiv 2303.01469): it costs m evaluations more and takes over the
 denoiser's errors, but each comparison is free of the noise of a drawn pair, so that far fewer are needed; its weight
 is then 1 / s + 1, which is about the same for the bare network at all levels. With q = 1, r is 0 for all, and the
-right side is the solution itself.
+right side is the solution itself, which no training changes: it can be found once and compared with many times.
 """
 
 import copy
@@ -51,6 +51,7 @@ class ConsistencyTuning:
 
     Attributes:
         denoiser: the network that is tuned, as it was before, if there are solver steps; to be set.
+        given_solutions: whether x_0 and noise are those of `solved`, so that there is no ODE to follow; to be set.
 
     Raises:
         ValueError: on values out of range, for a network that knows a table of noise levels alone, or where its answer
@@ -93,6 +94,7 @@ class ConsistencyTuning:
         self.stages = self.stage = int(stages)
         self.solver_steps = int(solver_steps)
         self.denoiser: Callable | None = None
+        self.given_solutions = False
         self.q, self.k, self.b, self.huber = map(real_number, (q, k, b, huber))
         self.log_sigma_mean, self.log_sigma_std = real_number(log_sigma_mean), real_number(log_sigma_std)
         self.eps = max(real_number(eps), self.sde.smallest_time)
@@ -118,6 +120,26 @@ class ConsistencyTuning:
         share = 1 - (1 + self.k * torch.sigmoid(-self.b * s)) / self.q**self.stage
         return torch.where(share * s > self.cleanest, share * s, 0.0)
 
+    def solved(
+        self, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The image to which the denoiser's ODE leads from the noisy one, and the noise between the two.
+
+        Args:
+            x_0, noise, t, class_labels: of `__call__`.
+
+        Raises:
+            ValueError: without solver steps, or if those do not lead all along to the image, which q = 1 says.
+        """
+        if not self.solver_steps or self.q > 1:
+            raise ValueError(
+                f"`solved` is for `solver_steps` above 0 and `q`=1, but they are {self.solver_steps} and {self.q:g}."
+            )
+        s = self.level(t)
+        y = x_0 + expand_like(s, x_0) * noise
+        solution = self._solution(y, s, torch.zeros_like(s), class_labels)
+        return solution, (y - solution) / expand_like(s, y)
+
     def __call__(
         self, network: Callable, x_0: Tensor, noise: Tensor, t: Tensor, class_labels: Tensor | None = None
     ) -> Tensor:
@@ -131,7 +153,10 @@ class ConsistencyTuning:
         r = self.lower_level(s)
         other_time = self.sde.inverse_half_log_snr(-r.clamp(min=self.cleanest).log())
         y = x_0 + expand_like(s, x_0) * noise
-        other = self._solution(y, s, r, class_labels) if self.solver_steps else x_0 + expand_like(r, x_0) * noise
+        if self.solver_steps and not self.given_solutions:
+            other = self._solution(y, s, r, class_labels)
+        else:
+            other = x_0 + expand_like(r, x_0) * noise
         if self.q > 1:
             is_image = expand_like((r == 0).double(), x_0) > 0
             devices = [x_0.device] if x_0.device.type == "cuda" else []

@@ -146,6 +146,17 @@ def test_distilled_from_the_exact_denoiser_the_exact_function_has_no_loss(sde, q
     assert errors[2] < 0.005 and loss(32, consistent=False) > 0.05
 
 
+def test_examples_that_are_solved_once_have_the_loss_that_they_had():
+    objective, (network, *examples) = gaussian_objective("vp", False, stages=1, q=1.0, k=0.0, solver_steps=8)
+    unsolved = objective(network, *examples)
+    x_0, noise = objective.solved(*examples)
+    objective.given_solutions, objective.denoiser = True, None
+    torch.testing.assert_close(objective(network, x_0, noise, *examples[2:]), unsolved)
+    objective, (_, *examples) = gaussian_objective("vp", False, stages=1, q=2.0, k=0.0, solver_steps=8)
+    with pytest.raises(ValueError, match="`solver_steps` above 0 and `q`=1, but they are 8 and 2"):
+        objective.solved(*examples)
+
+
 def test_levels_draw_together_stage_by_stage():
     """r / s = 1 - n(s) / q^a; where there is none, the other side is x_0, and the loss that of the denoiser."""
     objective, (network, x_0, z, t) = gaussian_objective(stages=4, q=2.0, k=8.0, b=1.0)

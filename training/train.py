@@ -68,6 +68,7 @@ class Training(TrainingRun):
     def __init__(self, config: Config, accelerator: Accelerator, *arguments, **options):
         self.conditional = bool(config.model.get("num_class_embeds"))
         self.label_dropout, self.augmentation = config.label_dropout, config.augmentation
+        self.kept = {}
         self.publisher = Publisher(config) if config.push_to_hub and accelerator.is_main_process else None
         super().__init__(config, accelerator, *arguments, **options)
         if accelerator.is_main_process:
@@ -131,7 +132,24 @@ class Training(TrainingRun):
         return companions
 
     def objective_now(self):
-        return self.objective.at(self.step / self.config.steps) if tunes_consistency(self.config) else self.objective
+        if not tunes_consistency(self.config):
+            return self.objective
+        now = self.objective.at(self.step / self.config.steps)
+        now.given_solutions = bool(self.config.kept_batches)
+        return now
+
+    def drawn(self, images, labels, step):
+        """If batches are kept, one of them, which is solved when it is first asked for."""
+        if not self.config.kept_batches:
+            return super().drawn(images, labels, step)
+        number = step % self.config.kept_batches
+        if number not in self.kept:
+            if number < step:  # the run was resumed
+                images, labels = next(self.batches(number))
+            examples, _ = super().drawn(images, labels, number)
+            solution, noise = self.objective.solved(*examples)
+            self.kept[number] = examples._replace(x_0=solution, noise=noise)
+        return self.kept[number], None
 
     def weighted(self, losses, times):
         weighting = self.companions.get("learned_weighting")

@@ -135,6 +135,7 @@ class Config(RunConfig):
     )  # arguments of DenoisingScoreMatching, or ConsistencyTuning
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
     augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
+    kept_batches: int = 0  # of objective.solver_steps with q=1: batches solved once, then used in turn; 0 = all anew
     learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py
     power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
@@ -214,6 +215,7 @@ RULES = {
     "distance.num_inference_steps": COUNT,
     "distance_every": NATURAL,
     "noise_levels": NATURAL,
+    "kept_batches": NATURAL,
 }
 
 

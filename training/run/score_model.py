@@ -190,6 +190,12 @@ def check_score_model(config: Config) -> None:
 def check_consistency(config: Config, network, scheduler: ScoreSdeScheduler) -> None:
     """Raise a ConfigError unless consistency tuning has what it needs, or is not asked for."""
     name, tuned = ScoreSdeConsistencyScheduler.__name__, tunes_consistency(config)
+    objective = config.objective if tuned else {}
+    if config.kept_batches and (not objective.get("solver_steps") or objective.get("q") != 1):
+        raise ConfigError(
+            f"kept_batches={config.kept_batches} keeps where the ODE leads: it needs objective.objective=consistency "
+            "with objective.solver_steps above 0 and objective.q=1"
+        )
     if tuned != scheduler.of_consistency_models:
         raise ConfigError(
             f"scheduler.class_name must be {name} with objective.objective=consistency, and with no other one, but is "

@@ -203,6 +203,11 @@ class TrainingRun:
 
     # The run.
 
+    def batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """This process's share of the images and labels of a step, and of those that follow."""
+        config, share = self.config, (self.rank, self.world_size)
+        return self.data.batches(config.batch_size, config.seed, step, *share, config.data.horizontal_flip)
+
     def run(self) -> None:
         """Train until the end, or until a signal arrives.
 
@@ -210,9 +215,7 @@ class TrainingRun:
             Diverged: on all processes alike.
         """
         config, main = self.config, self.accelerator.is_main_process
-        batches = self.data.batches(
-            config.batch_size, config.seed, self.step, self.rank, self.world_size, config.data.horizontal_flip
-        )
+        batches = self.batches(self.step)
         often = 0.5 if sys.stderr.isatty() else 20  # seconds
         progress = tqdm(total=config.steps, initial=self.step, disable=not main, mininterval=often, dynamic_ncols=True)
         loss_sum, count, seconds = 0.0, 0, 0.0  # since the last line of metrics
@@ -222,8 +225,7 @@ class TrainingRun:
                 loss, gradient_norm = self.train_step(*next(batches))
                 loss_sum, count = loss_sum + loss, count + 1
                 self.step += 1
-                log = self._due(config.log_every)
-                if log:
+                if log := self._due(config.log_every):
                     # Only here does the processor wait for a GPU.
                     mean_loss = self.accelerator.reduce(loss_sum / count, "mean").item()
                     self.health.check(self.step, mean_loss)
@@ -264,27 +266,10 @@ class TrainingRun:
 
     def train_step(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """One update of the weights and their average; this process's mean loss, and the norm of the gradient."""
-        config, augment_labels = self.config, None
+        config = self.config
         # Drawn by step and process, so that dropout too resumes where it left off.
         torch.manual_seed(seed_of(config.seed, self.step, DROPOUT, self.rank))
-        if self.augmentation:
-            images, augment_labels = draw_augmented(
-                images, self.augmentation, (config.seed, self.step), rank=self.rank, world_size=self.world_size
-            )
-            augment_labels = augment_labels.to(self.accelerator.device, non_blocking=True)
-        examples = draw_examples(
-            images,
-            self.checked_labels(labels, self.data.name),
-            self.objective,
-            (config.seed, self.step),
-            rank=self.rank,
-            world_size=self.world_size,
-            dequantize=config.data.uniform_dequantization,
-            label_dropout=self.label_dropout,
-            device=self.accelerator.device,
-            pixels=self.data.pixels,
-            noise_by_image=self.noise_by_image,
-        )
+        examples, augment_labels = self.drawn(images, labels, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, self.step, config.steps)
         micro_batches, size = config.gradient_accumulation_steps, len(images) // config.gradient_accumulation_steps
@@ -292,14 +277,13 @@ class TrainingRun:
         for i in range(micro_batches):
             wait = contextlib.nullcontext() if i == micro_batches - 1 else self.accelerator.no_sync(self.model)
             part = slice(i * size, (i + 1) * size)
-            network = self.model
-            if augment_labels is not None:
-                network = partial(network, augment_labels=augment_labels[part])
+            told = None if augment_labels is None else augment_labels[part]
+            network = self.model if told is None else partial(self.model, augment_labels=told)
             with wait:
                 losses = self.objective_now()(network, *examples[part])
                 self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
             loss = loss + losses.detach().mean() / micro_batches
-        limit = math.inf if config.gradient_clip is None else config.gradient_clip
+        limit = config.gradient_clip or math.inf
         gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -308,6 +292,26 @@ class TrainingRun:
             companion.update(self.step + 1)
         self.health.observe(gradient_norm)
         return loss, gradient_norm
+
+    def drawn(self, images: torch.Tensor, labels: torch.Tensor | None, step: int) -> tuple:
+        """The `Examples` of a step, of which these are the images, and labels of their augmentations or None."""
+        key, share, augment_labels = (self.config.seed, step), {"rank": self.rank, "world_size": self.world_size}, None
+        if self.augmentation:
+            images, augment_labels = draw_augmented(images, self.augmentation, key, **share)
+            augment_labels = augment_labels.to(self.accelerator.device, non_blocking=True)
+        examples = draw_examples(
+            images,
+            self.checked_labels(labels, self.data.name),
+            self.objective,
+            key,
+            **share,
+            dequantize=self.config.data.uniform_dequantization,
+            label_dropout=self.label_dropout,
+            device=self.accelerator.device,
+            pixels=self.data.pixels,
+            noise_by_image=self.noise_by_image,
+        )
+        return examples, augment_labels
 
     def _due(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)

@@ -35,10 +35,11 @@ def score_model(tiny, tmp_path_factory):
     return run_here(tiny, tmp_path_factory.mktemp("score") / "run", "steps=10") / "pipeline"
 
 
-@pytest.mark.parametrize("solver_steps", [0, 2])
-def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, tmp_path, solver_steps):
-    """Across stages, with dropout, micro-batches and validation."""
-    words = [f"initial_weights={score_model}", f"objective.solver_steps={solver_steps}", "validate_every=3"]
+@pytest.mark.parametrize("way", [{"solver_steps": 0}, {"solver_steps": 2}, {"solver_steps": 2, "q": 1}])
+def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, tmp_path, way):
+    """Across stages, with dropout, micro-batches and validation; of the solved batches three are used in turn."""
+    words = [f"initial_weights={score_model}", "validate_every=3", f"kept_batches={3 if 'q' in way else 0}"]
+    words += [f"objective.{key}={value}" for key, value in way.items()]
     words += ["steps=9", "checkpoint_every=4", "checkpoints_limit=3", "model.dropout=0.1"]
     words.append("gradient_accumulation_steps=2")
     whole = run_here(tuned, tmp_path / "whole", *words)
@@ -64,6 +65,7 @@ def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, 
         (["initial_weights=x", "model.consistency=true"], "model.consistency is what objective.objective says"),
         (["initial_weights=x", "samples.guidance_scale=2"], "samples.guidance_scale must be 1"),
         (["initial_weights=x", "objective.solver_steps=1", "new_layers=[conv_in]"], "knows neither augmentation nor"),
+        (["initial_weights=x", "kept_batches=8", "objective.solver_steps=1"], "kept_batches=8 keeps .* objective.q=1"),
         (["initial_weights=x", "model.preconditioning=null"], "model and scheduler: .* answers x itself"),
         (
             ["initial_weights=x", "model.preconditioning=null", "scheduler.prediction_type=epsilon"],
