@@ -6,6 +6,7 @@
     python benchmarks/restoration.py nonlinear OUTPUT_FOLDER
     python benchmarks/restoration.py images OUTPUT_FOLDER [--data fashion-mnist] [--dataset FOLDER] [--count 200]
                                                           [--pipeline FOLDER] [--only WORD ...]
+    python benchmarks/restoration.py calibration OUTPUT_FOLDER [--count 200] [--dataset FOLDER] [--dtype float32]
 
 gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact, so that the posterior under a linear
           measurement is known: error of each method's mean (root mean square over the pixels, relative to that of the
@@ -17,6 +18,8 @@ gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact,
 exact, nonlinear
           see `exact_posteriors.py`; azula's and deepinv's methods take part where they are installed
 images    see `restored_images.py`
+calibration
+          see `calibration.py`
 
 Each writes a .json and a .md of its name.
 """
@@ -27,6 +30,7 @@ import sys
 from pathlib import Path
 
 import torch
+from calibration import calibration_table
 from exact_posteriors import exact_table, nonlinear_table
 from posterior_methods import generator
 from restored_images import image_table
@@ -196,20 +200,20 @@ def sampling_floor(covariance):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("gaussian", "exact", "nonlinear", "images"))
+    parser.add_argument("table", choices=("gaussian", "exact", "nonlinear", "images", "calibration"))
     parser.add_argument("folder", type=Path, help="where the results are written")
-    parser.add_argument("--steps", type=int, help="time steps of the sampler; 20 for images, 100 for exact")
+    parser.add_argument("--steps", type=int, help="time steps of the sampler; 20, and 100 for exact")
     parser.add_argument("--only", nargs="*", default=(), help="methods whose names hold one of these words")
     parser.add_argument("--operators", nargs="*", default=(), help="exact: names of operators, all by default")
     parser.add_argument("--seeds", type=int, default=1, help="exact: runs of each method, whose errors are pooled")
     parser.add_argument(
-        "--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist", help="images: of what"
+        "--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist", help="images, calibration: of what"
     )
-    parser.add_argument("--dataset", help="images: a folder that holds them, where the Hub can't be reached")
-    parser.add_argument("--pipeline", help="images: another network than the one that ships")
-    parser.add_argument("--dtype", default="float32", help="images: of the network's weights")
-    parser.add_argument("--count", type=int, default=200, help="images: how many")
-    parser.add_argument("--batch", type=int, default=50, help="images: at a time")
+    parser.add_argument("--dataset", help="images, calibration: their folder, where the Hub can't be reached")
+    parser.add_argument("--pipeline", help="images, calibration: another network than the one that ships")
+    parser.add_argument("--dtype", default="float32", help="images, calibration: of the network's weights")
+    parser.add_argument("--count", type=int, default=200, help="images, calibration: how many")
+    parser.add_argument("--batch", type=int, default=50, help="images, calibration: at a time")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.table == "gaussian":
@@ -220,7 +224,8 @@ def main():
         nonlinear_table(arguments.folder)
     else:
         arguments.steps = arguments.steps or 20
-        image_table(arguments, arguments.folder)
+        table = image_table if arguments.table == "images" else calibration_table
+        table(arguments, arguments.folder)
 
 
 if __name__ == "__main__":

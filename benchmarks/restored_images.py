@@ -43,14 +43,17 @@ SKIPPED = ("MMPS (30 steps)", "azula MMPS (cg, 30)", "deepinv moment matching (c
 
 
 class ImageProblem(Counted):
-    """Noisy measurements of images (N, C, H, W) in [-1, 1]; see `posterior_methods`."""
+    """Noisy measurements of some of the images (N, C, H, W) in [-1, 1]; see `posterior_methods`."""
 
-    draws, sigma_data, std = 1, 0.5, 2 * NOISE
+    sigma_data, std = 0.5, 2 * NOISE
 
-    def __init__(self, pipe, operator, images, seed):
-        self.network, self.scheduler, self.shape, self.seed = pipe.unet, pipe.scheduler, tuple(images.shape), seed
+    def __init__(self, pipe, operator, images, some: slice, draws=1):
+        if isinstance(operator, Mask) and len(operator.mask) > 1:
+            operator = Mask(operator.mask[some])
+        images, self.draws, self.seed = images[some], draws, some.start
+        self.network, self.scheduler, self.shape = pipe.unet, pipe.scheduler, tuple(images.shape)
         self.operator = operator.for_images(self.shape)
-        white = torch.randn(self.operator.measurement_shape(self.shape), generator=generator(seed + 1))
+        white = torch.randn(self.operator.measurement_shape(self.shape), generator=generator(self.seed + 1))
         self.y = self.operator.measured(self.operator(images) + self.std * white)
 
     def denoise(self, x, sigma):
@@ -74,9 +77,7 @@ def restored(pipe, operator, images, method, arguments):
     """Restored images in [0, 1], and {"evaluations", "products" of a sample, "seconds" of the processor}."""
     parts, start = [], time.process_time()
     for first in range(0, len(images), arguments.batch):
-        some = slice(first, first + arguments.batch)
-        of_each = isinstance(operator, Mask) and len(operator.mask) > 1
-        problem = ImageProblem(pipe, Mask(operator.mask[some]) if of_each else operator, images[some], first)
+        problem = ImageProblem(pipe, operator, images, slice(first, first + arguments.batch))
         parts.append(method(problem, arguments.steps).detach().float())
     counts = {"evaluations": problem.evaluations, "products": problem.products}
     return (torch.cat(parts) / 2 + 0.5).clamp(0, 1), counts | {"seconds": round(time.process_time() - start, 1)}
@@ -97,26 +98,34 @@ def kept(path, settings, restore):
     return images, figures
 
 
+def test_images(arguments, others: int):
+    """The first of the test images, as many as are asked for, and `others` that follow: uint8 (N, C, H, W)."""
+    count, name = arguments.count, arguments.dataset or arguments.data.replace("-", "_")
+    images = load_images(name, "test", max_images=count + others).images
+    if len(images) < count + others:
+        sys.exit(f"{count} images and {others} others are needed, but there are {len(images)}.")
+    return images[:count], images[count:]
+
+
+def score_network(arguments):
+    """The pipeline, with the reverse-time SDE in first order."""
+    name = arguments.pipeline or ROOT / "pretrained" / f"{arguments.data}-ve"
+    pipe = ScoreSdePipeline.from_pretrained(name, torch_dtype=getattr(torch, arguments.dtype))
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
+    pipe.unet.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def image_table(arguments, folder):
-    features = load_feature_network(arguments.data)
-    data = load_images(
-        arguments.dataset or arguments.data.replace("-", "_"), "test", max_images=arguments.count + REFERENCE
-    )
-    if len(data.images) < arguments.count + REFERENCE:
-        sys.exit(
-            f"{arguments.count} images and {REFERENCE} for reference are needed, but there are {len(data.images)}."
-        )
-    eight_bits = data.images[: arguments.count]
-    reference = features(data.images[arguments.count :])
+    features, pipe = load_feature_network(arguments.data), score_network(arguments)
+    eight_bits, others = test_images(arguments, REFERENCE)
+    reference = features(others)
 
     def distance(images):
         found = kernel_distance(features(images), reference, subset_size=len(images) // 2, generator=generator())
         return {"distance": 1000 * found.mean, "distance_error": 1000 * found.standard_error}
 
-    name = arguments.pipeline or ROOT / "pretrained" / f"{arguments.data}-ve"
-    pipe = ScoreSdePipeline.from_pretrained(name, torch_dtype=getattr(torch, arguments.dtype))
-    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
-    pipe.unet.eval().requires_grad_(False)
     settings = {"data": arguments.data, "network": network_digest(pipe.unet), "dtype": arguments.dtype}
     settings |= {"images": arguments.count, "steps": arguments.steps, "batch": arguments.batch, "noise_std": NOISE}
     images = eight_bits.float() / 127.5 - 1
