@@ -34,8 +34,8 @@ class MMPS(PosteriorMethod):
             raise ValueError(f"`damping` must be a finite number of at least 0, but is {self.damping!r}.")
 
     @property
-    def products(self) -> int:
-        return whole_number(self.steps)
+    def products(self) -> int:  # type: ignore[override]
+        return int(whole_number(self.steps))
 
     def shift(self, measurement, denoised, covariance, noise_level):
         operator, residual = measurement.near(denoised)
