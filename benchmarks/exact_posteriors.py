@@ -4,19 +4,23 @@ exact      Grey images of 16 x 16 pixels from a Gaussian with full covariance, a
            without noise, with noise of one deviation, and with one for each value: errors of the mean and of the
            covariance of 2,000 samples, in units of what as many exact draws would show (their root mean square): 1 is
            exact. azula's and deepinv's methods, where these are installed, sample the same posteriors with the same
-           denoiser and as many time steps on the same grid. None but ours is told what the operator's structure is.
+           denoiser and as many time steps on the same grid: see `posterior_methods.py`. Few modes may hold most of the
+           variance, and a mean's error then differs from run to run; errors of several seeds are pooled (root mean
+           square).
 nonlinear  One Gaussian pixel, whose posterior is found by numerical integration: errors of the mean in posterior
            deviations, and the ratio of the deviations.
 """
 
-import importlib.util
+import itertools
 import json
 import math
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from posterior_methods import Counted, generator, posterior_methods
 from side_by_side import write_results
 from tqdm import tqdm
 
@@ -34,18 +38,15 @@ from sde_diffusers.operators import (
     Saturation,
     random_mask,
 )
-from sde_diffusers.posteriors import DAPS, DPS, MMPS, TMPD, DiffPIR, PiGDM, Projection
+from sde_diffusers.posteriors import DPS, MMPS, TMPD, DiffPIR, PiGDM
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from gaussian_images import GaussianImages  # noqa: E402
 
 SIZE, SAMPLES, STD = 16, 2000, 0.2  # STD in the network's range [-1, 1]
+FIRST_SEED = 3
 SIGMA_MIN, SIGMA_MAX = 1e-3, 20.0
 NOISE = 0.1  # in the same range
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def operators():
@@ -66,8 +67,10 @@ def noises(shape):
     return {"0": 0.0, "scalar": NOISE, "per value": each}
 
 
-class Problem:
-    """One measurement, in the network's range, and its exact posterior."""
+class Problem(Counted):
+    """One measurement, in the network's range, and its exact posterior; see `posterior_methods`."""
+
+    draws, sigma_data, seed = SAMPLES, STD, FIRST_SEED
 
     def __init__(self, operator, noise: str):
         self.scheduler = ScoreSdeExponentialScheduler(
@@ -121,165 +124,21 @@ class Problem:
         return (z.square() @ values / values.sum()).sqrt().quantile(0.95).item()
 
 
-# ---- contenders: functions of a problem and a number of time steps -------------------------------------------------
-
-
-def ours(method):
-    def sample(problem, steps):
-        pipe = ScoreSdeRestorationPipeline(unet=problem.network, scheduler=problem.scheduler)
-        pipe.set_progress_bar_config(disable=True)
-        offset = problem.operator(torch.full(problem.shape, 0.5))
-        noise, y = problem.std / 2, problem.operator.measured(offset + problem.y / 2)
-        out = pipe(y, problem.operator, noise, method, SAMPLES, steps, generator=generator(3), output_type="pt")
-        return 2 * out.images - 1
-
-    return sample
-
-
-OURS = {
-    "MMPS (30 steps)": ours(MMPS(30, 0.0)),
-    "MMPS": ours(MMPS()),
-    "TMPD": ours(TMPD()),
-    "Pi-GDM": ours(PiGDM(STD)),
-    "DPS": ours(DPS(sigma_data=STD)),
-    "DiffPIR": ours(DiffPIR()),
-    "DAPS": ours(DAPS(STD)),
-    "projection": ours(Projection()),
-}
-
-
-def azula_contenders():
-    from azula.denoise import Denoiser, DiracPosterior
-    from azula.guidance import DiffPIRDenoiser, DPSSampler, MMPSDenoiser, PGDMSampler, TMPDenoiser
-    from azula.linalg.covariance import DiagonalCovariance, IsotropicCovariance
-    from azula.noise import VESchedule
-    from azula.sample import DDPMSampler
-
-    class Exact(Denoiser):
-        def __init__(self, problem):
-            super().__init__()
-            self.schedule, self.problem = VESchedule(SIGMA_MIN, SIGMA_MAX), problem
-
-        def forward(self, x_t, t, **kwargs):
-            return DiracPosterior(mean=self.problem.denoise(x_t, self.schedule.sigma(t)))
-
-    def run(make):
-        def sample(problem, steps):
-            torch.manual_seed(3)
-            denoiser, y = Exact(problem), problem.y.flatten(1).expand(SAMPLES, -1)
-            sampler = make(problem, denoiser, y, lambda x: problem.operator(x).flatten(1), {"steps": steps})
-            sampler.silent = True
-            return sampler(sampler.init((SAMPLES, *problem.shape[1:]), var=STD**2))
-
-        return sample
-
-    def variance(problem):
-        return problem.std.flatten() ** 2 if isinstance(problem.std, torch.Tensor) else problem.std**2
-
-    def cov(problem):
-        v = variance(problem)
-        return DiagonalCovariance(v) if isinstance(v, torch.Tensor) else IsotropicCovariance(v)
-
-    def mmps(solver, iterations):
-        return run(
-            lambda p, d, y, a, o: DDPMSampler(MMPSDenoiser(d, y, a, cov(p), solver=solver, iterations=iterations), **o)
-        )
-
-    def needing_noise(make):
-        def made(p, d, y, a, o):
-            if not isinstance(p.std, torch.Tensor) and p.std == 0:
-                raise ValueError("divides by the noise")
-            return make(p, d, y, a, o)
-
-        return made
-
-    def inverse(p):
-        return lambda y: p.operator.pseudo_inverse(y.view(len(y), *p.y.shape[1:]))
-
-    return {
-        "azula MMPS (gmres, 1)": mmps("gmres", 1),
-        "azula MMPS (cg, 30)": mmps("cg", 30),
-        "azula TMPD": run(lambda p, d, y, a, o: DDPMSampler(TMPDenoiser(d, y, a, variance(p)), **o)),
-        "azula DiffPIR": run(
-            needing_noise(lambda p, d, y, a, o: DDPMSampler(DiffPIRDenoiser(d, y, a, variance(p)), **o))
-        ),
-        "azula Pi-GDM": run(lambda p, d, y, a, o: PGDMSampler(d, y, a, inverse(p), eta=1.0, **o)),
-        "azula DPS": run(lambda p, d, y, a, o: DPSSampler(d, y, a, **o)),
-    }
-
-
-def deepinv_contenders():
-    import deepinv
-    from deepinv.sampling import (
-        AncestralSolver,
-        DPSDataFidelity,
-        MomentMatchingDataFidelity,
-        PiGDMDataFidelity,
-        PosteriorDiffusion,
-        VarianceExplodingDiffusion,
-    )
-
-    class Exact(deepinv.models.Denoiser):
-        def __init__(self, problem):
-            super().__init__()
-            self.problem = problem
-
-        def forward(self, x, sigma, **kwargs):
-            return self.problem.denoise(x, sigma)
-
-    def run(fidelity):
-        def sample(problem, steps):
-            if isinstance(problem.std, torch.Tensor):
-                raise ValueError("takes one deviation of the noise")
-            physics = deepinv.physics.LinearPhysics(
-                A=lambda x, **_: problem.operator(x),
-                A_adjoint=lambda y, **_: problem.operator.adjoint(y),
-                noise_model=deepinv.physics.GaussianNoise(sigma=problem.std),
-            )
-            model = PosteriorDiffusion(
-                data_fidelity=fidelity(),
-                denoiser=Exact(problem),
-                sde=VarianceExplodingDiffusion(sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, alpha=1.0),
-                solver=AncestralSolver(timesteps=torch.linspace(1, 0, steps + 1, dtype=torch.float64)),
-                minus_one_one=False,
-            )
-            y = problem.y.expand(SAMPLES, *[-1] * (problem.y.ndim - 1))
-            return model(y, physics, x_init=(SAMPLES, *problem.shape[1:]), seed=3)
-
-        return sample
-
-    return {
-        "deepinv moment matching (cg 3)": run(MomentMatchingDataFidelity),
-        "deepinv moment matching (cg 30)": run(lambda: MomentMatchingDataFidelity(cg_max_iter=30)),
-        "deepinv Pi-GDM": run(PiGDMDataFidelity),
-        "deepinv DPS": run(lambda: DPSDataFidelity(guidance="norm")),
-    }
-
-
-def contenders():
-    found = dict(OURS)
-    for library, made in (("azula", azula_contenders), ("deepinv", deepinv_contenders)):
-        if importlib.util.find_spec(library):
-            found |= made()
-        else:
-            print(f"{library} is not installed: its methods are left out.")
-    return found
-
-
-def exact_table(folder, steps, only, some_operators):
+def exact_table(folder, steps, only, some_operators, seeds):
     path = folder / "exact.json"
     records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
-    done = {(r["operator"], r["noise"], r["method"]) for r in records}
-    methods = {name: f for name, f in contenders().items() if not only or any(o in name for o in only)}
+    done = {(r["operator"], r["noise"], r["method"], r["seed"]) for r in records}
+    methods = {name: f for name, f in posterior_methods().items() if not only or any(o in name for o in only)}
     cells = [(name, noise) for noise in ("scalar", "0", "per value") for name in some_operators or operators()]
     for name, noise in tqdm(cells, desc="problems"):
         problem = Problem(operators()[name], noise)
-        for method, sample in methods.items():
-            if (name, noise, method) in done:
+        for method, seed in itertools.product(methods, range(FIRST_SEED, FIRST_SEED + seeds)):
+            if (name, noise, method, seed) in done:
                 continue
-            record, start = {"operator": name, "noise": noise, "method": method}, time.perf_counter()
+            problem.seed, start = seed, time.perf_counter()
+            record = {"operator": name, "noise": noise, "method": method, "seed": seed}
             try:
-                samples = sample(problem, steps)
+                samples = methods[method](problem, steps)
                 record |= problem.errors(samples) if samples.isfinite().all() else {"refused": "not finite"}
             except Exception as error:  # of whichever library: it is a result
                 record["refused"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
@@ -300,8 +159,8 @@ def exact_lines(records) -> str:
             continue
         text += f"\nNoise {noise}:\n\n| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n"
         for method in dict.fromkeys(r["method"] for r in rows):
-            cells = {r["operator"]: r for r in rows if r["method"] == method}
-            texts = [cell_text(cells.get(name)) for name in names]
+            own = [r for r in rows if r["method"] == method]
+            texts = [cell_text([r for r in own if r["operator"] == name]) for name in names]
             text += f"| {method} | {' | '.join(texts)} |\n"
         chances = {r["operator"]: r["mean_95"] for r in rows if "mean_95" in r}
         texts = [f"{chances[name]:.2f}" if name in chances else "" for name in names]
@@ -309,12 +168,14 @@ def exact_lines(records) -> str:
     return text
 
 
-def cell_text(record) -> str:
-    if record is None:
+def cell_text(records) -> str:
+    """The errors of one method, pooled over its runs."""
+    if not records:
         return ""
-    if "refused" in record:
-        return "diverges" if record["refused"] == "not finite" else "refuses"
-    return f"{record['mean']:.2f} / {record['covariance']:.2f}"
+    if refused := [r["refused"] for r in records if "refused" in r]:
+        return "diverges" if "not finite" in refused else "refuses"
+    mean, covariance = (statistics.fmean(r[key] ** 2 for r in records) ** 0.5 for key in ("mean", "covariance"))
+    return f"{mean:.2f} / {covariance:.2f}"
 
 
 # ---- one pixel, measured by a curve --------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """How well posterior samples restore images, and how true to the posterior they are.
 
     python benchmarks/restoration.py gaussian OUTPUT_FOLDER
-    python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only NAME ...] [--operators NAME ...]
+    python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only WORD ...] [--operators NAME ...]
+                                                         [--seeds 1]
     python benchmarks/restoration.py nonlinear OUTPUT_FOLDER
-    python benchmarks/restoration.py images OUTPUT_FOLDER [--pipeline FOLDER] [--classifier FOLDER] [--count 200]
+    python benchmarks/restoration.py images OUTPUT_FOLDER [--data fashion-mnist] [--dataset FOLDER] [--count 200]
+                                                          [--pipeline FOLDER] [--only WORD ...]
+    python benchmarks/restoration.py calibration OUTPUT_FOLDER [--count 200] [--dataset FOLDER] [--dtype float32]
 
 gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact, so that the posterior under a linear
           measurement is known: error of each method's mean (root mean square over the pixels, relative to that of the
@@ -14,26 +17,24 @@ gaussian  Colour images of 4 x 4 pixels from a Gaussian whose denoiser is exact,
           samples, whose own error in the covariance is given as "floor".
 exact, nonlinear
           see `exact_posteriors.py`; azula's and deepinv's methods take part where they are installed
-images    Test images of Fashion-MNIST, one posterior sample each: PSNR in dB (mean over images) and the accuracy of an
-          independent classifier on the restored images, next to trivial restorations. Restored images are kept in the
-          folder, so that an interrupted run goes on, and accuracies can be added later; other settings want another
-          folder.
+images    see `restored_images.py`
+calibration
+          see `calibration.py`
 
 Each writes a .json and a .md of its name.
 """
 
 import argparse
-import json
 import math
-import os
 import sys
 from pathlib import Path
 
 import torch
+from calibration import calibration_table
 from exact_posteriors import exact_table, nonlinear_table
-from safetensors.torch import load_file, save_file
+from posterior_methods import generator
+from restored_images import image_table
 from side_by_side import write_results
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdeRestorationPipeline
@@ -48,18 +49,10 @@ from sde_diffusers.operators import (
 from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, posterior_output
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "training")]
+sys.path.insert(0, str(ROOT / "tests"))
 from gaussian_images import GaussianImages  # noqa: E402
 
-from evaluation.feature_networks import load_classifier  # noqa: E402
-from evaluation.samples import network_digest  # noqa: E402
-from images.loading import load_images  # noqa: E402
-
 NOISE = 0.05  # of noisy measurements, in units of images in [0, 1]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 # ---- Gaussian images -----------------------------------------------------------------------------------------------
@@ -205,135 +198,34 @@ def sampling_floor(covariance):
     return math.sqrt((covariance.trace() ** 2 / covariance.square().sum() + 1) / n)
 
 
-# ---- Fashion-MNIST -------------------------------------------------------------------------------------------------
-
-IMAGE_METHODS = ("projection", "dps", "pigdm", "mmps")
-
-
-def image_operators(count):
-    """Name -> (operator, measurement noise), in the order in which they run."""
-    operators = {
-        "centre box": Mask(box_mask(28, 28, (7, 7, 21, 21))),
-        "random 75 % missing": Mask(random_mask((count, 1, 28, 28), 0.75, generator())),
-        "4x super-resolution": Downsampling(4),
-        "blur 1.5": GaussianBlur(1.5),
-    }
-    return {(name, noise): operator for noise in (0.0, NOISE) for name, operator in operators.items()}
-
-
-def measured(operator, images, noise):
-    y = operator(images)
-    white = torch.randn(y.shape, generator=generator(4))
-    return y + noise * (operator(white) if isinstance(operator, Mask) else white)
-
-
-def trivial(operator, y, mean):
-    """Trivial restorations: observed pixels and the mean of the data elsewhere; bicubic enlargement; y itself."""
-    if isinstance(operator, Mask):
-        return {"fill with the mean": operator(y) + mean - operator(mean)}
-    if isinstance(operator, Downsampling):
-        enlarged = interpolate(y, scale_factor=operator.factor, mode="bicubic")
-        return {"bicubic": enlarged, "mean image": mean.expand(len(y), -1, -1, -1)}
-    return {"as measured": y}
-
-
-def image_table(arguments, folder):
-    data = load_images("fashion_mnist", "test")
-    images, labels = data[torch.arange(arguments.count)]
-    images = images.float() / 255
-    mean = load_images("fashion_mnist", "train").images.float().mean(0, keepdim=True) / 255
-    pipe = ScoreSdeRestorationPipeline.from_pretrained(arguments.pipeline)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
-    settings = {"pipeline": Path(arguments.pipeline).name, "network": network_digest(pipe.unet)}
-    settings |= {"sampler": "exponential, order 1, eta 1", "steps": arguments.steps, "nfe": arguments.steps}
-    settings |= {"images": arguments.count, "batch": arguments.batch, "seed": "of a batch, its first image's number"}
-    require_same(folder / "settings.json", settings)
-    classify = load_classifier(arguments.classifier)[0] if arguments.classifier else None
-    records = [scores("the images themselves", None, "", images, images, labels, classify)]
-    for (name, noise), operator in image_operators(arguments.count).items():
-        y = measured(operator, images, noise)
-        for label, restored in trivial(operator, y, mean.expand_as(images)).items():
-            records.append(scores(name, noise, label, restored.clamp(0, 1), images, labels, classify))
-        for method in IMAGE_METHODS:
-            if method == "projection" and noise and operator.gram is None:
-                continue
-            path = folder / f"{name} {noise} {method}.safetensors".replace(" ", "_").replace("%", "percent")
-            if not path.is_file():
-                parts = []
-                for start in tqdm(range(0, len(images), arguments.batch), desc=f"{name}, noise {noise}, {method}"):
-                    stop = start + arguments.batch
-                    part = Mask(operator.mask[start:stop]) if name.startswith("random") else operator
-                    parts.append(
-                        pipe(
-                            y[start:stop],
-                            part,
-                            noise,
-                            method,
-                            num_inference_steps=arguments.steps,
-                            generator=generator(start),
-                            output_type="pt",
-                        ).images
-                    )
-                save_file({"images": torch.cat(parts)}, f"{path}.tmp")
-                os.replace(f"{path}.tmp", path)
-            restored = load_file(path)["images"]
-            records.append(scores(name, noise, method, restored, images, labels, classify))
-            report(records, settings, folder)
-
-
-def require_same(path, settings):
-    """End the program if the folder holds restorations with other settings."""
-    if path.is_file() and (present := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        sys.exit(f"{path.parent} holds restorations with {present}, not with {settings}: choose another folder.")
-    write_results(path.parent, path.stem, settings)
-
-
-def scores(name, noise, method, restored, images, labels, classify):
-    error = (restored - images).square().flatten(1).mean(1)
-    record = {"task": name, "noise_std": noise, "method": method}
-    record["psnr"] = None if not error.any() else (-10 * error.log10()).mean().item()
-    if classify is not None:
-        with torch.no_grad():
-            answers = classify((restored * 255).round() / 255).argmax(1)
-        record["accuracy"] = (answers == labels).float().mean().item()
-    return record
-
-
-def report(records, settings, folder):
-    lines = ["| task | noise | restoration | PSNR (dB) | accuracy |", "|---|---|---|---|---|"]
-    for r in records:
-        psnr = "" if r["psnr"] is None else f"{r['psnr']:.2f}"
-        accuracy = f"{100 * r['accuracy']:.1f} %" if "accuracy" in r else ""
-        noise = "" if r["noise_std"] is None else r["noise_std"]
-        lines.append(f"| {r['task']} | {noise} | {r['method']} | {psnr} | {accuracy} |")
-    write_results(folder, "images", {**settings, "records": records}, "\n".join(lines) + "\n")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("gaussian", "exact", "nonlinear", "images"))
+    parser.add_argument("table", choices=("gaussian", "exact", "nonlinear", "images", "calibration"))
     parser.add_argument("folder", type=Path, help="where the results are written")
-    parser.add_argument("--pipeline", default=str(ROOT / "pretrained" / "fashion-mnist-ve"))
-    parser.add_argument("--classifier", help="folder of a trained classifier")
-    parser.add_argument("--count", type=int, default=200, help="number of test images")
-    parser.add_argument("--steps", type=int, help="time steps of the sampler; 20 for images, 100 for exact")
+    parser.add_argument("--steps", type=int, help="time steps of the sampler; 20, and 100 for exact")
+    parser.add_argument("--only", nargs="*", default=(), help="methods whose names hold one of these words")
     parser.add_argument("--operators", nargs="*", default=(), help="exact: names of operators, all by default")
-    parser.add_argument("--only", nargs="*", default=(), help="exact: methods whose names hold one of these words")
-    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=1, help="exact: runs of each method, whose errors are pooled")
+    parser.add_argument(
+        "--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist", help="images, calibration: of what"
+    )
+    parser.add_argument("--dataset", help="images, calibration: their folder, where the Hub can't be reached")
+    parser.add_argument("--pipeline", help="images, calibration: another network than the one that ships")
+    parser.add_argument("--dtype", default="float32", help="images, calibration: of the network's weights")
+    parser.add_argument("--count", type=int, default=200, help="images, calibration: how many")
+    parser.add_argument("--batch", type=int, default=50, help="images, calibration: at a time")
     arguments = parser.parse_args()
-    if arguments.table == "images" and arguments.steps is None:
-        arguments.steps = 20
     arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.table == "gaussian":
         gaussian_table(arguments.folder)
     elif arguments.table == "exact":
-        exact_table(arguments.folder, arguments.steps or 100, arguments.only, arguments.operators)
+        exact_table(arguments.folder, arguments.steps or 100, arguments.only, arguments.operators, arguments.seeds)
     elif arguments.table == "nonlinear":
         nonlinear_table(arguments.folder)
     else:
-        image_table(arguments, arguments.folder)
-        print((arguments.folder / "images.md").read_text(encoding="utf-8"))
+        arguments.steps = arguments.steps or 20
+        table = image_table if arguments.table == "images" else calibration_table
+        table(arguments, arguments.folder)
 
 
 if __name__ == "__main__":

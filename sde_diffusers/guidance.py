@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
+from sde_diffusers.models.tiles import answer_in_tiles
 from sde_diffusers.network_fit import require_answers, require_mixable, require_network_fits, require_own_scheduler
 from sde_diffusers.optimization import SamplingNetwork, asked_for_samples
 from sde_diffusers.parameterization import PURE_NOISE
@@ -40,8 +41,7 @@ from sde_diffusers.scalars import real_number
 
 guidance_log = logging.getLogger(__name__)
 
-# What a network's configuration says of how it is asked and what it answers, and what it means if it lacks the key;
-# ... is anything.
+# How a network is asked and what it answers, by its configuration, and what the lack of a key means; ... is anything.
 ASKED_ALIKE = {
     "time_embedding_type": ...,
     "image_range": ...,
@@ -84,7 +84,7 @@ class Guidance:
         sampling: bool = False,
     ):
         require_own_scheduler(pipe.scheduler)
-        self.network, self.scheduler, self.nfe = pipe.unet, pipe.scheduler, 0
+        self.network, self.scheduler, self.tiles, self.nfe = pipe.unet, pipe.scheduler, pipe.tiles, 0
         self.asked = asked_for_samples(pipe.unet) if sampling else pipe.unet
         require_network_fits(getattr(pipe.unet, "config", None), pipe.scheduler.parameterization)
         require_answers(pipe.unet, pipe.scheduler, sampling)
@@ -173,7 +173,7 @@ class Guidance:
         own = network.eager if isinstance(network, SamplingNetwork) else network
         if not getattr(own, "accepts_float32_input", False):
             x = x.to(own.dtype)
-        return network(x, network_time, class_labels=labels).sample
+        return answer_in_tiles(self.tiles, network, x, network_time, labels)
 
     def _towards_class(self, output, x, t, level):
         """The answer changed so that the score gains s grad log p_t(y | x)."""

@@ -23,6 +23,7 @@ from sde_diffusers.operators import (
     random_mask,
     stroke_mask,
 )
+from sde_diffusers.operators.least_squares import krylov_solution
 
 SHAPE = (2, 3, 8, 12)
 
@@ -361,3 +362,16 @@ def test_physics_of_deepinv():
 def test_errors_name_the_argument(make, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make()
+
+
+def test_rounding_outside_of_the_range_of_a_singular_system_is_not_solved_for():
+    root = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = torch.randn(3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    outside = torch.linalg.qr(root, mode="complete").Q[:, 6:].sum(1)  # which no w gives
+    b = w @ root @ root.T + 1e-5 * outside
+
+    def solved(**options):
+        return krylov_solution(lambda d: (d @ root @ root.T, d @ root), b, 30, **options)[0]
+
+    torch.testing.assert_close(solved(rounding=1e-4), w @ root, rtol=0, atol=1e-3)
+    assert (solved() - w @ root).abs().max() > 1

@@ -443,6 +443,7 @@ def test_thin_calls_are_the_operators():
     ("call", "name"),
     [
         (lambda p, x, m: p.inpaint(x, m, method="magic"), "method"),
+        (lambda p, x, m: p.inpaint(x, m, method=7), "method"),
         (lambda p, x, m: p.inpaint(x, m, num_samples=0), "num_samples"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=-0.1), "noise_std"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=float("nan")), "noise_std"),

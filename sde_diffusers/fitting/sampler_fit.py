@@ -135,7 +135,7 @@ def fit_sampler(
         "classifier_scale": classifier_scale,
         "guide_scale": guide_scale,
     }
-    parts = ("unet", "classifier", "guide", "_execution_device")
+    parts = ("unet", "classifier", "guide", "tiles", "_execution_device")
     asking = SimpleNamespace(scheduler=ode, **{name: getattr(pipe, name, None) for name in parts})
     labels = labels_in_turn(pipe.unet, class_labels, 2 * count)
     guidance = Guidance(asking, int(2 * count), labels, **asked)

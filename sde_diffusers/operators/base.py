@@ -10,12 +10,15 @@ A(x + u) = A(x) + J u + ...
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from sde_diffusers.operators.checks import check_operator
 from sde_diffusers.operators.least_squares import krylov_solution, least_squares
+
+OwnOperator = TypeVar("OwnOperator", bound="Operator")
 
 
 class Operator:
@@ -31,7 +34,7 @@ class Operator:
     """
 
     linear = False
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     device: torch.device | str | None = None
     tolerance: float = 1e-4
     iterations: int = 2000
@@ -45,11 +48,11 @@ class Operator:
         return Jacobian(self, x)
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
+    def image_size(self) -> tuple[int, ...] | None:
         """(H, W) of the images, if it takes only one size."""
         return None if self.image_shape is None else tuple(self.image_shape[1:])
 
-    def for_images(self, shape: tuple[int, ...], device=None) -> "Operator":
+    def for_images(self: OwnOperator, shape: tuple[int, ...], device=None) -> OwnOperator:
         """This operator for images of shape (N, C, H, W) on a device.
 
         Raises:
@@ -77,7 +80,7 @@ class Operator:
         """Number of measured values of each image, (N,) or (1,) float."""
         return torch.tensor([float(math.prod(self.measurement_shape(image_shape)[1:]))])
 
-    def shape_of_images(self, y: Tensor) -> tuple[int, int, int]:
+    def shape_of_images(self, y: Tensor) -> tuple[int, ...]:
         """(C, H, W) of the images that y is a measurement of.
 
         Raises:
@@ -216,7 +219,9 @@ class LinearOperator(Operator):
             )
 
     @staticmethod
-    def from_function(f, shape: tuple[int, int, int], adjoint=None, device=None) -> "LinearOperator":
+    def from_function(  # type: ignore[override]
+        f, shape: tuple[int, int, int], adjoint=None, device=None
+    ) -> "LinearOperator":
         """The operator of a linear function.
 
         Args:
@@ -232,7 +237,7 @@ class LinearOperator(Operator):
         """
         operator = LinearFunctionOperator(f, shape, device)
         if adjoint is not None:
-            operator.adjoint = adjoint
+            operator.adjoint = adjoint  # type: ignore[method-assign]
         check_operator(operator, (2, *shape), "f")
         return operator
 
@@ -334,6 +339,9 @@ class Composition(Operator):
 
 class LinearComposition(Composition, LinearOperator):
     """A @ B for linear A and B."""
+
+    outer: LinearOperator
+    inner: LinearOperator
 
     def at(self, x):
         return self

@@ -13,7 +13,9 @@ the frame takes part in the blur: "valid" is true of every pixel that it measure
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,7 +98,7 @@ class Convolution(LinearOperator):
     def __new__(cls, kernel=None, boundary: str = "reflect"):
         return super().__new__(CircularConvolution if boundary == "circular" else cls)
 
-    def __init__(self, kernel, boundary: str = "reflect"):
+    def __init__(self, kernel: Tensor | np.ndarray | Sequence[Sequence[float]], boundary: str = "reflect"):
         self.kernel = torch.as_tensor(kernel, dtype=torch.float64)
         if self.kernel.ndim != 2 or not self.kernel.isfinite().all() or not self.kernel.any():
             raise ValueError(f"`kernel` must be a finite (h, w) array that is not 0, but is {kernel!r}.")

@@ -1,10 +1,12 @@
 """Measurements of each pixel's channels: a weighted mean of them, or some of them."""
 
-from numbers import Integral
+from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.scalars import whole_number
 
 
 class Grayscale(LinearOperator):
@@ -18,7 +20,7 @@ class Grayscale(LinearOperator):
         ValueError: unless there are at least two weights, positive and of sum 1.
     """
 
-    def __init__(self, weights=(1 / 3, 1 / 3, 1 / 3)):
+    def __init__(self, weights: Sequence[float] | Tensor = (1 / 3, 1 / 3, 1 / 3)):
         self.weights = torch.as_tensor(weights, dtype=torch.float64)
         good = self.weights.ndim == 1 and len(self.weights) > 1 and (self.weights > 0).all()
         if not good or abs(self.weights.sum().item() - 1) > 1e-3:
@@ -52,9 +54,10 @@ class Bands(LinearOperator):
 
     gram = 1.0
 
-    def __init__(self, bands):
+    def __init__(self, bands: Iterable[int]):
+        bands = list(bands)
         self.bands = [int(band) for band in bands]
-        whole = all(isinstance(band, Integral) and not isinstance(band, bool) and band >= 0 for band in bands)
+        whole = all(whole_number(band) >= 0 for band in bands)
         if not self.bands or not whole or len(set(self.bands)) < len(self.bands):
             raise ValueError(f"`bands` must be different whole numbers of at least 0, but are {bands!r}.")
 

@@ -25,22 +25,27 @@ def relative_norm(square: Tensor, start: Tensor) -> Tensor:
     return torch.where(start > NOTHING**2, square / start, 0).sqrt().flatten()
 
 
-def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
+def krylov_solution(
+    system, b: Tensor, steps: int, tolerance: float = 1e-6, rounding: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
     """M w for the solution of S w = b, for each image of b (N, ...), by conjugate gradients from w = 0.
 
-    An image whose residual has fallen to `tolerance` of its b, or along whose direction S is not positive (then it
-    has left what can be solved), keeps its w.
+    An image whose residual has fallen to `tolerance` of its b or to `rounding`, or along whose direction S is not
+    positive (then it has left what can be solved), keeps its w.
 
     Args:
         system: d -> (S d, M d), for a symmetric, positive S and any M that is linear as well. So what is wanted of w
             need not be computed again.
+        rounding: norm of b's rounding errors, (N, 1, ..., 1) or a number. They have a share outside of the range of a
+            singular S, which no w takes away, and along which the steps would grow without bound.
 
     Returns:
         M w, and the residual's norm relative to that of b, (N,).
     """
     wanted, residual, direction = 0, b, b
     square = start = inner(b, b)
-    going = start > NOTHING**2
+    least = torch.maximum(tolerance**2 * start, torch.as_tensor(rounding).to(start) ** 2)
+    going = (start > NOTHING**2) & (start > least)
     for _ in range(steps):
         if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
             break
@@ -51,7 +56,7 @@ def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> t
         residual = residual - length * image
         wanted = wanted + like_images(length, product) * product
         previous, square = square, inner(residual, residual)
-        going = going & (square > tolerance**2 * start)
+        going = going & (square > least)
         direction = residual + torch.where(going, square / previous, 0) * direction
     if not isinstance(wanted, Tensor):  # b = 0
         wanted = torch.zeros_like(system(b)[1])

@@ -1,8 +1,10 @@
 """Projections of an image along parallel lines, as tomography measures them."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
 
@@ -22,13 +24,12 @@ class Radon(LinearOperator):
         ValueError: unless there are angles, all of them finite numbers.
     """
 
-    def __init__(self, angles):
-        count = isinstance(angles, int)
-        self.angles = torch.arange(angles) * (180.0 / max(angles, 1)) if count else torch.as_tensor(angles)
-        self.angles = self.angles.double()
+    def __init__(self, angles: int | Sequence[float] | Tensor):
+        equal = torch.arange(angles) * (180.0 / max(angles, 1)) if isinstance(angles, int) else None
+        self.angles = torch.as_tensor(angles if equal is None else equal).double()
         if self.angles.ndim != 1 or not len(self.angles) or not self.angles.isfinite().all():
             raise ValueError(f"`angles` must be finite numbers of degrees, or their number, but are {angles!r}.")
-        self._known_places = {}
+        self._known_places: dict = {}
 
     @staticmethod
     def _bins(height, width) -> int:

@@ -67,7 +67,7 @@ def checked_factor(factor) -> int:
     """A factor; a `ValueError` unless it is an integer above 1."""
     if not whole_number(factor) >= 2:
         raise ValueError(f"`factor` must be an integer above 1, but is {factor!r}.")
-    return whole_number(factor)
+    return int(whole_number(factor))
 
 
 def smaller_shape(image_shape: tuple[int, ...], factor: int) -> tuple[int, ...]:

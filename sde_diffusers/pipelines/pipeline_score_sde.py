@@ -21,6 +21,7 @@ from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance, classes_of, image_shape
 from sde_diffusers.hub.pipeline_mixin import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
+from sde_diffusers.models.tiles import Tiles
 from sde_diffusers.network_fit import require_own_scheduler, require_size
 from sde_diffusers.optimization import LAYOUTS, WORKING_PRECISIONS, Optimization, optimized
 from sde_diffusers.parameterization import require_choice
@@ -71,6 +72,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
     model_cpu_offload_seq = "unet->guide->classifier"
     _optional_components = ["classifier", "guide"]
     _callback_tensor_inputs = LATENT_NAMES
+    tiles: Tiles | None = None
 
     def __init__(
         self,
@@ -288,6 +290,33 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         network_time = self.scheduler.network_time(torch.tensor(0.5)).to(device, torch.float32)
         return optimized(self.unet, (x, network_time, labels), int(more), layout, precision)
 
+    def enable_tiling(self, tile_size: int, overlap: int | None = None) -> None:
+        """Ask the networks for one tile of the images after another from now on, for images that do not fit at once.
+
+        Where tiles overlap their answers are blended: see `sde_diffusers.models.tiles`. Classifiers see whole images.
+
+        Args:
+            tile_size: side in pixels, one that the network takes.
+            overlap: of neighbouring tiles, 4 to half of `tile_size`; None = a quarter. Both should be multiples of
+                what the network takes in one step (of its patches and strides), which then lie alike in all tiles.
+
+        Raises:
+            ValueError: on other numbers.
+        """
+        size = whole_number(tile_size)
+        if not size >= 8:
+            raise ValueError(f"`tile_size` must be an integer of at least 8, but is {tile_size!r}.")
+        self.disable_tiling()
+        self._require_size("tile_size", (int(size), int(size)))
+        common = size // 4 if overlap is None else whole_number(overlap)
+        if not 4 <= common <= size // 2:
+            raise ValueError(f"`overlap` must be an integer from 4 to {size // 2}, but is {overlap!r}.")
+        self.tiles = Tiles(int(size), int(common))
+
+    def disable_tiling(self) -> None:
+        """Ask the networks for whole images again."""
+        self.tiles = None
+
     # Arguments and results.
 
     def _check(self, batch_size, generator, latents, output_type, callback_inputs, size=None) -> tuple[int, ...]:
@@ -339,7 +368,8 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         return self.scheduler.parameterization.to_model_range(image)
 
     def _require_size(self, name: str, size: tuple[int, int]) -> None:
-        """Raise a `ValueError` unless the networks take images of this (H, W)."""
+        """Raise a `ValueError` unless the networks take images of this (H, W), or their tiles."""
+        size = size if self.tiles is None else (min(size[0], self.tiles.size), min(size[1], self.tiles.size))
         networks = [self.unet] if self.guide is None else [self.unet, self.guide]
         own = size if self.unet.config.sample_size is None else self._image_shape[1:]
         require_size(name, size, own, networks)

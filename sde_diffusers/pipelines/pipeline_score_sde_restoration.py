@@ -5,6 +5,7 @@ from the posterior p(x_0 | y) whose prior p(x_0) is the network's. Nothing is tr
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -16,8 +17,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
+from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import read_images, read_mask
+from sde_diffusers.images import Images, read_images, read_mask
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.blur import Convolution, GaussianBlur
 from sde_diffusers.operators.channels import Grayscale
@@ -70,21 +72,21 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         self,
         measurement: Tensor,
         operator: Operator,
-        noise_std: float | list[float] | Tensor = 0.0,
+        noise_std: float | Sequence[float] | np.ndarray | Tensor = 0.0,
         method: str | PosteriorMethod = "mmps",
         num_samples: int = 1,
         num_inference_steps: int | None = None,
-        class_labels=None,
+        class_labels: Labels = None,
         guidance_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end=None,
+        callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: list[str] = LATENT_NAMES,
         guidance_interval: tuple[float, float] | None = None,
         classifier_scale: float = 0.0,
         guide_scale: float = 1.0,
-        noise_covariance=None,
+        noise_covariance: Callable[[Tensor], Tensor] | None = None,
         image_size: int | tuple[int, int] | None = None,
     ) -> ScoreSdeRestorationOutput | tuple:
         """Draw images from the posterior given a measurement.
@@ -123,10 +125,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         """
         if isinstance(method, str):
             require_choice("method", method, POSTERIOR_METHODS)
-            method = POSTERIOR_METHODS[method]()
+        elif not hasattr(method, "changes_denoiser"):  # not by its class, of which another copy may be loaded
+            raise ValueError(f"`method` must be one of {tuple(POSTERIOR_METHODS)}, or a method, but is {method!r}.")
+        chosen: PosteriorMethod = POSTERIOR_METHODS[method]() if isinstance(method, str) else method
         if not whole_number(num_samples) >= 1:
             raise ValueError(f"`num_samples` must be a positive integer, but is {num_samples!r}.")
-        num_samples = whole_number(num_samples)
+        num_samples = int(whole_number(num_samples))
         if not hasattr(operator, "for_images"):  # not by its class, of which another copy may be loaded
             raise ValueError(f"`operator` must be an `Operator`, but is {type(operator).__name__}.")
         size = self._size_of_images("measurement", measurement, operator, image_size)
@@ -139,7 +143,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         noise_std = read_noise_std(noise_std, measurement)
         if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
             raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
-        method.check(operator, noise_std, noise_covariance)
+        chosen.check(operator, noise_std, noise_covariance)
         if output_type == "latent":
             raise ValueError("`output_type` must be one of ('pil', 'np', 'pt'), but is 'latent'.")
         self._check(
@@ -176,14 +180,14 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         problem = in_model_range(repeated, measurement, noise_std, noise_covariance, image_range, shape)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         exact.rehearse(measurement, noise)
-        method.rehearse(problem.rehearsed(), noise)
-        answer = partial(posterior_output, guidance, self.scheduler, method, problem)
+        chosen.rehearse(problem.rehearsed(), noise)
+        answer = partial(posterior_output, guidance, self.scheduler, chosen, problem)
 
         def draw(shape=shape):
             return randn_tensor(tuple(shape), generator=generator, device=device, dtype=torch.float32)
 
         def project(x):
-            return method.project(problem, x, *self._kernel_reached(), draw)
+            return chosen.project(problem, x, *self._kernel_reached(), draw)
 
         x = draw() * self.scheduler.init_noise_sigma
         x = self._walk(
@@ -201,13 +205,13 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             mean=self._of_type(samples.mean(1), output_type),
             std=None if std is None else self._of_type(std, output_type),
             nfe=guidance.nfe,
-            products=self.scheduler.step_index * method.products,
+            products=self.scheduler.step_index * chosen.products,
         )
         return output if return_dict else (output.images, output.mean, output.std, output.nfe, output.products)
 
     # What people ask for.
 
-    def inpaint(self, image, mask, **kwargs) -> ScoreSdeRestorationOutput | tuple:
+    def inpaint(self, image: Images, mask: Images, **kwargs) -> ScoreSdeRestorationOutput | tuple:
         """Paint the missing pixels of images.
 
         Args:
@@ -224,7 +228,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         operator.measurement_shape(tuple(image.shape))
         return self._restore("image", operator(image), operator, image.shape[2:], kwargs)
 
-    def colorize(self, gray, weights=(1 / 3, 1 / 3, 1 / 3), **kwargs) -> ScoreSdeRestorationOutput | tuple:
+    def colorize(
+        self, gray: Images, weights: Sequence[float] | Tensor = (1 / 3, 1 / 3, 1 / 3), **kwargs
+    ) -> ScoreSdeRestorationOutput | tuple:
         """Give colours to grey images.
 
         Args:
@@ -237,7 +243,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         gray = read_images("gray", gray, 1, self.pixel_format)
         return self._restore("gray", gray, Grayscale(weights), gray.shape[2:], kwargs)
 
-    def super_resolve(self, image, factor: int, resample: str = "box", **kwargs) -> ScoreSdeRestorationOutput | tuple:
+    def super_resolve(
+        self, image: Images, factor: int, resample: str = "box", **kwargs
+    ) -> ScoreSdeRestorationOutput | tuple:
         """Enlarge images that were made small.
 
         Args:
@@ -254,7 +262,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         return self._restore("image", image, operator, [factor * side for side in image.shape[2:]], kwargs)
 
     def deblur(
-        self, image, kernel, noise_std=ROUNDING_STD, boundary: str | None = None, **kwargs
+        self,
+        image: Images,
+        kernel: float | Tensor | np.ndarray | Sequence[Sequence[float]],
+        noise_std: float | Sequence[float] | np.ndarray | Tensor = ROUNDING_STD,
+        boundary: str | None = None,
+        **kwargs,
     ) -> ScoreSdeRestorationOutput | tuple:
         """Sharpen blurred images.
 
@@ -292,7 +305,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size
         size = (size, size) if isinstance(size, Integral) else tuple(size)
-        if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
+        if len(size) != 2 or not all(whole_number(side) > 0 for side in size):
             raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size}.")
         self._require_size(given, size)
         return size

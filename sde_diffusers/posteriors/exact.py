@@ -1,11 +1,12 @@
 """The part of a measurement that has no noise: images must reproduce it, whatever a method made of it."""
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.base import LinearOperator, Operator
 from sde_diffusers.operators.masks import Rows
 from sde_diffusers.posteriors.measurement import demanding, is_white
 
@@ -23,9 +24,9 @@ class ExactPart:
         exact = torch.as_tensor(noise_std) == 0
         self.exact = exact if operator.linear and noise_covariance is None else torch.zeros_like(exact)
         self.whole_images = is_white(noise_std)
-        self.all = self.operator = operator
+        self.all = self.operator = cast(LinearOperator, operator)  # asked for no more than A where it is none
         if not self.whole_images:
-            self.operator = Rows(self.exact) @ operator
+            self.operator = cast(LinearOperator, Rows(self.exact) @ operator)
 
     def attained(self, y: Tensor) -> Tensor:
         """y without what no image can give, where it is exact, and without values at missing pixels."""

@@ -4,15 +4,15 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.base import LinearOperator, Operator
+from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
 from sde_diffusers.operators.checks import require_adjoint, require_linear
 from sde_diffusers.operators.least_squares import like_images
+from sde_diffusers.scalars import real_number
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Measurement:
         return replace(self, operator=demanding(self.operator))
 
 
-def demanding(operator: Operator) -> Operator:
+def demanding(operator: OwnOperator) -> OwnOperator:
     """An operator whose iterative solutions must be found in half of its iterations, to a third of its tolerance.
 
     What succeeds so for one image of noise will succeed for those that come.
@@ -131,9 +131,9 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             return noise_std.item()
         noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
         return noise_std.to(y.device, torch.float32)
-    if not isinstance(noise_std, Real) or isinstance(noise_std, bool) or not 0 <= noise_std < math.inf:
+    if not 0 <= real_number(noise_std) < math.inf:
         raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.")
-    return float(noise_std)
+    return float(real_number(noise_std))
 
 
 def require_covariance(covariance, y: Tensor) -> None:
@@ -180,7 +180,7 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     Raises:
         ValueError: on other numbers.
     """
-    if not isinstance(photons, Real) or not 0 < photons < math.inf:
+    if not 0 < real_number(photons) < math.inf:
         raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
     if not isinstance(y, Tensor) or not y.is_floating_point() or not (y >= 0).all():
         raise ValueError("`y` must be a floating point tensor of counts / photons, at least 0.")

@@ -3,9 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from sde_diffusers.operators.least_squares import krylov_solution
+import torch
+
+from sde_diffusers.operators.least_squares import inner, krylov_solution
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.scalars import real_number, whole_number
+
+RESIDUAL_ROUNDING = 10
+"""Rounding errors of a measured value, in units of the dtype's: operators sum over many pixels."""
 
 
 @dataclass
@@ -34,8 +39,8 @@ class MMPS(PosteriorMethod):
             raise ValueError(f"`damping` must be a finite number of at least 0, but is {self.damping!r}.")
 
     @property
-    def products(self) -> int:
-        return whole_number(self.steps)
+    def products(self) -> int:  # type: ignore[override]
+        return int(whole_number(self.steps))
 
     def shift(self, measurement, denoised, covariance, noise_level):
         operator, residual = measurement.near(denoised)
@@ -46,4 +51,6 @@ class MMPS(PosteriorMethod):
             product = covariance(image)
             return operator(product + damping * image) + measurement.noise(w), product
 
-        return krylov_solution(system, residual, self.steps)[0]
+        # the residual is a difference of measurements, and no better known than these
+        rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * inner(measurement.y, measurement.y).sqrt()
+        return krylov_solution(system, residual, self.steps, rounding=rounding)[0]
