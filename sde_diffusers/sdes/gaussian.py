@@ -59,7 +59,8 @@ FUNCTIONS_OF_TIME = (
 )
 
 
-TIMES = {"transition": 2, "inverse_half_log_snr": 0, "time_of_index": 0}  # among their arguments; of the others the first
+# How many of their first arguments are times, if not one.
+TIMES = {"transition": 2, "inverse_half_log_snr": 0, "time_of_index": 0}
 
 # A number or a tensor, of any dtype and shape; methods get it as a float64 tensor (`function_of_time`).
 Time = Any
