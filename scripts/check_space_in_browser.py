@@ -279,7 +279,7 @@ class Visit:
         expect(panel.locator(".seen img")).to_be_visible()
         self.press(panel, "Measure")
         self.result(panel)
-        for words in ("typical test images", "Likelihood is not typicality", "denoising error"):
+        for words in ("typical test images", "Likelihood is not typicality", "reconstruction error"):
             expect(panel.get_by_text(words).first).to_be_visible()
         self.shot("likelihood")
         self.stop(panel, panel.get_by_role("button", name="Measure", exact=True).locator("visible=true"))
