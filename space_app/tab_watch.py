@@ -126,7 +126,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 label="Way back",
                 info="The ODE goes the same way each time, the SDE adds fresh noise on it",
             )
-            seed = gr.Number(value=0, label="Seed of the noise", info="The number that all noise here comes from")
+            seed = gr.Number(value=0, label="Seed", info="The number that all noise here comes from")
         with gr.Column(scale=3, min_width=300, elem_classes="results"):
             status = status_line("Press *Watch*: your image becomes noise, and other noise an image.")
             with gr.Row(elem_classes="time"):
