@@ -5,8 +5,8 @@ from functools import partial
 import gradio as gr
 from bounded_work import Work
 from door import compute_on
-from pictures import checked_seed, generators, seconds, to_picture, whole_number
-from results import result_gallery
+from pictures import checked_seed, generators, seconds, whole_number
+from results import Result, file_name, gallery_items, result_gallery
 from served_model import ServedModel
 
 ANY = "Any class"
@@ -41,7 +41,8 @@ def one_step(model: ServedModel, class_name, evaluations, seed):
 
 def with_seeds(images, seed: int) -> list:
     """Images (N, C, H, W), the first of which has this seed, as a gallery takes them."""
-    return [(to_picture(image), f"seed {seed + k}") for k, image in enumerate(images)]
+    names = [f"seed {seed + k}" for k in range(len(images))]
+    return gallery_items([Result(image, name, file_name(name)) for image, name in zip(images, names, strict=True)])
 
 
 def build(model: ServedModel) -> None:

@@ -41,6 +41,7 @@ import app as space_app  # noqa: E402
 import bounded_work  # noqa: E402
 import door  # noqa: E402
 import make_model_data  # noqa: E402
+import pictures  # noqa: E402
 import served_model  # noqa: E402
 import tab_one_step  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
@@ -656,6 +657,14 @@ def test_numbers_of_the_test_images_are_of_the_shipped_network():
         assert [len(scores[key]) for key in make_model_data.SCORES] == [make_model_data.IMAGES] * 2
 
 
+def test_a_picture_that_is_being_fetched_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "get_upload_folder", lambda: str(tmp_path))
+    path = pictures.picture_file(Image.new("L", (8, 8)), "black")
+    with open(path, "rb") as fetched:
+        assert pictures.picture_file(Image.new("L", (8, 8)), "black") == path
+        assert os.fstat(fetched.fileno()).st_nlink == 0 and os.listdir(Path(path).parent) == ["black.png"]
+
+
 def test_another_network_has_no_histogram(tmp_path):
     folder = tmp_path / "other"
     shutil.copytree(served_model.SHIPPED, folder)
@@ -720,7 +729,8 @@ def test_a_consistency_model_has_a_page_of_samples_alone(tmp_path):
         generators = [torch.Generator().manual_seed(seed + k) for k in range(8)]
         pipe = ScoreSdePipeline(unet=network, scheduler=scheduler)
         expected = pipe(8, int(evaluations), class_labels=2, generator=generators, output_type="pt").images
-        factor = images[7][0].width // 8
-        np.testing.assert_allclose(np.asarray(images[7][0])[::factor, ::factor], 255 * expected[7, 0], atol=2)
+        last = Image.open(images[7][0])
+        factor = last.width // 8
+        np.testing.assert_allclose(np.asarray(last)[::factor, ::factor], 255 * expected[7, 0], atol=2)
     with pytest.raises(gradio.Error, match="Evaluations must be a whole number"):
         tab_one_step.one_step(model, "class 2", "3", 0)
