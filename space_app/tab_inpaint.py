@@ -106,7 +106,7 @@ def missing(layers: list[Image.Image], shape) -> torch.Tensor:
     return mask
 
 
-def seen_on_canvas(model: ServedModel, painted) -> Image.Image | None:
+def seen_on_canvas(model: ServedModel, painted) -> str | None:
     """What the model is given, the missing pixels orange; None for an empty canvas."""
     if painted is None or painted["background"] is None:
         return None
