@@ -47,6 +47,7 @@ STOPS = 5  # in each tab of each of the four visits
 ENDED = re.compile("Stopped|evaluations of the network")
 DONE = re.compile("evaluations of the network")
 STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
+BROKEN_OFF = re.compile("AbortError|Connection errored out")  # what a page says of work that it is left in
 LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
 
 
@@ -195,10 +196,16 @@ class Visit:
             self.expect(self.open_tab_name() == name, f"{key} leads to {self.open_tab_name()}, not {name}")
         self.page.keyboard.press("Home")
 
-    def model(self, name: str) -> None:
-        """Another model's page, from the bar at the top; an image of it."""
+    def go_to(self, name: str) -> None:
+        """To another model's page, from the bar at the top."""
+        known = len(self.errors)
         self.page.get_by_role("link", name=name).or_(self.page.get_by_role("button", name=name)).first.click()
         self.page.locator("#title", has_text=name).wait_for()
+        self.errors[known:] = [error for error in self.errors[known:] if not BROKEN_OFF.search(error)]
+
+    def model(self, name: str) -> None:
+        """Another model's page; an image of it."""
+        self.go_to(name)
         panel = self.open_tab("Generate")
         panel.get_by_text("Steps, guidance, seed").click()
         panel.get_by_label("Steps").locator("visible=true").first.fill("5")
@@ -209,9 +216,8 @@ class Visit:
         self.shot(f"model-{name}")
 
     def one_step(self, name: str) -> None:
-        """The page of a consistency model, from the bar at the top: pictures at first sight, and others for a seed."""
-        self.page.get_by_role("link", name=name).or_(self.page.get_by_role("button", name=name)).first.click()
-        self.page.locator("#title", has_text=name).wait_for()
+        """The page of a consistency model: pictures at first sight, and others for a seed."""
+        self.go_to(name)
         captions = self.page.locator("#drawn-at-once .caption-label")
         expect(captions).to_have_count(8, timeout=self.patience)
         self.page.get_by_label("Seed of the first image").locator("visible=true").first.fill("5")
