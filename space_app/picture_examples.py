@@ -2,9 +2,7 @@
 
 import gradio as gr
 import torch
-from gradio.processing_utils import save_pil_to_cache
-from gradio.utils import get_upload_folder
-from pictures import to_picture
+from pictures import picture_file, to_picture
 from results import file_name
 from torch import Tensor
 
@@ -41,4 +39,4 @@ def strip_file(images: Tensor, name: str) -> str:
     """A picture of the first and last images and some between them, side by side."""
     chosen = torch.linspace(0, len(images) - 1, SHOWN).round().long()
     picture = to_picture(torch.cat([*images[chosen]], dim=2))
-    return save_pil_to_cache(picture, get_upload_folder(), file_name(name), "png")
+    return picture_file(picture, file_name(name))

@@ -1,11 +1,16 @@
 """Images between the network's tensors and what people upload and see."""
 
+import hashlib
+import os
+import tempfile
 from io import BytesIO
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import torch
 from gradio.components.base import server
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -120,14 +125,16 @@ def show_what_is_seen(image: gr.Image, model) -> gr.Image:
     """A small picture of what the model sees of an upload: its middle, at the model's size and with its channels."""
 
     def see(path):
-        return None if path is None else to_picture(read_picture(path, model.image_shape, model.pixels)[0])
+        if path is None:
+            return None
+        return picture_file(to_picture(read_picture(path, model.image_shape, model.pixels)[0]), "as the model sees it")
 
     seen = seen_picture(see(image.value["path"]) if image.value else None)
     image.change(see, image, seen, api_visibility="private", show_progress="hidden", trigger_mode="always_last")
     return seen
 
 
-def seen_picture(value: Image.Image | None) -> gr.Image:
+def seen_picture(value: str | None) -> gr.Image:
     """Where what the model sees is shown."""
     return gr.Image(
         value,
@@ -231,6 +238,27 @@ def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), enlarge: bool
     factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:]))) if enlarge else 1
     values = to_array(unit[None], pixels)[0].repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(values[..., 0] if len(image) == 1 else values)
+
+
+def picture_file(picture: Image.Image, name: str) -> str:
+    """The path of a PNG file of this name, which a browser may fetch."""
+    png = BytesIO()
+    picture.save(png, "PNG")
+    return kept_file(png.getvalue(), f"{name}.png")
+
+
+def kept_file(data: bytes, name: str) -> str:
+    """The path of a file in Gradio's cache, in a folder of its content.
+
+    One that is there already is replaced as a whole. Gradio writes it anew where it is, and a browser that is just
+    fetching the same picture then gets half of it.
+    """
+    folder = Path(get_upload_folder()) / hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, folder / name)
+    return str(folder / name)
 
 
 def visible_states(x: Tensor, scheduler, t: Tensor) -> Tensor:

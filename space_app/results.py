@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache, save_pil_to_cache
-from gradio.utils import get_upload_folder
-from pictures import to_picture
+from pictures import kept_file, picture_file, to_picture
 from torch import Tensor
 
 KEPT = 24  # pictures of earlier results
@@ -39,10 +37,7 @@ def file_name(*words) -> str:
 
 def gallery_items(results: list[Result]) -> list[tuple[Path, str]]:
     """What a gallery shows: files that a visitor keeps under these names, enlarged, and captions."""
-    return [
-        (Path(save_pil_to_cache(to_picture(result.image), get_upload_folder(), result.name, "png")), result.caption)
-        for result in results
-    ]
+    return [(Path(picture_file(to_picture(result.image), result.name)), result.caption) for result in results]
 
 
 def archive(results: list[Result], name: str) -> str:
@@ -54,7 +49,7 @@ def archive(results: list[Result], name: str) -> str:
                 picture = io.BytesIO()
                 to_picture(result.image, enlarge=enlarge).save(picture, "PNG")
                 files.writestr(f"{folder}/{result.name}.png", picture.getvalue())
-    return save_bytes_to_cache(buffer.getvalue(), f"{name}.zip", get_upload_folder())
+    return kept_file(buffer.getvalue(), f"{name}.zip")
 
 
 def while_forming(results: list[Result]) -> list:

@@ -92,9 +92,9 @@ class ServedModel:
         class_names: one for each class; none for an unconditional network.
         test_images: (N, C, H, W) uint8, or None if the data are not known.
         test_scores: of many test images under this very network, by what was measured ("bits_per_dim",
-            "denoising_error"), or None if they were not computed.
-        drawn: (rows, 8, C, H, W) uint8, drawn by this very network, or None: the images of the first seeds, those of
-            the examples of "Generate", those of "Interpolate".
+            "reconstruction_error"), or None if they were not computed.
+        drawn: (rows, 8, C, H, W) uint8, drawn by this very network, or None: the images of the first seeds; unless it
+            is a consistency model, then those of the examples of "Generate" and those of "Interpolate".
     """
 
     name: str
@@ -209,7 +209,7 @@ def load_model(source: str) -> ServedModel:
     class_names = [*(names_of(pipe.unet) or [])]
     class_names += [f"class {k}" for k in range(len(class_names), classes)]
     digest = weights_digest(pipe.unet)
-    test_images = test_scores = None
+    test_images = None
     test_data = json.loads(TEST_DATA.read_text(encoding="utf-8"))
     if test_data["dataset"] in trained_on(source):
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
@@ -217,8 +217,7 @@ def load_model(source: str) -> ServedModel:
             test_images = test_images.flatten(0, 1)
         if classes == len(test_data["class_names"]):
             class_names = test_data["class_names"]
-    if test_data["network"] == digest:
-        test_scores = test_data["scores"]
+    test_scores = next((known["scores"] for known in test_data["models"].values() if known["network"] == digest), None)
     name = Path(source).name if Path(source).is_dir() else source
     sheet = TEST_DATA.with_name(DRAWN_SHEET.format(name=Path(name).name))
     drawn = read_sheet(sheet, pipe._image_shape, digest) if sheet.is_file() else None

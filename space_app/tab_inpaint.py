@@ -14,6 +14,7 @@ from pictures import (
     generators,
     mask_editor,
     number_input,
+    picture_file,
     seconds,
     seen_picture,
     status_line,
@@ -105,12 +106,13 @@ def missing(layers: list[Image.Image], shape) -> torch.Tensor:
     return mask
 
 
-def seen_on_canvas(model: ServedModel, painted) -> Image.Image | None:
+def seen_on_canvas(model: ServedModel, painted) -> str | None:
     """What the model is given, the missing pixels orange; None for an empty canvas."""
     if painted is None or painted["background"] is None:
         return None
     image = fitted(painted["background"], model.image_shape, model.pixels)
-    return to_picture(with_gap(image[0], missing(painted["layers"], model.image_shape)))
+    picture = to_picture(with_gap(image[0], missing(painted["layers"], model.image_shape)))
+    return picture_file(picture, "as the model sees it")
 
 
 def with_gap(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

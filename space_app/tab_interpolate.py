@@ -17,7 +17,16 @@ from pictures import (
     status_line,
     whole_number,
 )
-from results import Result, download_button, file_name, finished, remember, result_gallery, while_forming
+from results import (
+    Result,
+    download_button,
+    file_name,
+    finished,
+    gallery_items,
+    remember,
+    result_gallery,
+    while_forming,
+)
 from served_model import ODE_SAMPLER, ServedModel
 
 from sde_diffusers.likelihood.latent_codes import slerp
@@ -42,9 +51,13 @@ def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
         output = pipe(count, STEPS, class_labels=model.labels(class_name), latents=latents, output_type="pt")
         return output.images, output.nfe
 
+    return Work(compute, *shown_between(*between_seeds(model, seed_a, seed_b, class_name)))
+
+
+def between_seeds(model: ServedModel, seed_a, seed_b, class_name) -> tuple[str, str, list]:
+    """What ends and files are called: the arguments of `between`."""
     first = class_name if class_name in model.class_names else ANY
-    words = first, "seeds", seed_a, "to", seed_b, STEPS, "steps"
-    return Work(compute, *shown_between(f"seed {seed_a}", f"seed {seed_b}", words))
+    return f"seed {seed_a}", f"seed {seed_b}", [first, "seeds", seed_a, "to", seed_b, STEPS, "steps"]
 
 
 def interpolate_images(model: ServedModel, path_a, path_b, count):
@@ -59,29 +72,32 @@ def interpolate_images(model: ServedModel, path_a, path_b, count):
     return Work(compute, *shown_between("A", "B", ["image A to B"]))
 
 
-def shown_between(first: str, last: str, words):
-    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took.
+def between(images, first: str, last: str, words: list) -> list[Result]:
+    """Images on the way from one to another.
 
     Args:
         first, last: the captions of the ends.
         words: for the names of the files.
     """
+    shares = [k / (len(images) - 1) for k in range(len(images))]
+    captions = [first, *(f"{share:.0%}" for share in shares[1:-1]), last]
+    return [
+        Result(image, caption, file_name(*words, "at", f"{share:.0%}", "percent"))
+        for image, caption, share in zip(images, captions, shares, strict=True)
+    ]
 
-    def results(images):
-        shares = [k / (len(images) - 1) for k in range(len(images))]
-        captions = [first, *(f"{share:.0%}" for share in shares[1:-1]), last]
-        return [
-            Result(image, caption, file_name(*words, "at", f"{share:.0%}", "percent"))
-            for image, caption, share in zip(images, captions, shares, strict=True)
-        ]
+
+def shown_between(*ends_and_words):
+    """What a `Work` shows at its end, and meanwhile: captioned pictures, and what they took."""
+    *_, words = ends_and_words
 
     def show(work):
         images, nfe = work.result
         status = f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
-        gallery, download = finished(results(images), file_name(*words))
+        gallery, download = finished(between(images, *ends_and_words), file_name(*words))
         return gallery, status, download
 
-    return show, lambda work: while_forming(results(work.picture))
+    return show, lambda work: while_forming(between(work.picture, *ends_and_words))
 
 
 def example_settings(model: ServedModel) -> dict[str, list]:
@@ -90,9 +106,17 @@ def example_settings(model: ServedModel) -> dict[str, list]:
     return examples | {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
 
 
+def first_pictures(model: ServedModel, images, seed_a, seed_b, count, class_name) -> list:
+    """What the page begins with, of an example."""
+    return gallery_items(between(images, *between_seeds(model, seed_a, seed_b, class_name)))
+
+
 def build(model: ServedModel, history: gr.Gallery, random_picture, example_files: list[str]) -> None:
     """The tab's components; its results are put into `history`, too. For the other arguments see `app.py`."""
-    between_seeds, between_images = partial(interpolate_seeds, model), partial(interpolate_images, model)
+    of_seeds, of_images = partial(interpolate_seeds, model), partial(interpolate_images, model)
+    examples = example_settings(model)
+    rows = None if model.drawn is None else model.drawn[-len(examples) :]
+    first = None if rows is None else first_pictures(model, rows[0], *[*examples.values()][0])
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             with gr.Tabs():
@@ -107,7 +131,9 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_files
                         info="Of all images",
                         visible=bool(model.class_names),
                     )
-                    start_seeds = gr.Button("Interpolate", variant="primary", elem_id="interpolate-seeds")
+                    with gr.Row(elem_classes="buttons"):
+                        start_seeds = gr.Button("Interpolate", variant="primary", scale=3, elem_id="interpolate-seeds")
+                        stop_seeds = gr.Button("Stop", scale=1)
                 with gr.Tab("Two images"):
                     with gr.Row():
                         a = picture_input(value=example_files[0] if example_files else None, label="A", min_width=120)
@@ -120,11 +146,11 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_files
                         start_images = gr.Button(
                             "Interpolate", variant="primary", scale=3, elem_id="interpolate-images"
                         )
+                        stop_images = gr.Button("Stop", scale=1)
                         another = gr.Button("Random", scale=2)
             count = number_input("Images", 2, MAX_IMAGES, 8, info="With both ends")
-            stop = gr.Button("Stop")
         with gr.Column(scale=3, min_width=300, elem_classes="results"):
-            gallery = result_gallery("From A to B", "strip")
+            gallery = result_gallery("From A to B", "strip", first)
             status = status_line(
                 "The probability flow ODE gives each image a latent code, the noise that it comes from. Between two "
                 "codes lie other images."
@@ -132,14 +158,11 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_files
             download = download_button()
     outputs = [gallery, status, download]
     inputs = [seed_a, seed_b, count, class_name]
-    remember(compute_on(start_seeds.click, between_seeds, inputs, outputs, "interpolate_seeds"), gallery, history)
-    remember(
-        compute_on(start_images.click, between_images, [a, b, count], outputs, "interpolate_images"), gallery, history
-    )
-    stop_on(stop.click, "interpolate_seeds", "interpolate_images", "interpolate_example")
+    remember(compute_on(start_seeds.click, of_seeds, inputs, outputs, "interpolate_seeds"), gallery, history)
+    remember(compute_on(start_images.click, of_images, [a, b, count], outputs, "interpolate_images"), gallery, history)
+    for stop in (stop_seeds, stop_images):
+        stop_on(stop.click, "interpolate_seeds", "interpolate_images", "interpolate_example")
     random_on(another.click, lambda work: (random_picture(work), random_picture(work)), [a, b], "random_images")
-    examples = example_settings(model)
-    rows = None if model.drawn is None else model.drawn[-len(examples) :]
     chosen = picture_examples(examples, rows, inputs, "interpolate-examples")
-    example = compute_on(chosen.then, between_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)
+    example = compute_on(chosen.then, of_seeds, inputs, outputs, "interpolate_example", **ON_EXAMPLE)
     remember(example, gallery, history)

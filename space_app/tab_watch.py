@@ -9,6 +9,7 @@ from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import (
     checked_seed,
+    picture_file,
     picture_input,
     read_picture,
     seconds,
@@ -43,24 +44,20 @@ def watch(model: ServedModel, path, back, seed):
     """
     image, seed = read_picture(path, model.image_shape, model.pixels), checked_seed(seed)
     strips = [None] * len(SDES)
-    sent = [*strips]
     reached = [1.0]
 
     def compute(work):
         work.parts = len(SDES)
 
         def put(picture, t):
-            strips[work.part], reached[0] = picture, t
+            strips[work.part], reached[0] = picture_file(picture, "states"), t
 
         for work.part, name in enumerate(SDES.values()):
             strip(model, work, image, name, BACK[back], seed, put)
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
     def show_state(work):
-        # Each only once: a browser would meanwhile be reading the file that the same picture is written to again.
-        news = [gr.skip() if strip is known else strip for strip, known in zip(strips, sent, strict=True)]
-        sent[:] = strips
-        return [*news, reached[0]]
+        return [*(gr.skip() if strip is None else strip for strip in strips), reached[0]]
 
     def show(work):
         return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**", 0
@@ -126,7 +123,7 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
                 label="Way back",
                 info="The ODE goes the same way each time, the SDE adds fresh noise on it",
             )
-            seed = gr.Number(value=0, label="Seed of the noise", info="The number that all noise here comes from")
+            seed = gr.Number(value=0, label="Seed", info="The number that all noise here comes from")
         with gr.Column(scale=3, min_width=300, elem_classes="results"):
             status = status_line("Press *Watch*: your image becomes noise, and other noise an image.")
             with gr.Row(elem_classes="time"):

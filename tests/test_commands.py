@@ -14,6 +14,7 @@ from sde_diffusers import (
     NCSNppUNet2DModel,
     ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
+    ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.cli import COMMANDS, command_line, main
@@ -103,6 +104,22 @@ def test_sample(model, capsys, tmp_path):
     assert array.shape == (3, 8, 8, 1) and array.dtype == np.uint8
 
 
+def test_settings_of_samplers(model, capsys, tmp_path):
+    """`--eta` is the saved sampler's, here, and `--snr` that of another one."""
+    pipe, folder = model
+    for words, scheduler in (
+        (["--eta", 1], ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, eta=1.0)),
+        (
+            ["--sampler", "predictor-corrector", "--snr", 0.3],
+            ScoreSdePredictorCorrectorScheduler.from_config(pipe.scheduler.config, snr=0.3),
+        ),
+    ):
+        found = answer(capsys, "sample", folder, tmp_path / words[0], "--class", 1, "--steps", 3, *words)
+        other = ScoreSdePipeline(unet=pipe.unet, scheduler=scheduler)
+        expected = other(1, 3, class_labels=1, generator=[torch.Generator().manual_seed(0)]).images[0]
+        assert (np.array(Image.open(found["files"][0])) == np.array(expected)).all()
+
+
 def test_bits_per_dim(model, capsys, tmp_path):
     pipe, folder = model
     pictures = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (0, 200)]
@@ -149,6 +166,9 @@ def test_show(model, capsys):
         (["sample", "MODEL", "new", "--class", "0", "1", "--number", "3"], "one for each of 3 images"),
         (["sample", "MODEL", "."], "exists"),
         (["sample", "nowhere", "new"], "nowhere"),
+        (["sample", "MODEL", "new", "--snr", "0.2"], "add --sampler predictor-corrector"),
+        (["sample", "MODEL", "new", "--eta", "-1"], "`eta` must be a finite number of at least 0"),
+        (["sample", "MODEL", "new", "--sampler", "consistency"], "consisten"),
         (["bits-per-dim", "MODEL", "nothing.png"], "no file or folder nothing.png"),
         (["bits-per-dim", "MODEL", "wide.png"], "wide.png has 9 x 8 pixels, but the model's images 8 x 8"),
         (["bits-per-dim", "MODEL", "text.png"], "text.png cannot be read"),

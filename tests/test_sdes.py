@@ -4,6 +4,7 @@ import math
 from decimal import Decimal, getcontext
 
 import mpmath
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -69,6 +70,18 @@ def exact_cosine_kernel(t):
         bend = mpmath.atan(999 * (1 + s) / pi) * 2 * (1 + s) / pi - s
         alpha = mpmath.cos(angle(min(t, bend))) / mpmath.cos(angle(0)) * mpmath.exp(-999 * max(t - bend, 0) / 2)
         return Decimal(str(alpha)), Decimal(str(mpmath.sqrt(1 - alpha**2)))
+
+
+def test_times_outside_of_the_sde_are_refused(name):
+    """By all functions of time, as numbers and as arrays; what is no time is none."""
+    sde = SDES[name]
+    for function in (sde.alpha, sde.log_alpha, sde.sigma, sde.drift, sde.diffusion, sde.half_log_snr):
+        for t in (2.0, -1e-3, float("nan"), np.array([0.5, 1.5]), np.float32(1.01)):
+            with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+                function(t)
+    with pytest.raises(ValueError, match="2.0"):
+        sde.transition(0.5, 2.0)
+    assert sde.alpha([0.0, 1.0]).shape == (2,) and sde.inverse_half_log_snr(-3.0).isfinite()
 
 
 @pytest.mark.parametrize("t", [1e-9, 1e-5, 1e-3, 0.1, 0.5, 0.97, 1.0])

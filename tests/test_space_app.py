@@ -31,7 +31,6 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
 )
 from sde_diffusers.images import PixelFormat
-from sde_diffusers.weights_digest import weights_digest
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
 gradio_client = pytest.importorskip("gradio_client")
@@ -42,6 +41,7 @@ import app as space_app  # noqa: E402
 import bounded_work  # noqa: E402
 import door  # noqa: E402
 import make_model_data  # noqa: E402
+import pictures  # noqa: E402
 import served_model  # noqa: E402
 import tab_one_step  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
@@ -649,10 +649,20 @@ def test_the_exit_status_is_that_of_the_program(tmp_path):
 
 
 def test_numbers_of_the_test_images_are_of_the_shipped_network():
-    data = json.loads(served_model.TEST_DATA.read_text())
-    network = weights_digest(served_model.load_model(str(served_model.SHIPPED)).pipe.unet)
-    assert data["network"] == network, "new weights: run python space_app/make_model_data.py"
-    assert {len(values) for values in data["scores"].values()} == {make_model_data.IMAGES}
+    models = json.loads(served_model.TEST_DATA.read_text())["models"]
+    assert {"fashion-mnist-ve", "fashion-mnist-subvp"} == set(models)
+    for name in models:
+        scores = served_model.load_model(str(served_model.SHIPPED.with_name(name))).test_scores
+        assert scores is not None, "new weights: run python space_app/make_model_data.py"
+        assert [len(scores[key]) for key in make_model_data.SCORES] == [make_model_data.IMAGES] * 2
+
+
+def test_a_picture_that_is_being_fetched_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "get_upload_folder", lambda: str(tmp_path))
+    path = pictures.picture_file(Image.new("L", (8, 8)), "black")
+    with open(path, "rb") as fetched:
+        assert pictures.picture_file(Image.new("L", (8, 8)), "black") == path
+        assert os.fstat(fetched.fileno()).st_nlink == 0 and os.listdir(Path(path).parent) == ["black.png"]
 
 
 def test_another_network_has_no_histogram(tmp_path):
@@ -719,7 +729,8 @@ def test_a_consistency_model_has_a_page_of_samples_alone(tmp_path):
         generators = [torch.Generator().manual_seed(seed + k) for k in range(8)]
         pipe = ScoreSdePipeline(unet=network, scheduler=scheduler)
         expected = pipe(8, int(evaluations), class_labels=2, generator=generators, output_type="pt").images
-        factor = images[7][0].width // 8
-        np.testing.assert_allclose(np.asarray(images[7][0])[::factor, ::factor], 255 * expected[7, 0], atol=2)
+        last = Image.open(images[7][0])
+        factor = last.width // 8
+        np.testing.assert_allclose(np.asarray(last)[::factor, ::factor], 255 * expected[7, 0], atol=2)
     with pytest.raises(gradio.Error, match="Evaluations must be a whole number"):
         tab_one_step.one_step(model, "class 2", "3", 0)

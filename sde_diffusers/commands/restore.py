@@ -82,14 +82,13 @@ def run_restore(options) -> int:
         output = pipe.super_resolve(picture, options.factor, **how)
     else:
         output = pipe.deblur(picture, options.blur, **how)
-    pictures = {f"sample_{k:02}": image for k, image in enumerate(output.images)}
+    named = {f"sample_{k:02}": image for k, image in enumerate(output.images)}
     if options.samples > 1:
-        pictures |= {"mean": output.mean[0], "deviation": output.std[0]}
-    files = list(map(str, save_pictures(pictures, options.output)))
+        named |= {"mean": output.mean[0], "deviation": output.std[0]}
+    files = list(map(str, save_pictures(named, options.output)))
     if options.json:
         print(json.dumps({"files": files, "nfe": output.nfe, "products": output.products}))
     else:
-        print(
-            f"Wrote {len(files)} pictures to {options.output}: {output.nfe} evaluations of networks for each sample."
-        )
+        pictures = f"{len(files)} picture{'s' * (len(files) > 1)}"
+        print(f"Wrote {pictures} to {options.output}: {output.nfe} evaluations of networks for each sample.")
     return 0

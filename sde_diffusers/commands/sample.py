@@ -14,11 +14,12 @@ from sde_diffusers.commands.arguments import (
 )
 from sde_diffusers.commands.picture_files import require_new, save_pictures
 
-SAMPLERS = ("exponential", "predictor-corrector", "probability-flow")
+SAMPLERS = ("exponential", "predictor-corrector", "probability-flow", "consistency")
+OWN_SETTINGS = {"eta": "exponential", "snr": "predictor-corrector"}  # and whose they are
 SAMPLE_EXAMPLES = """
   sde-diffusers sample pretrained/fashion-mnist-ve garments --number 16 --steps 20
   sde-diffusers sample pretrained/fashion-mnist-ve bags --number 8 --class Bag --guidance-scale 1.5 --seed 100
-  sde-diffusers sample you/garments garments.npy --number 1000 --batch-size 100 --sampler exponential --json
+  sde-diffusers sample you/garments garments.npy --number 1000 --batch-size 100 --sampler exponential --eta 0 --json
 """
 
 
@@ -28,7 +29,8 @@ def add_sample_parser(commands) -> None:
         "sample",
         "draw images from a model",
         SAMPLE_EXAMPLES,
-        "Draw images from a model. Image k is that of the seed SEED + k, in batches of any size.",
+        "Draw images from a model. Image k is that of the seed SEED + k, in batches of any size (but that the "
+        "Langevin steps of predictor-corrector, as in the paper, are as long as suits all images of a batch).",
     )
     add_model_arguments(parser)
     parser.add_argument("output", type=Path, metavar="out", help="a new folder for pictures, or a new .npy file")
@@ -44,7 +46,13 @@ def add_sample_parser(commands) -> None:
     )
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="towards the class (default: 1, none)")
     parser.add_argument("--guide-scale", type=float, default=1.0, help="away from the weaker guide (default: 1, none)")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="instead of the one that the model was saved with")
+    parser.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        help="instead of the one that the model was saved with; consistency models have their own, others the rest",
+    )
+    parser.add_argument("--eta", type=float, help="noise of the exponential sampler: 0 for the ODE, 1 for the SDE")
+    parser.add_argument("--snr", type=float, help="of the predictor-corrector's Langevin steps, such as 0.1")
     parser.add_argument("--seed", type=natural_number, default=0, help="of the first image (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="images at once (default: 16)")
     parser.set_defaults(run=run_sample)
@@ -66,8 +74,7 @@ def run_sample(options) -> int:
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
-    if options.sampler:
-        pipe.scheduler = sampler_class(options.sampler).from_config(pipe.scheduler.config)
+    pipe.scheduler = chosen_sampler(options, pipe.scheduler)
     files, arrays, nfe = [], [], 0
     for start in range(0, number, options.batch_size):
         numbers = range(start, min(start + options.batch_size, number))
@@ -102,10 +109,29 @@ def run_sample(options) -> int:
     return 0
 
 
-def sampler_class(name: str):
+def chosen_sampler(options, own):
+    """The sampler that the options ask for; `own` is the model's.
+
+    Raises:
+        ValueError: on settings of another sampler than that, or out of their range.
+    """
+    from sde_diffusers.schedulers.scheduling_consistency import ScoreSdeConsistencyScheduler
     from sde_diffusers.schedulers.scheduling_exponential import ScoreSdeExponentialScheduler
     from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
     from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 
-    classes = (ScoreSdeExponentialScheduler, ScoreSdePredictorCorrectorScheduler, ScoreSdeProbabilityFlowScheduler)
-    return dict(zip(SAMPLERS, classes, strict=True))[name]
+    classes = {
+        "exponential": ScoreSdeExponentialScheduler,
+        "predictor-corrector": ScoreSdePredictorCorrectorScheduler,
+        "probability-flow": ScoreSdeProbabilityFlowScheduler,
+        "consistency": ScoreSdeConsistencyScheduler,
+    }
+    chosen = classes[options.sampler] if options.sampler else type(own)
+    settings = {key: getattr(options, key) for key in OWN_SETTINGS if getattr(options, key) is not None}
+    for key, value in settings.items():
+        if chosen is not classes[OWN_SETTINGS[key]]:
+            raise ValueError(
+                f"--{key} {value:g} is for the sampler {OWN_SETTINGS[key]!r}, but this one is {chosen.__name__}: "
+                f"add --sampler {OWN_SETTINGS[key]}."
+            )
+    return chosen.from_config(own.config, **settings) if options.sampler or settings else own

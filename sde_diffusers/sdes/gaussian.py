@@ -27,7 +27,8 @@ the constructor's arguments are its parameters.
 
 All functions of time take a number or a tensor of any shape, compute in float64 (sigma(1e-5) of a VP SDE would lose
 half of its digits in float32), and return a tensor of the same shape in the dtype of the given one (float64 for a
-number). Subclasses write them for float64 tensors alone; the base sees to the rest.
+number). Subclasses write them for float64 tensors alone; the base sees to the rest. Numbers, lists and arrays of times
+must lie in [0, 1]; tensors are taken as they are, since a look at them could wait for a device.
 """
 
 import functools
@@ -58,6 +59,9 @@ FUNCTIONS_OF_TIME = (
 )
 
 
+# How many of their first arguments are times, if not one.
+TIMES = {"transition": 2, "inverse_half_log_snr": 0, "time_of_index": 0}
+
 # A number or a tensor, of any dtype and shape; methods get it as a float64 tensor (`function_of_time`).
 Time = Any
 
@@ -67,10 +71,15 @@ def function_of_time(method):
     if getattr(method, "takes_any_time", False):
         return method
 
+    count = TIMES.get(method.__name__, 1)
+
     @functools.wraps(method)
     def wrapper(self, t, *others):
         dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
         times = [torch.as_tensor(time, dtype=torch.float64) for time in (t, *others)]
+        for given, time in zip((t, *others)[:count], times, strict=False):
+            if not isinstance(given, Tensor) and not ((time >= 0) & (time <= 1)).all():
+                raise ValueError(f"Times of `{method.__name__}` must lie in [0, 1], but here is {given!r}.")
 
         def given_dtype(value) -> Tensor:
             return value.to(dtype) if isinstance(value, Tensor) else torch.full_like(times[0], value, dtype=dtype)

@@ -149,10 +149,12 @@ def _curves_block(curves: list[Callable]) -> Block:
 def _distances_histogram(axes, neighbors: Neighbors) -> None:
     test = neighbors.sample_distances[:0] if neighbors.test_distances is None else neighbors.test_distances
     both = torch.cat([neighbors.sample_distances, test])
-    bins = np.linspace(0, both.max().item() * 1.02, 50)
+    bins = np.linspace(0, both.max().item() * 1.02 or 1.0, 50)  # where all are copies, all distances are 0
     kinds = (("samples", neighbors.sample_distances), ("test images", test))
     for (label, distances), color in zip(kinds, ("tab:blue", "tab:orange"), strict=True):
-        axes.hist(distances.numpy(), bins, density=True, alpha=0.5, color=color, label=f"{len(distances):,} {label}")
+        if len(distances):
+            label = f"{len(distances):,} {label}"
+            axes.hist(distances.numpy(), bins, density=True, alpha=0.5, color=color, label=label)
     axes.set(xlabel=f"distance to the nearest reference image in {neighbors.space}", ylabel="density")
     axes.legend()
 

@@ -11,6 +11,7 @@ from PIL import Image
 from evaluation.distances import FeatureStatistics, precision_recall
 from evaluation.feature_metrics import compare_features
 from evaluation.neighbors import Neighbors, nearest, pixels
+from evaluation.page import draw_page
 from evaluation.samples import save_images
 from evaluation.shards import compute_in_shards
 from evaluation.tables import make_tables, markdown
@@ -89,6 +90,18 @@ def test_copies_of_training_images_are_noticed():
 
     assert share(new) < 0.05
     assert share(torch.cat([new[:100], training[:100]])) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.filterwarnings("error")
+def test_copies_without_test_images_are_drawn(tmp_path):
+    """All distances are 0, and of the other kind there are none."""
+    neighbors = Neighbors(torch.zeros(8), torch.arange(8), None, "pixels")
+    page = draw_page("title", [], None, neighbors, None, None, tmp_path / "none.jsonl", shown=0)
+    page.savefig(tmp_path / "page.png")
+    (axes,) = page.axes
+    (bars,) = axes.containers
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["8 samples"]
+    assert bars[0].get_x() == pytest.approx(0) and bars[0].get_height() * bars[0].get_width() == pytest.approx(1)
 
 
 def test_yardsticks_have_the_noise_that_they_are_named_by():
