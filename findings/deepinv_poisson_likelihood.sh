@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# deepinv 0.5.0: the Poisson likelihood of an image depends on the rest of its batch, and its gradient on gain squared.
+# deepinv 0.5.0: the Poisson likelihood of an image depends on its batch, and its gradient is off by the gain squared.
 #
 # PoissonLikelihood gives one value for each image of a batch. The logarithms in it are summed over the whole batch,
 # though: an image has one value alone, and another beside a second one. Its gradient is a formula of its own, which
 # multiplies by the gain where the chain rule divides. With the default gain of 1 the two agree; with the gain of 0.1
 # of a dark picture the gradient is 100 times too small, which looks like a step size that is badly chosen. And
-# `prox_d`, which primal-dual methods call, has a bracket in the wrong place: a pixel that should become 1.618 becomes
-# negative, where the likelihood does not exist.
+# `prox_d`, which primal-dual methods call, multiplies by the root that should be added: a pixel that should become
+# 1.618 becomes negative, where the likelihood does not exist.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
