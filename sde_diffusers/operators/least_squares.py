@@ -44,7 +44,7 @@ def krylov_solution(
     """
     wanted, residual, direction = 0, b, b
     square = start = inner(b, b)
-    least = torch.maximum(tolerance**2 * start, torch.as_tensor(rounding).to(start) ** 2)
+    least = tolerance**2 * start + rounding**2
     going = (start > NOTHING**2) & (start > least)
     for _ in range(steps):
         if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
