@@ -395,7 +395,7 @@ def test_every_event_goes_through_one_bounded_queue(app, events):
     for page in ("", "cifar10-ve"):
         served = [function for function in app.fns.values() if function.fn is not None and function.page == page]
         outside = {function.api_name for function in served if not function.queue}
-        assert len(outside) == 5 and all(name.startswith("stop") for name in outside)  # they only end what computes
+        assert len(outside) == 6 and all(name.startswith("stop") for name in outside)  # they only end what computes
         network = {function.api_name for function in served if function.concurrency_id == "network"}
         names = tabs | {f"{name}_example" for name in (*tabs, "interpolate")} | randoms
         names |= {"interpolate_seeds", "interpolate_images"}
