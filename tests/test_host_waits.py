@@ -11,7 +11,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import host_waits  # noqa: E402
 
-from sde_diffusers import NCSNppUNet2DModel, ScoreSdeProbabilityFlowScheduler  # noqa: E402
+from sde_diffusers import (  # noqa: E402
+    NCSNppUNet2DModel,
+    ScoreSdeExponentialScheduler,
+    ScoreSdePipeline,
+    ScoreSdeProbabilityFlowScheduler,
+)
 
 UNET = {"sample_size": 8, "in_channels": 2, "block_out_channels": (8, 8), "layers_per_block": 1, "num_class_embeds": 3}
 
@@ -52,3 +57,13 @@ def test_restoration(method):
     of_blur = 0.0 if method == "projection" else 0.05  # which takes exact measurements alone of a blur
     for operator, noise_std in ((operators["mask"], [0.05, 0.1]), (operators["blur"], of_blur)):
         assert host_waits.of_restoration(unet, scheduler, made, operator, noise_std)[0] == 0
+
+
+def test_shapes_alone_are_sampled():
+    """On the meta device there are no values that could be looked at."""
+    with torch.device("meta"):
+        unet = NCSNppUNet2DModel.from_preset("small-28")
+    pipe = ScoreSdePipeline(unet=unet, scheduler=ScoreSdeExponentialScheduler(sde="ve", prediction_type="sample"))
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(2, 3, output_type="latent").images
+    assert images.is_meta and images.shape == (2, 1, 28, 28)

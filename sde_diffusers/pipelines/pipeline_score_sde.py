@@ -221,7 +221,8 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
                 sound, done = sound + x.isfinite().all(), k + 1
                 if sound.device.type == "cpu" and sound < done:
                     break
-        if (finite := sound.item()) < done:  # read once, as it makes the host wait for a GPU
+        # Read once, as it makes the host wait for a GPU; on the meta device there is nothing to read.
+        if not sound.is_meta and (finite := sound.item()) < done:
             raise StateNotFiniteError(
                 f"The sampler's state is not finite after evaluation {finite + 1} of {len(timesteps)}, at t = "
                 f"{self.scheduler.times[first + finite].item():.4g}. Either the network's answers are not (float16 "
