@@ -224,6 +224,7 @@ def test_integers_are_bits_per_dim_in_nats():
         ({"dequantize": 2, "passes": 3}, "`passes`=3 and `dequantize`=2 contradict"),
         ({"passes": 0}, "`passes` must be a positive integer, but is 0"),
         ({"importance_weighted": True, "passes": 3}, "`importance_weighted` needs"),
+        ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.complex64)}, "`x` must be real, but is torch.complex64"),
     ],
 )
 def test_what_has_no_density_is_refused(arguments, message):
@@ -237,3 +238,9 @@ def test_what_has_no_density_is_refused(arguments, message):
 def test_priors_that_are_none(priors):
     with pytest.raises(ValueError, match="`class_priors` must be 3 positive probabilities"):
         small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), priors)
+
+
+@pytest.mark.parametrize("options", [{"generator": 5}, {"generator": [5]}, {"class_labels": 1}])
+def test_class_log_prob_refuses_by_name(options):
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
+        small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), **options)

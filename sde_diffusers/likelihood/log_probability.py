@@ -24,6 +24,8 @@ def image_class_log_prob(pipe, x, class_priors=None, generator=None, **options) 
     classes = pipe.unet.config.num_class_embeds or 0
     if not classes:
         raise ValueError("`class_log_prob` needs a network that is conditional on classes, and this one is not.")
+    if "class_labels" in options:
+        raise ValueError("`class_labels` are what `class_log_prob` asks about: leave them out.")
     log_priors = log_class_priors(class_priors, classes)
     columns = []
     for label in range(classes):  # the same noise for each, so that it cancels in their differences
@@ -46,8 +48,13 @@ def log_class_priors(priors: Sequence[float] | Tensor | None, classes: int) -> T
 
 
 def copies(generator):
-    """Generators in the state of the given ones, which stay as they are; of the default one, if None."""
+    """Generators in the state of the given ones, which stay as they are; of the default one, if None.
+
+    What is none of these is handed on, to be refused.
+    """
     if isinstance(generator, list):
         return [copies(one) for one in generator]
+    if generator is not None and not isinstance(generator, torch.Generator):
+        return generator
     state = torch.random.default_generator if generator is None else generator
     return torch.Generator(state.device).set_state(state.get_state())

@@ -114,6 +114,8 @@ def dequantization_asked(dequantize, passes, levels: int | None) -> tuple[str | 
 
 def check_shape(pipe, name: str, images) -> None:
     channels = pipe.unet.config.in_channels
+    if isinstance(images, Tensor) and images.is_complex():
+        raise ValueError(f"`{name}` must be real, but is {images.dtype}.")
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not images.numel():
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
