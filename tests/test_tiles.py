@@ -94,5 +94,10 @@ def test_a_score_network_in_tiles_and_what_is_refused():
     for wrong in (0, 3, 15, 4.5):
         with pytest.raises(ValueError, match="`overlap`"):
             pipe.enable_tiling(28, wrong)
+    pipe = local_pipe()
+    pipe.enable_tiling(16, 6)
     with pytest.raises(ValueError, match="`tile_size` means images of 20 x 20"):
-        local_pipe().enable_tiling(20)
+        pipe.enable_tiling(20)
+    with pytest.raises(ValueError, match="`overlap`"):
+        pipe.enable_tiling(16, 9)
+    assert pipe.tiles == Tiles(16, 6)

@@ -307,12 +307,15 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         size = whole_number(tile_size)
         if not size >= 8:
             raise ValueError(f"`tile_size` must be an integer of at least 8, but is {tile_size!r}.")
-        self.disable_tiling()
-        self._require_size("tile_size", (int(size), int(size)))
         common = size // 4 if overlap is None else whole_number(overlap)
         if not 4 <= common <= size // 2:
             raise ValueError(f"`overlap` must be an integer from 4 to {size // 2}, but is {overlap!r}.")
-        self.tiles = Tiles(int(size), int(common))
+        before, self.tiles = self.tiles, Tiles(int(size), int(common))
+        try:
+            self._require_size("tile_size", (int(size), int(size)))
+        except ValueError:
+            self.tiles = before  # what is refused changes nothing
+            raise
 
     def disable_tiling(self) -> None:
         """Ask the networks for whole images again."""

@@ -25,7 +25,7 @@ from test_hub import (  # noqa: F401 (fixtures)
 
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.convert import from_diffusers
-from sde_diffusers.hub.pipeline_mixin import push_model
+from sde_diffusers.hub import push_model
 
 
 @pytest.fixture

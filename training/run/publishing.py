@@ -11,7 +11,7 @@ from tqdm import tqdm
 from images.sources import HUB_IDS
 from run.config import Config
 from run.yaml_config import ConfigError
-from sde_diffusers.hub.pipeline_mixin import push_model
+from sde_diffusers.hub import push_model
 
 
 class Publisher:
