@@ -224,6 +224,9 @@ def test_integers_are_bits_per_dim_in_nats():
         ({"dequantize": 2, "passes": 3}, "`passes`=3 and `dequantize`=2 contradict"),
         ({"passes": 0}, "`passes` must be a positive integer, but is 0"),
         ({"importance_weighted": True, "passes": 3}, "`importance_weighted` needs"),
+        ({"importance_weighted": "no"}, "`importance_weighted` must be True or False, but is 'no'"),
+        ({"levels": 10**30}, "`levels` must be an integer from 2 to 2^32, but is 1000000"),
+        ({"probes": torch.full((1, 1, 8, 8), math.nan)}, "`probes` must be finite real numbers"),
         ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.complex64)}, "`x` must be real, but is torch.complex64"),
     ],
 )
@@ -234,7 +237,10 @@ def test_what_has_no_density_is_refused(arguments, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("priors", [[0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.3, 0.1]])
+@pytest.mark.parametrize(
+    "priors",
+    [[0.5, 0.5], [0.5, 0.6, -0.1], [0.5, 0.3, 0.1], "even", {0: 1.0}, [[0.5], [0.3, 0.2]], [0.5, 0.5, math.nan]],
+)
 def test_priors_that_are_none(priors):
     with pytest.raises(ValueError, match="`class_priors` must be 3 positive probabilities"):
         small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), priors)
@@ -244,3 +250,8 @@ def test_priors_that_are_none(priors):
 def test_class_log_prob_refuses_by_name(options):
     with pytest.raises(ValueError, match=f"`{next(iter(options))}`"):
         small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), **options)
+
+
+def test_class_log_prob_has_the_options_of_log_prob():
+    with pytest.raises(TypeError, match="takes the options of `log_prob`, .*passes.* but not foo"):
+        small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), foo=1)

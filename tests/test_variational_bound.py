@@ -9,6 +9,7 @@ from exact_scores import as_images
 from test_likelihood import ExactNetwork, ExactPipeline, small_pipeline
 
 from sde_diffusers import ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.likelihood.variational_bound import _decoding_nats
 
 LEVELS = 4
 IMAGES = torch.tensor([[0, 0, 0], [3, 1, 0], [2, 2, 3]])
@@ -59,3 +60,27 @@ def test_passes_and_list_of_generators():
     for given, message in (({"draws": 0}, "`draws` must be"), ({"passes": 1.5}, "`passes` must be")):
         with pytest.raises(ValueError, match=message):
             pipe.variational_bound(images, **given)
+
+
+@pytest.mark.parametrize("levels", [2, 256, 2**32])
+def test_pixels_read_off_where_all_is_noise_cost_the_whole_depth(levels):
+    """However wide the noise is, and however many levels: as many candidates as there are, at once if they are dense.
+
+    `sde="ve"` ends at a deviation of 10; a range of 2 leaves a hundredth of a nat."""
+    images = torch.randint(levels, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    given = {"draws": 1, "levels": levels, "generator": torch.Generator().manual_seed(0)}
+    output = small_pipeline().variational_bound(images, eps=0.999, **given)
+    assert abs(output.reconstruction.item() * math.log(2) - math.log(levels)) < 2e-2
+
+
+def test_dense_levels_are_integrated():
+    """Against the sum over all of them."""
+    values = torch.tensor([0, 3, 400, 2000, 2047], dtype=torch.float64).view(5, 1, 1, 1)
+    noise = torch.linspace(-3, 3, 11, dtype=torch.float64).view(1, 1, 1, 11).expand(5, 1, 1, 11)
+    s, found = 320.0, []
+    for column in range(11):
+        found.append(_decoding_nats(values, s, 2048, noise[..., column : column + 1]))
+    candidates = torch.arange(2048, dtype=torch.float64)
+    z = (values + s * noise)[:, 0, 0, :, None] / s - candidates / s
+    expected = (-0.5 * z.square()).logsumexp(2) + 0.5 * noise[:, 0, 0].square()
+    torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=5e-6)

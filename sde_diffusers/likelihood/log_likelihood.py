@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
@@ -151,6 +152,8 @@ def log_probabilities(
     unit, levels = numbers_and_levels(pipe, images, levels, in_units)
     kind, passes = dequantization_asked(dequantize, passes, levels)
     exact = isinstance(probes, str)
+    if not isinstance(importance_weighted, (bool, np.bool_)):
+        raise ValueError(f"`importance_weighted` must be True or False, but is {importance_weighted!r}.")
     if importance_weighted and not (kind and exact):
         raise ValueError(
             '`importance_weighted` needs `dequantize` and `probes`="exact": the exponential of an estimated trace is '

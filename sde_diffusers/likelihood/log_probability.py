@@ -1,5 +1,6 @@
 """Log-probabilities of data in their own units, and of classes given data (Bayes' rule)."""
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.likelihood.log_likelihood import LogProbOutput, log_probabilities
+from sde_diffusers.scalars import plain, real_number
 
 
 def image_log_prob(pipe, x, **options) -> LogProbOutput:
@@ -26,6 +28,12 @@ def image_class_log_prob(pipe, x, class_priors=None, generator=None, **options) 
         raise ValueError("`class_log_prob` needs a network that is conditional on classes, and this one is not.")
     if "class_labels" in options:
         raise ValueError("`class_labels` are what `class_log_prob` asks about: leave them out.")
+    known = inspect.signature(log_probabilities).parameters.keys() - {"pipe", "images", "in_units"}
+    if unknown := options.keys() - known:
+        raise TypeError(
+            f"`class_log_prob` takes the options of `log_prob`, {', '.join(sorted(known - {'class_labels'}))}, but not "
+            f"{', '.join(sorted(unknown))}."
+        )
     log_priors = log_class_priors(class_priors, classes)
     columns = []
     for label in range(classes):  # the same noise for each, so that it cancels in their differences
@@ -39,12 +47,11 @@ def log_class_priors(priors: Sequence[float] | Tensor | None, classes: int) -> T
     """(C,) float64; a ValueError unless they are positive and sum to 1."""
     if priors is None:
         return torch.full((classes,), -math.log(classes), dtype=torch.float64)
-    given = torch.as_tensor(priors, dtype=torch.float64)
-    if given.shape != (classes,) or not (given > 0).all() or abs(given.sum().item() - 1) > 1e-6:
-        raise ValueError(
-            f"`class_priors` must be {classes} positive probabilities that sum to 1, but are {given.tolist()}."
-        )
-    return given.log()
+    listed = plain(priors)
+    numbers = [real_number(prior) for prior in listed] if isinstance(listed, (list, tuple)) else []
+    if len(numbers) != classes or not all(number > 0 for number in numbers) or not abs(sum(numbers) - 1) <= 1e-6:
+        raise ValueError(f"`class_priors` must be {classes} positive probabilities that sum to 1, but are {priors!r}.")
+    return torch.tensor(numbers, dtype=torch.float64).log()
 
 
 def copies(generator):

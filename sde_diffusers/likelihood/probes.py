@@ -46,6 +46,8 @@ def check_probes(probes, distribution, shape) -> None:
     if isinstance(probes, Tensor) and probes.ndim:
         good = probes.ndim in (4, 5) and probes.shape[-4:] == shape and probes.numel() > 0
         got = f"a tensor of shape {tuple(probes.shape)}"
+        if good and not (probes.isreal().all() and probes.isfinite().all()):
+            raise ValueError("`probes` must be finite real numbers, but hold others.")
     elif isinstance(probes, str):
         good, got = probes == "exact", repr(probes)
     else:

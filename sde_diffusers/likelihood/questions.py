@@ -13,6 +13,9 @@ from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.scalars import real_number, whole_number
 
+MOST_LEVELS = 2**32
+"""Of float64's 2^53: the others are for the noise within a level."""
+
 
 def require_unbounded(scheduler) -> None:
     """Raise a ValueError if the scheduler clips: its samples are then not those of the ODE, whose density is known."""
@@ -59,8 +62,8 @@ def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, in
     Raises:
         ValueError: on other levels, types or ranges.
     """
-    if levels is not None and not whole_number(levels) >= 2:
-        raise ValueError(f"`levels` must be an integer of at least 2, but is {levels!r}.")
+    if levels is not None and not 2 <= whole_number(levels) <= MOST_LEVELS:
+        raise ValueError(f"`levels` must be an integer from 2 to 2^32, but is {levels!r}.")
     pixels, given = pipe.pixel_format, None if levels is None else int(whole_number(levels))
     name = "x" if in_units else "images"
     images = read_numbers(pipe, name, images, in_units)

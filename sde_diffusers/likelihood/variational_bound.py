@@ -28,6 +28,9 @@ from sde_diffusers.scalars import whole_number
 
 DECODED_DEVIATIONS = 9.0
 """How far away, in deviations of the noise, a level is no candidate any more: e^-40."""
+DENSE = 300.0
+"""Levels to a deviation of the noise above which their sum is taken as the integral: wrong by some 1e-6 nats at the
+ends of the range (1 / 24 of the slopes there), and by nothing between them."""
 
 
 @dataclass
@@ -107,10 +110,14 @@ def _noise_error(scheduler, guidance, x_0: Tensor, half_log_snr: Tensor, generat
 
 def _decoding_nats(values: Tensor, s: float, levels: int, noise: Tensor) -> Tensor:
     """(N,) -log P(values | values + s noise), of integers in [0, levels)."""
-    reach = math.ceil(DECODED_DEVIATIONS * s) + 1
-    log_sum = torch.full_like(values, -math.inf)
-    for step in range(-reach, reach + 1):
-        exists = (values + step >= 0) & (values + step < levels)
-        log_weight = -0.5 * (noise - step / s).square()
-        log_sum = torch.where(exists, torch.logaddexp(log_sum, log_weight), log_sum)
+    if s > DENSE:
+        above, below = (torch.special.ndtr((end - values) / s - noise) for end in (levels - 0.5, -0.5))
+        log_sum = (above - below).log() + math.log(s * math.sqrt(2 * math.pi))
+    else:
+        reach = min(math.ceil(DECODED_DEVIATIONS * s) + 1, levels - 1)
+        log_sum = torch.full_like(values, -math.inf)
+        for step in range(-reach, reach + 1):
+            exists = (values + step >= 0) & (values + step < levels)
+            log_weight = -0.5 * (noise - step / s).square()
+            log_sum = torch.where(exists, torch.logaddexp(log_sum, log_weight), log_sum)
     return (log_sum + 0.5 * noise.square()).flatten(1).sum(1)

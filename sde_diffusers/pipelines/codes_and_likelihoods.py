@@ -140,11 +140,13 @@ class CodesAndLikelihoodsMixin:
             eps: time that stands for the images, in (0, 1); raised to the earliest one that the SDE and the network
                 know where they start later (DDPM tables, another SDE than the training's). None = 1e-5, or for
                 "truncated_normal" where half a bin is three deviations of the noise.
-            rtol, atol, variable: see `encode`. The tolerances hold for the log-likelihood in nats as well; with
-                `probes="exact"` a tenth of them is used.
+            rtol, atol, variable: see `encode`. As in the paper's code, the log-likelihood in nats is one more number
+                of the state, whose root mean square the tolerances bound in each step; with `probes="exact"` a tenth
+                of them is used. All images take the same steps: at tolerances far above the default an image's
+                value differs with those beside it, by as much as it differs with the tolerance.
             class_labels: as in `__call__`; the likelihood is then that given the class.
             probe_distribution: "rademacher" (of less variance) or "gaussian".
-            levels: number of values of a pixel, 2^(bit depth); None = as the data of the network has it (256 for 8
+            levels: number of values of a pixel, 2^(bit depth), at most 2^32; None = as the data of the network has it (256 for 8
                 bits). Floating-point data have none: the result is then that of their density in their own units.
             passes: number of draws of the dequantization's noise, whose bounds are averaged.
             importance_weighted: take the tighter bound of all passes together instead (arXiv 1509.00519); only with
@@ -276,5 +278,6 @@ class CodesAndLikelihoodsMixin:
 
         Raises:
             ValueError: for a network without classes, priors that are none, or as in `log_prob`.
+            TypeError: on options that `log_prob` has not.
         """
         return image_class_log_prob(self, x, class_priors, generator, **options)
