@@ -31,8 +31,8 @@ def image_class_log_prob(pipe, x, class_priors=None, generator=None, **options) 
     known = inspect.signature(log_probabilities).parameters.keys() - {"pipe", "images", "in_units"}
     if unknown := options.keys() - known:
         raise TypeError(
-            f"`class_log_prob` takes the options of `log_prob`, {', '.join(sorted(known - {'class_labels'}))}, but not "
-            f"{', '.join(sorted(unknown))}."
+            f"`class_log_prob` has no {', '.join(sorted(unknown))}, but the options of `log_prob`: "
+            f"{', '.join(sorted(known - {'class_labels', 'generator'}))}."
         )
     log_priors = log_class_priors(class_priors, classes)
     columns = []

@@ -146,8 +146,9 @@ class CodesAndLikelihoodsMixin:
                 value differs with those beside it, by as much as it differs with the tolerance.
             class_labels: as in `__call__`; the likelihood is then that given the class.
             probe_distribution: "rademacher" (of less variance) or "gaussian".
-            levels: number of values of a pixel, 2^(bit depth), at most 2^32; None = as the data of the network has it (256 for 8
-                bits). Floating-point data have none: the result is then that of their density in their own units.
+            levels: number of values of a pixel, 2^(bit depth), at most 2^32; None = as the data of the network has it
+                (256 for 8 bits). Floating-point data have none: the result is then that of their density in their own
+                units.
             passes: number of draws of the dequantization's noise, whose bounds are averaged.
             importance_weighted: take the tighter bound of all passes together instead (arXiv 1509.00519); only with
                 `probes="exact"`.
