@@ -116,10 +116,10 @@ def test_every_method_runs_with_every_operator(name, method):
     arguments = {"method": method, "num_inference_steps": 3, "generator": seeded(), "output_type": "pt"}
     if method != "projection":
         assert pipe(y, operator, 0.05, **arguments).images.isfinite().all()
-    out = pipe(y, operator, num_samples=2, **arguments).images
+    out = pipe(y, operator, num_samples=4, **arguments).images
     inside = ((out > 0) & (out < 1)).flatten(1).all(1)  # else clipped
-    measured = operator.repeat(2).for_images(out.shape)(out)
-    off = (measured - y.repeat_interleave(2, 0))[inside].abs()
+    measured = operator.repeat(4).for_images(out.shape)(out)
+    off = (measured - y.repeat_interleave(4, 0))[inside].abs()
     assert (inside.any() or method in OTHERS) and not (off > 1e-3 * y.abs().max()).any()
 
 

@@ -140,6 +140,11 @@ class LinearOperator(Operator):
     linear = True
     gram: float | None = None
 
+    @property
+    def direct(self) -> bool:
+        """Whether `solve` is in closed form."""
+        return self.gram is not None
+
     def at(self, x):
         """Itself: a linear operator is its own Jacobian."""
         return self

@@ -21,10 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
-from sde_diffusers.operators.decomposed import Decomposed, Separable
+from sde_diffusers.operators.decomposed import Decomposed, Dense, Separable
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.sdes.gaussian import require_positive
 
+FEW_PIXELS = 32 * 32
+"""Up to so many the matrix of a convolution is decomposed as it is, which takes about a second."""
 BOUNDARIES = ("reflect", "symmetric", "replicate", "zero", "circular", "valid")
 
 
@@ -89,7 +91,8 @@ class Convolution(LinearOperator):
     Args:
         kernel: (h, w) array or tensor, of sum 1 if the brightness is to be kept; its centre is at (h // 2, w // 2).
         boundary: what is beyond the edges, one of `BOUNDARIES`. With "valid", y has shape (N, C, H - h + 1,
-            W - w + 1). "circular" has everything in closed form, by the Fourier transform.
+            W - w + 1). "circular" has everything in closed form, by the Fourier transform, and the others for images
+            of at most 32 x 32 pixels (`for_images`), by a singular value decomposition.
 
     Raises:
         ValueError: if the kernel is not two-dimensional, not finite or zero, or there is no such boundary.
@@ -120,6 +123,14 @@ class Convolution(LinearOperator):
     def shape_of_images(self, y):
         return (y.shape[1], *self.blurred_from(y.shape[2:]))
 
+    def for_images(self, shape, device=None):
+        operator = super().for_images(shape, device)
+        if type(self) is not Convolution or math.prod(shape[2:]) > FEW_PIXELS:
+            return operator
+        small = SmallConvolution(self.kernel, self.boundary)
+        small.image_shape, small.device = tuple(shape[1:]), device
+        return small
+
     def _indices(self, size) -> list[Tensor]:
         """Of each axis, the pixels at which the kernel's windows look."""
         return [
@@ -149,3 +160,12 @@ class CircularConvolution(Decomposed, Convolution):
 
     def _synthesise(self, z, size):
         return torch.fft.ifft2(z, norm="ortho").real
+
+
+class SmallConvolution(Dense, Convolution):
+    """The convolution of images of `FEW_PIXELS`."""
+
+    def _matrix(self):
+        h, w = self.image_shape[1:]
+        pixels = torch.eye(h * w, dtype=torch.float64).view(h * w, 1, h, w)
+        return Convolution.__call__(self, pixels).flatten(1).T

@@ -16,6 +16,7 @@ class Decomposed(LinearOperator):
     """Base of operators with a singular value decomposition, which the subclass defines for each size of images."""
 
     NEGLIGIBLE = 1e-3
+    direct = True
 
     def _values(self, height: int, width: int) -> Tensor:
         """The diagonal of S, in double precision, for images of this size; it broadcasts to V* x."""
@@ -78,6 +79,42 @@ class Decomposed(LinearOperator):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
         return self._measurement(self._response(size, z, response), size)
+
+
+class Dense(Decomposed):
+    """An operator that does the same to each channel of images of one `image_size`, with so few pixels that its matrix
+    can be decomposed as it is."""
+
+    image_shape: tuple[int, ...]
+
+    def _matrix(self) -> Tensor:
+        """(m, H W) float64, what the operator does to images of one channel."""
+        raise NotImplementedError
+
+    def _part(self, k: int, like: Tensor) -> Tensor:
+        """U (m, r), the singular values (r,) or V' (r, H W)."""
+        if "_parts" not in self.__dict__:
+            self._parts = torch.linalg.svd(self._matrix(), full_matrices=False)
+        return self.constant(("part", k), like, lambda: self._parts[k].to(like.dtype))
+
+    def _values(self, height, width):
+        return self._part(1, torch.empty(0, dtype=torch.float64))
+
+    def _image_size(self, y):
+        return tuple(self.image_shape[1:])
+
+    def _analyse(self, x):  # (N, C, 1, r)
+        return x.flatten(2)[:, :, None] @ self._part(2, x).T
+
+    def _synthesise(self, z, size):
+        return (z @ self._part(2, z)).unflatten(3, size).squeeze(2)
+
+    def _analyse_measurement(self, y, size):
+        return y.flatten(2)[:, :, None] @ self._part(0, y)
+
+    def _measurement(self, z, size):
+        measured = self.measurement_shape((1, 1, *size))[2:]
+        return (z @ self._part(0, z).T).unflatten(3, measured).squeeze(2)
 
 
 class Separable(Decomposed):

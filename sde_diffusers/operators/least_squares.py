@@ -26,7 +26,7 @@ def relative_norm(square: Tensor, start: Tensor) -> Tensor:
 
 
 def krylov_solution(
-    system, b: Tensor, steps: int, tolerance: float = 1e-6, rounding: Tensor | float = 0.0
+    system, b: Tensor, steps: int, tolerance: float = 1e-6, rounding: Tensor | float = 0.0, precondition=None
 ) -> tuple[Tensor, Tensor]:
     """M w for the solution of S w = b, for each image of b (N, ...), by conjugate gradients from w = 0.
 
@@ -38,14 +38,17 @@ def krylov_solution(
             need not be computed again.
         rounding: norm of b's rounding errors, (N, 1, ..., 1) or a number. They have a share outside of the range of a
             singular S, which no w takes away, and along which the steps would grow without bound.
+        precondition: r -> P r with a symmetric P that is positive on the range of S and like its inverse: the steps
+            are then as many as P S needs. The tolerance is of <r, P r>.
 
     Returns:
         M w, and the residual's norm relative to that of b, (N,).
     """
-    wanted, residual, direction = 0, b, b
-    square = start = inner(b, b)
-    least = tolerance**2 * start + rounding**2
-    going = (start > NOTHING**2) & (start > least)
+    precondition = precondition or (lambda r: r)
+    wanted, residual, direction = 0, b, precondition(b)
+    norm = norm_of_b = inner(b, b)
+    square = start = inner(b, direction)
+    going = (norm > NOTHING**2) & (norm > rounding**2)
     for _ in range(steps):
         if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
             break
@@ -55,12 +58,13 @@ def krylov_solution(
         length = torch.where(going, square / curvature, 0)
         residual = residual - length * image
         wanted = wanted + like_images(length, product) * product
-        previous, square = square, inner(residual, residual)
-        going = going & (square > least)
-        direction = residual + torch.where(going, square / previous, 0) * direction
+        shaped = precondition(residual)
+        previous, square, norm = square, inner(residual, shaped), inner(residual, residual)
+        going = going & (square > tolerance**2 * start) & (norm > rounding**2)
+        direction = shaped + torch.where(going, square / previous, 0) * direction
     if not isinstance(wanted, Tensor):  # b = 0
         wanted = torch.zeros_like(system(b)[1])
-    return wanted, relative_norm(square, start)
+    return wanted, relative_norm(norm, norm_of_b)
 
 
 def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
