@@ -240,8 +240,10 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
         value = torch.from_numpy(np.stack(arrays))
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufc":
+            raise ValueError(f"`{name}` must hold numbers, but is an array of {value.dtype}.")
         value = value[..., None] if value.ndim == 2 else value
-        value = value.astype(np.uint8) * 255 if value.dtype == bool else value
+        value = value.astype(value.dtype.newbyteorder("="), copy=False)  # FITS files are in the other order
         value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
     if not isinstance(value, Tensor):
         raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")

@@ -36,7 +36,8 @@ class LikelihoodOutput(BaseOutput):
         bits_per_dim: (N,) float64, mean over passes and probes. High values mark anomalies.
         estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact. Join batches with
             `torch.cat(..., dim=2)` and ask `standard_errors` for the errors over a data set.
-        standard_error: of the batch's mean, in parts; see `standard_errors`.
+        standard_error: of the batch's mean, in parts; see `standard_errors`. Of the passes' mean, not of their
+            importance-weighted bound.
         latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
         nfe: number of evaluations of the network that each image took, all passes together.
         rtol, atol: tolerances of the solver, as used.
@@ -61,7 +62,8 @@ class LogProbOutput(BaseOutput):
     Args:
         log_prob: (N,) float64, mean over passes and probes.
         estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact.
-        standard_errors: of the batch's mean, in parts; see `standard_errors`.
+        standard_errors: of the batch's mean, in parts; see `standard_errors`. Of the passes' mean, not of their
+            importance-weighted bound.
         latents: (N, C, H, W) float32, the codes at t = 1 (of the first pass).
         nfe: number of evaluations of the network that each image took, all passes together.
         rtol, atol: tolerances of the solver, as used.
@@ -150,7 +152,13 @@ def log_probabilities(
     """
     pixels, scheduler = pipe.pixel_format, pipe.scheduler
     unit, levels = numbers_and_levels(pipe, images, levels, in_units)
+    unit = unit if torch.is_grad_enabled() else unit.detach()
     kind, passes = dequantization_asked(dequantize, passes, levels)
+    if kind and unit.requires_grad:
+        raise ValueError(
+            f'`dequantize`="{kind}" rounds images to levels first, and no gradient passes that: take '
+            "`dequantize`=False for that of the density, or detach the images."
+        )
     exact = isinstance(probes, str)
     if not isinstance(importance_weighted, (bool, np.bool_)):
         raise ValueError(f"`importance_weighted` must be True or False, but is {importance_weighted!r}.")

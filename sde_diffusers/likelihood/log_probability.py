@@ -13,7 +13,8 @@ from sde_diffusers.scalars import plain, real_number
 
 def image_log_prob(pipe, x, **options) -> LogProbOutput:
     """See `ScoreSdePipeline.log_prob`."""
-    if isinstance(x, Tensor) and x.requires_grad and pipe.unet.dtype not in (torch.float32, torch.float64):
+    gradient = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
+    if gradient and pipe.unet.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"`x` asks for a gradient, which takes a network of float32 or float64, but it is {pipe.unet.dtype}: "
             "`pipe.to(torch.float32)`, or `x.detach()`."

@@ -27,6 +27,7 @@ u: it is always solved in u.
 """
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -169,8 +170,13 @@ class ProbabilityFlow:
         inside = [self.variable_of_time(t) for t in times if min(start, end) < t < max(start, end)]
         return sorted(inside, reverse=start > end)
 
-    def solve(self, x: Tensor, start: float, end: float, rtol: float, atol: float) -> tuple[Tensor, Tensor]:
+    def solve(
+        self, x: Tensor, start: float, end: float, rtol: float, atol: float, path: list | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Follow the ODE from x at time `start` to time `end`.
+
+        Args:
+            path: gets u and y (N, d) of the start and after each step.
 
         Returns:
             (N, C, H, W) the images at `end`, and (N, P) log p_start(x_start) - log p_end(x_end) in nats; float64.
@@ -186,9 +192,11 @@ class ProbabilityFlow:
             solver = dormand_prince(
                 self, u_start, u_end, state, rtol, atol, stretch, stops, self.renew_probes, self.between
             )
-            for u, following in solver:
+            for u, following in chain([(u_start, state)], solver):
                 bar.update(int(100 * (u - u_start) / (u_end - u_start)) - bar.n)
                 state = following
+                if path is not None:
+                    path.append((u, state[:, : self.dimensions]))
         self.pipe.maybe_free_model_hooks()
         y, integral = state.split([self.dimensions, columns], dim=1)
         return a_end * y.reshape(self.shape), integral + self.dimensions * math.log(a_end / a_start)

@@ -1,5 +1,6 @@
 """Random probes v with E[v v^T] = 1, by which a trace is estimated: E[v^T A v] = tr A (Hutchinson and Skilling)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ def drawn_probes(probes, distribution: str, like: Tensor, generator) -> Tensor:
         d = like[0].numel()
         return torch.eye(d, dtype=torch.float64, device=like.device).view(d, 1, *like.shape[1:]).expand(d, *like.shape)
     if isinstance(probes, Tensor) and probes.ndim:
-        return probes.to(like.device, torch.float64).view(-1, *like.shape)
+        return probes.to(like.device, torch.float64).clone().view(-1, *like.shape)  # perhaps of `inference_mode`
     source = rademacher if distribution == "rademacher" else torch.randn
     return torch.stack([draw(source, like, generator) for _ in range(int(probes))])
 
@@ -46,12 +47,13 @@ def check_probes(probes, distribution, shape) -> None:
     if isinstance(probes, Tensor) and probes.ndim:
         good = probes.ndim in (4, 5) and probes.shape[-4:] == shape and probes.numel() > 0
         got = f"a tensor of shape {tuple(probes.shape)}"
-        if good and not (probes.isreal().all() and probes.isfinite().all()):
-            raise ValueError("`probes` must be finite real numbers, but hold others.")
+        if good and (probes.is_complex() or not probes.isfinite().all()):
+            raise ValueError(f"`probes` must be finite real numbers, but are {probes.dtype} or not finite.")
     elif isinstance(probes, str):
         good, got = probes == "exact", repr(probes)
     else:
-        good, got = whole_number(probes) >= 1, repr(probes)
+        good = whole_number(probes) >= 1
+        got = f"an array of shape {probes.shape}" if isinstance(probes, np.ndarray) else repr(probes)
     if not good:
         size = ", ".join(map(str, shape))
         raise ValueError(

@@ -43,7 +43,13 @@ def likelihood_start(scheduler, eps: float | None = None, dequantize=None, level
         level = half_bin(levels, scheduler.parameterization.image_range) / CUT_OFF
         start = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
     cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
-    return max(start, sde.smallest_time, cleanest)
+    start = max(start, sde.smallest_time, cleanest)
+    if not start < scheduler.start_time:
+        raise ValueError(
+            f"`levels`={levels} lie so far apart that noise of their distance is more than the SDE ends with: take an "
+            "`eps`."
+        )
+    return start
 
 
 def read_numbers(pipe, name: str, images, in_units: bool = False) -> Tensor:
@@ -78,6 +84,11 @@ def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, in
                 "integers, or floating-point numbers of that range."
             )
         return pixels.to_unit(images.to(pipe._execution_device, torch.float64), torch.float64), None
+    if in_units and given is None and pixels.levels is None:
+        raise ValueError(
+            f"`x` must be floating point in the data's own units, {pixels.low} to {pixels.high}, but is "
+            f"{images.dtype}: give `x.float()`, or integers in [0, levels) and `levels`."
+        )
     foreign = {"torch.uint8", "torch.uint16"} - {f"torch.{pixels.dtype}"}
     if given is None and str(images.dtype) in foreign:
         raise ValueError(
@@ -142,7 +153,7 @@ def checked_images(pipe, name: str, images, levels: float | None = None) -> Tens
     dtype = str(images.dtype).removeprefix("torch.")
     if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
         pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
-    bottom, top = (pixels.low, pixels.high) if levels in (None, pixels.levels) else (0, levels - 1)
+    bottom, top = (pixels.low, pixels.high) if levels is None else (0, levels - 1)
     values = images.to(torch.int64)
     low, high = values.min().item(), values.max().item()
     if low < bottom or high > top:

@@ -5,7 +5,7 @@ with s = sigma / alpha, l = -log s, and pixels that have levels x_k,
 
     -log P(x) <= KL(q(x_1 | x), prior) + integral of E|noise error|^2 dl + E[-log P(x | x_eps)],
 
-with P(x | x_eps) proportional to exp(-(x_eps / alpha - x_k)^2 / (2 s^2)) in each pixel (their eq. 11, 15 and 18). An
+with the prior N(0, `start_sigma`^2) from which sampling starts, and P(x | x_eps) proportional to exp(-(x_eps / alpha - x_k)^2 / (2 s^2)) in each pixel (their eq. 11, 15 and 18). An
 exact denoiser makes the bound an equation, image by image (I-MMSE: Guo et al., arXiv cs/0412108). It takes no
 derivatives of the network, and where the network errs the error counts to second order. l is drawn in strata, once in
 each.
@@ -75,7 +75,11 @@ def image_variational_bound(
     values = (unit * (levels - 1)).round()
     x_0 = low + (high - low) * values / (levels - 1)
 
-    prior = x_0.square().flatten(1).sum(1) * math.exp(2 * noisiest) / 2
+    end = torch.tensor(scheduler.start_time, dtype=torch.float64)
+    alpha, sigma = (
+        f(end).item() / scheduler.start_sigma for f in (sde.alpha, sde.sigma)
+    )  # in deviations of the prior
+    prior = (alpha**2 * x_0.square().flatten(1).sum(1) + d * (sigma**2 - 1 - math.log(sigma**2))) / 2
     diffusion, reconstruction = [], []
     with guidance.frozen(), torch.no_grad():
         for _ in range(int(passes)):

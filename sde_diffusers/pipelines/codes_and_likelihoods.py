@@ -3,6 +3,7 @@
 The mathematics is in `sde_diffusers/likelihood/`; these are the methods by which people ask for it.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -21,13 +22,25 @@ from sde_diffusers.likelihood.log_probability import image_class_log_prob, image
 from sde_diffusers.likelihood.variational_bound import VariationalBoundOutput, image_variational_bound
 
 
+def outside_inference_mode(method):
+    """Leave `torch.inference_mode` for a method, with gradients asked for or not as before."""
+
+    @functools.wraps(method)
+    def run(*args, **kwargs):
+        asked = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(asked):
+            return method(*args, **kwargs)
+
+    return run
+
+
 class CodesAndLikelihoodsMixin:
     """Latent codes and likelihoods, for pipelines with `unet` and `scheduler`.
 
     They work inside `torch.inference_mode`, too, which they leave meanwhile: no gradient passes its tensors.
     """
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def encode(
         self,
         images: Images,
@@ -64,7 +77,7 @@ class CodesAndLikelihoodsMixin:
         output = encode_images(self, images, class_labels, rtol, atol, variable)
         return output if return_dict else output.sample
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def decode(
         self,
         latents: Tensor,
@@ -81,7 +94,7 @@ class CodesAndLikelihoodsMixin:
         output = decode_latents(self, latents, class_labels, rtol, atol, variable)
         return output if return_dict else output.sample
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def interpolate(
         self,
         a: Images,
@@ -106,7 +119,7 @@ class CodesAndLikelihoodsMixin:
         output = interpolate_images(self, a, b, steps, class_labels, rtol, atol, variable)
         return output if return_dict else output.sample
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def bits_per_dim(
         self,
         images: Images,
@@ -178,7 +191,7 @@ class CodesAndLikelihoodsMixin:
             variable=variable,
         )
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def variational_bound(
         self,
         images: Images,
@@ -208,7 +221,7 @@ class CodesAndLikelihoodsMixin:
         """
         return image_variational_bound(self, images, class_labels, generator, draws, passes, levels, eps)
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def log_prob(
         self,
         x: Images,
@@ -230,8 +243,9 @@ class CodesAndLikelihoodsMixin:
         Args:
             x: floating point, in the units of the data (`pixel_format`, from `low` to `high`, but not bound to lie
                 between them): the result is the log-density per these units. A tensor that requires a gradient gets
-                one (`density_gradient.py`): it takes another solve of the ODE backwards, in the memory of one
-                evaluation with second derivatives, and the probes stay the same all the way. Integers, of the data's
+                one, that of the solution as it was computed (`density_gradient.py`), in several times the time, the
+                memory of one evaluation with second derivatives and one image for each step; the probes stay the
+                same all the way, and there are no second derivatives. Integers, of the data's
                 range or of `levels`: the result is a bound on the log-probability of each image, as in `bits_per_dim`.
             Others: as in `bits_per_dim`.
 
@@ -258,7 +272,7 @@ class CodesAndLikelihoodsMixin:
             variable=variable,
         )
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def class_log_prob(
         self,
         x: Images,

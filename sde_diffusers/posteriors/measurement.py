@@ -36,6 +36,11 @@ class Measurement:
     noise_covariance: Callable[[Tensor], Tensor] | None = None
     drawn_from: tuple | None = None
 
+    @property
+    def noiseless(self) -> bool:
+        """Whether the measurement is exact, of all images."""
+        return self.noise_covariance is None and not isinstance(self.noise_std, Tensor) and self.noise_std == 0
+
     def noise(self, w: Tensor) -> Tensor:
         """C w, with the covariance C of the noise."""
         return self.noise_std**2 * w if self.noise_covariance is None else self.noise_covariance(w)
@@ -127,8 +132,8 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             raise ValueError(
                 f"`noise_std` must be {allowed}, but reaches from {noise_std.min()} to {noise_std.max()}."
             )
-        if noise_std.numel() == 1:
-            return noise_std.item()
+        if noise_std.numel() == 1 or not noise_std.any():
+            return noise_std.flatten()[0].item()
         noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
         return noise_std.to(y.device, torch.float32)
     if not 0 <= real_number(noise_std) < math.inf:

@@ -167,6 +167,10 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
         )
     if not config.samples.num_images and not config.likelihood.num_images and not config.yardsticks:
         raise ConfigError("samples.num_images, likelihood.num_images and yardsticks leave nothing to evaluate")
+    unread = {"ode": ("draws",), "sde": ("dequantize", "probes", "rtol", "atol")}[config.likelihood.model]
+    for key in unread:
+        if getattr(config.likelihood, key) != getattr(LikelihoodConfig, key):
+            raise ConfigError(f"likelihood.{key} is not for likelihood.model={config.likelihood.model}: leave it out")
     if config.yardsticks and not config.feature_spaces:
         raise ConfigError("yardsticks are for the distances in feature_spaces, but there are none")
     if config.frechet_reference == "shipped" and config.feature_spaces not in [[space] for space in SHIPPED_SPACES]:
