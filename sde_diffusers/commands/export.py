@@ -27,7 +27,7 @@ def add_export_parser(commands) -> None:
 def run_export(options) -> int:
     from sde_diffusers.saved_folders.repository import content_sizes, export_folder
 
-    require_writable(Path(options.output))
+    require_writable(Path(options.output).parent)
     sizes = content_sizes(export_folder(options.folder, options.output))
     print(f"Wrote {options.output}: {len(sizes)} files, {sum(sizes.values()):,} bytes.")
     return 0
