@@ -16,7 +16,6 @@ the screenshots.
 import argparse
 import itertools
 import os
-import random
 import re
 import socket
 import subprocess
@@ -30,7 +29,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import expect, sync_playwright
+from space_visit import Visit
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREENS = {
@@ -43,11 +43,6 @@ SCREENS = {
     },
 }
 SCHEMES = ("light", "dark")
-STOPS = 5  # in each tab of each of the four visits
-ENDED = re.compile("Stopped|evaluations of the network")
-DONE = re.compile("evaluations of the network")
-STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
-LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -75,156 +70,8 @@ def running_app(patience: float = 300):
         app.wait()
 
 
-class Visit:
-    """One page of the app; screenshots go to `folder`, under names that begin with `screen`.
-
-    Whatever is expected must come within `patience` milliseconds.
-    """
-
-    def __init__(self, page: Page, folder: Path, screen: str, patience: float):
-        self.page, self.folder, self.screen, self.patience = page, folder, screen, patience
-        self.wide = page.viewport_size["width"] > 800
-        self.errors: list[str] = []
-        page.set_default_timeout(patience)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def shot(self, name: str) -> None:
-        self.page.wait_for_timeout(300)  # transitions
-        self.page.wait_for_function("[...document.images].every(image => image.complete || !image.checkVisibility())")
-        path = self.folder / f"{self.screen}-{name}.png"
-        self.page.screenshot(path=path, full_page=True, animations="disabled")
-        self.errors += [f"low contrast in {name}: {text}" for text in self.page.evaluate(LOW_CONTRAST)]
-
-    def expect(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            self.errors.append(otherwise)
-
-    def open_tab(self, name: str):
-        """Go to a tab; its panel."""
-        tab = self.page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-        if not tab.count():  # on narrow screens some are in a menu
-            self.page.locator(".overflow-menu > button").locator("visible=true").first.click()
-            tab = self.page.locator(".overflow-dropdown button", has_text=name)
-        tab.first.click()
-        return self.page.locator("[role=tabpanel]:visible").first
-
-    def press(self, panel, name: str) -> None:
-        panel.get_by_role("button", name=name, exact=True).locator("visible=true").click()
-
-    def result(self, panel) -> float:
-        """Wait for the result; seconds since the call."""
-        started = time.monotonic()
-        expect(panel.locator(".progress", has_text=DONE).first).to_be_visible(timeout=self.patience)
-        return time.monotonic() - started
-
-    def refusal(self, message: str, by_itself: bool = False) -> None:
-        """Wait for a message to the user, and until it goes away, by itself or by its cross."""
-        toast = self.page.locator(".toast-body", has_text=message).first
-        expect(toast).to_be_visible(timeout=self.patience)
-        self.shot("refused-" + re.sub(r"\W+", "-", message.lower()))
-        if not by_itself:
-            self.page.locator(".toast-close").locator("visible=true").first.click()
-        expect(toast).to_be_hidden(timeout=self.patience)
-
-    def example(self, panel, examples: str, gallery: str, count: int) -> None:
-        """Click on the first example."""
-        self.page.locator(f"{examples} tbody tr, {examples} button.gallery-item").first.click()
-        expect(panel.locator(f"{gallery} .caption-label")).to_have_count(count, timeout=self.patience)
-        self.result(panel)
-
-    def stop(self, panel, start) -> None:
-        """Begin and press Stop at random moments; what was seen must still be there, and no error."""
-        name, pictures, stopped = self.open_tab_name(), panel.locator(".pictures img, .strip img"), 0
-        for _ in range(STOPS):
-            start.click()
-            self.page.wait_for_timeout(random.uniform(300, 2500))
-            seen = pictures.count()
-            self.press(panel, "Stop")
-            expect(panel.locator(".progress", has_text=ENDED).last).to_be_visible(timeout=self.patience)
-            self.page.wait_for_timeout(400)
-            stopped += panel.locator(".block.progress", has_text=STOPPED).count()
-            self.expect(not panel.locator(".error").locator("visible=true").count(), f"{name}: an error after Stop")
-            self.expect(not seen or pictures.count() > 0, f"{name}: pictures went away after Stop")
-        print(f"{self.screen}: {name}: Stop ended {stopped} of {STOPS} before their result", flush=True)
-        self.shot(f"{name}-stopped")
-
-    def open_tab_name(self) -> str:
-        selected = self.page.locator("[role=tab][aria-selected=true]").locator("visible=true").first
-        return selected.inner_text().strip().lower()
-
-    def downloads(self, panel) -> None:
-        """The zip of all pictures, and the file of the one that is enlarged; their names."""
-        with self.page.expect_download() as event:
-            panel.locator(".download").locator("visible=true").click()
-        with zipfile.ZipFile(event.value.path()) as archive:
-            names = archive.namelist()
-        words = re.compile(r"(native-size|enlarged)/[a-z0-9-]+-seed-\d+-[a-z0-9-]+-20-steps\.png")
-        self.expect(len(names) == 16 and all(map(words.fullmatch, names)), f"the zip holds {names}")
-        with self.page.expect_download() as event:
-            panel.locator("#generated").get_by_role("link", name=re.compile("download", re.I)).or_(
-                panel.locator("#generated").get_by_role("button", name=re.compile("download", re.I))
-            ).first.click()
-        name = event.value.suggested_filename
-        self.expect(words.fullmatch(f"enlarged/{name}") is not None, f"a picture is downloaded as {name}")
-
-    def seen_whole(self, panel, count: int) -> None:
-        """What the model sees of uploads is there, and no edge of it is cut off."""
-        frames = panel.locator(".seen").locator("visible=true")
-        expect(frames).to_have_count(count, timeout=self.patience)
-        for frame in frames.all():
-            expect(frame.locator("img")).to_be_visible(timeout=self.patience)
-            outer, inner = frame.bounding_box(), frame.locator("img").bounding_box()
-            below = inner["y"] + inner["height"] - outer["y"] - outer["height"]
-            beside = max(outer["x"] - inner["x"], inner["x"] + inner["width"] - outer["x"] - outer["width"])
-            self.expect(max(below, beside) <= 1, f"{self.open_tab_name()}: what the model sees is cut off")
-
-    def in_view(self, locator, what: str) -> None:
-        box = locator.bounding_box()
-        height = self.page.viewport_size["height"]
-        self.expect(
-            box is not None and -1 <= box["y"] and box["y"] + box["height"] <= height + 1, f"{what}: not in view"
-        )
-
-    def keyboard(self) -> None:
-        """Arrow keys move between the tabs."""
-        self.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").first.focus()
-        for key, name in (("ArrowRight", "inpaint"), ("ArrowRight", "likelihood"), ("ArrowLeft", "inpaint")):
-            self.page.keyboard.press(key)
-            self.page.wait_for_timeout(300)
-            self.expect(self.open_tab_name() == name, f"{key} leads to {self.open_tab_name()}, not {name}")
-        self.page.keyboard.press("Home")
-
-    def go_to(self, name: str) -> None:
-        """To another model's page, from the bar at the top."""
-        self.page.get_by_role("link", name=name).or_(self.page.get_by_role("button", name=name)).first.click()
-        self.page.locator("#title", has_text=name).wait_for()
-
-    def model(self, name: str) -> None:
-        """Another model's page; an image of it."""
-        self.go_to(name)
-        panel = self.open_tab("Generate")
-        panel.get_by_text("Steps, guidance, seed").click()
-        panel.get_by_label("Steps").locator("visible=true").first.fill("5")
-        panel.get_by_label("Images").locator("visible=true").last.fill("2")
-        self.press(panel, "Generate")
-        self.result(panel)
-        expect(panel.locator("#generated .caption-label")).to_have_count(2, timeout=self.patience)
-        self.shot(f"model-{name}")
-
-    def one_step(self, name: str) -> None:
-        """The page of a consistency model: pictures at first sight, and others for a seed."""
-        self.go_to(name)
-        captions = self.page.locator("#drawn-at-once .caption-label")
-        expect(captions).to_have_count(8, timeout=self.patience)
-        self.page.get_by_label("Seed of the first image").locator("visible=true").first.fill("5")
-        self.page.get_by_role("button", name="Draw", exact=True).click()
-        expect(captions.first).to_have_text("seed 5", timeout=self.patience)
-        self.page.wait_for_timeout(1500)  # the seed and the button both ask; the later work has begun, too
-        expect(self.page.locator(".status").first).to_contain_text("of the network", timeout=self.patience)
-        self.shot(f"model-{name}")
-
-    # The tabs.
+class Checks(Visit):
+    """What is done, and must come of it, on each tab and page."""
 
     def generate(self) -> None:
         panel = self.open_tab("Generate")
@@ -361,6 +208,54 @@ class Visit:
         panel.get_by_label("One time").click()
         self.stop(panel, panel.get_by_role("button", name="Watch", exact=True).locator("visible=true"))
 
+    def downloads(self, panel) -> None:
+        """The zip of all pictures, and the file of the one that is enlarged; their names."""
+        with self.page.expect_download() as event:
+            panel.locator(".download").locator("visible=true").click()
+        with zipfile.ZipFile(event.value.path()) as archive:
+            names = archive.namelist()
+        words = re.compile(r"(native-size|enlarged)/[a-z0-9-]+-seed-\d+-[a-z0-9-]+-20-steps\.png")
+        self.expect(len(names) == 16 and all(map(words.fullmatch, names)), f"the zip holds {names}")
+        with self.page.expect_download() as event:
+            panel.locator("#generated").get_by_role("link", name=re.compile("download", re.I)).or_(
+                panel.locator("#generated").get_by_role("button", name=re.compile("download", re.I))
+            ).first.click()
+        name = event.value.suggested_filename
+        self.expect(words.fullmatch(f"enlarged/{name}") is not None, f"a picture is downloaded as {name}")
+
+    def keyboard(self) -> None:
+        """Arrow keys move between the tabs."""
+        self.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").first.focus()
+        for key, name in (("ArrowRight", "inpaint"), ("ArrowRight", "likelihood"), ("ArrowLeft", "inpaint")):
+            self.page.keyboard.press(key)
+            self.page.wait_for_timeout(300)
+            self.expect(self.open_tab_name() == name, f"{key} leads to {self.open_tab_name()}, not {name}")
+        self.page.keyboard.press("Home")
+
+    def model(self, name: str) -> None:
+        """Another model's page; an image of it."""
+        self.go_to(name)
+        panel = self.open_tab("Generate")
+        panel.get_by_text("Steps, guidance, seed").click()
+        panel.get_by_label("Steps").locator("visible=true").first.fill("5")
+        panel.get_by_label("Images").locator("visible=true").last.fill("2")
+        self.press(panel, "Generate")
+        self.result(panel)
+        expect(panel.locator("#generated .caption-label")).to_have_count(2, timeout=self.patience)
+        self.shot(f"model-{name}")
+
+    def one_step(self, name: str) -> None:
+        """The page of a consistency model: pictures at first sight, and others for a seed."""
+        self.go_to(name)
+        captions = self.page.locator("#drawn-at-once .caption-label")
+        expect(captions).to_have_count(8, timeout=self.patience)
+        self.page.get_by_label("Seed of the first image").locator("visible=true").first.fill("5")
+        self.page.get_by_role("button", name="Draw", exact=True).click()
+        expect(captions.first).to_have_text("seed 5", timeout=self.patience)
+        self.page.wait_for_timeout(1500)  # the seed and the button both ask; the later work has begun, too
+        expect(self.page.locator(".status").first).to_contain_text("of the network", timeout=self.patience)
+        self.shot(f"model-{name}")
+
 
 def bad_files(folder: Path) -> tuple[Path, Path, Path]:
     """An image of 8,000 x 8,000 pixels, a text in a file named .png, and an image of noise."""
@@ -400,7 +295,7 @@ def drive(url: str, arguments) -> int:
             if screen not in arguments.visits:
                 continue
             context = browser.new_context(**options, color_scheme=scheme)
-            visit = Visit(context.new_page(), arguments.folder, screen, 1000 * arguments.patience)
+            visit = Checks(context.new_page(), arguments.folder, screen, 1000 * arguments.patience)
             visit.page.goto(url)
             visit.page.get_by_role("tab", name="Generate", exact=True).locator("visible=true").wait_for()
             visit.keyboard()

@@ -12,14 +12,13 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-$(mktemp -d)}"
-pages="${PAGES:-README.md docs/index.md docs/quick_start.md docs/how_to/install.md docs/how_to/presets.md \
-    docs/how_to/own_data.md docs/how_to/small_data.md docs/how_to/several_processes.md docs/how_to/troubles.md \
-    docs/how_to/evaluation.md docs/guidance.md docs/restoration.md docs/checkpoints.md docs/publishing.md}"
 
 test -z "$(git -C "$here" status --porcelain)" || echo "Not all of this checkout is committed; the clone is of what is."
 git clone --quiet "$here" "$folder/sde_diffusers"
 test ! -d "$here/../shared" || ln -s "$(cd "$here/../shared" && pwd)" "$folder/shared" # data for pages that ask for it
 cd "$folder/sde_diffusers"
+how_to="$(sed -n '/^:caption: How to$/,/^```$/ s|^[a-z][a-z_/]*$|docs/&.md|p' docs/index.md)" # as the site lists them
+pages="${PAGES:-README.md docs/index.md docs/quick_start.md $how_to}"
 
 if [ -z "${PYTHON:-}" ]; then
     make .venv/installed

@@ -59,12 +59,15 @@ class PrintCompletion(argparse.Action):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, or 1 after an error that is explained in one line on stderr."""
+    """Run the command; returns the exit status: 0, 1 after an error, explained in one line on stderr, or 130."""
     options = command_line().parse_args(arguments)
     for name, value in vars(options).items():
         setattr(options, name, [at_home(entry) for entry in value] if isinstance(value, list) else at_home(value))
     try:
         return options.run(options)
+    except KeyboardInterrupt:
+        print("sde-diffusers: interrupted", file=sys.stderr)
+        return 130  # what a shell calls the end by Ctrl-C
     except Exception as error:  # of any kind, since damaged files provoke any
         print(f"sde-diffusers: error: {in_one_line(error)}", file=sys.stderr)
         if getattr(getattr(error, "response", None), "status_code", None) == 401:  # of the Hub

@@ -25,6 +25,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sde_diffusers.generators import require_generator
 from sde_diffusers.network_fit import require_consistency, require_network_fits
 from sde_diffusers.parameterization import Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import real_number, whole_number
@@ -108,6 +109,7 @@ class ConsistencyTuning:
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n times of the noisier side: (n,) float64 on the CPU."""
+        require_generator(generator)
         log_s = torch.randn(n, generator=generator, dtype=torch.float64) * self.log_sigma_std + self.log_sigma_mean
         return self.sde.inverse_half_log_snr(-log_s).clamp(self.eps, 1)
 

@@ -310,7 +310,8 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
         painted = [painted_pixels(image) for image in value]
         sizes = {(mask.shape[1], mask.shape[0]) for mask in painted}
         if sizes != {(size[1], size[0])}:
-            raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {sizes}.")
+            of = " and ".join(f"{width} x {height}" for width, height in sorted(sizes))
+            raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {of}.")
         mask = torch.from_numpy(np.stack(painted))[:, None]
     else:
         if isinstance(value, np.ndarray):

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sde_diffusers.generators import require_generator
 from sde_diffusers.network_fit import require_consistency, require_network_fits
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import real_number
@@ -86,6 +87,7 @@ class DenoisingScoreMatching:
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n times from the objective's density: (n,) float64 on the CPU."""
+        require_generator(generator)
         if self.objective == "discrete":
             table_length = self.parameterization.table_length
             entries = torch.randint(table_length, (n,), generator=generator)

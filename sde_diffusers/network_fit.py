@@ -35,6 +35,15 @@ def require_own_scheduler(scheduler) -> None:
         )
 
 
+def require_configured(unet) -> None:
+    """Raise a `ValueError` for a network that says nothing of the images that it takes."""
+    if not hasattr(unet, "config"):
+        raise ValueError(
+            "`unet` must be a model of diffusers, with a configuration, such as `NCSNppUNet2DModel` or `UNet2DModel`, "
+            f"but is {type(unet).__name__}."
+        )
+
+
 def require_network_fits(config, parameterization: Parameterization) -> None:
     """Raise a `ValueError` if a network cannot be asked as a scheduler would ask it.
 

@@ -11,11 +11,14 @@ from PIL import Image
 
 import sde_diffusers
 from sde_diffusers import (
+    DenoisingScoreMatching,
     NCSNppUNet2DModel,
     ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
+    fit_sampler,
 )
+from sde_diffusers.operators import Convolution
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 RESTORATION = ("operators", "posteriors", "pipelines.pipeline_score_sde_restoration")
@@ -88,6 +91,31 @@ def test_what_is_no_generator(pipe, generator):
     ):
         with pytest.raises(ValueError, match=r"`generator` must be None, a torch.Generator or a list of 2 of them"):
             call()
+
+
+@pytest.mark.parametrize("generator", [5, "5", [5]])
+def test_what_is_no_generator_elsewhere(pipe, generator):
+    scheduler, x = ScoreSdeExponentialScheduler(sde="vp"), torch.zeros(1, 1, 8, 8)
+    scheduler.set_timesteps(2)
+    for call in (
+        lambda: scheduler.sde.prior((1, 8), generator),
+        lambda: scheduler.step(x, scheduler.timesteps[0], x, generator=generator),
+        lambda: DenoisingScoreMatching(scheduler.parameterization).draw_times(2, generator),
+        lambda: fit_sampler(pipe, 2, generator),
+    ):
+        with pytest.raises(ValueError, match=r"`generator` must be None.* or .*For a seed: torch.Generator"):
+            call()
+
+
+def test_what_is_no_network_and_no_configuration(pipe):
+    with pytest.raises(ValueError, match="`unet` must be a model of diffusers, .* but is Linear"):
+        ScoreSdePipeline(unet=torch.nn.Linear(2, 2), scheduler=pipe.scheduler)
+    for config in ("vp", [1]):
+        with pytest.raises(ValueError, match="`config` must be a dict"):
+            ScoreSdeExponentialScheduler.from_config(config)
+    for kernel in ("1", None, [[1.0], [1.0, 2.0]]):
+        with pytest.raises(ValueError, match="`kernel` must be a finite"):
+            Convolution(kernel)
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,16 @@ def test_show(model, capsys):
         (["bits-per-dim", "MODEL", "nothing.png"], "no file or folder nothing.png"),
         (["bits-per-dim", "MODEL", "wide.png"], "wide.png has 9 x 8 pixels, but the model's images 8 x 8"),
         (["bits-per-dim", "MODEL", "text.png"], "text.png cannot be read"),
+        (["bits-per-dim", "MODEL", "wide.png", "wide.png"], "wide.png is given twice"),
+        (["bits-per-dim", "MODEL", "moving.gif"], "moving.gif holds 2 pictures"),
+        (["sample", "MODEL", "new.png"], "new.png is to be a folder"),
+        (["sample", "MODEL", "text.png/new"], "text.png is a file"),
+        (["fit-sampler", "MODEL", "--output", "new", "--picture", "fits.text"], "must end in what names a format"),
+        (["export", "MODEL", "text.png/new"], "text.png is a file"),
+        (["convert", "export", "MODEL", "text.png/new"], "text.png is a file"),
+        (["restore", "colorize", "MODEL", "wide.png", "new"], "of 3 channels, but the model's images have 1"),
+        (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "small.png"], "as the image, but is 8 x 8"),
+        (["show", "text.png"], "must be the folder of a pipeline, or an id on the Hub, but is 'text.png'"),
         (
             ["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "1"],
             "`factor` must be an integer above 1",
@@ -183,6 +193,8 @@ def test_show(model, capsys):
 def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     Image.new("L", (9, 8)).save("wide.png")
+    Image.new("L", (8, 8), 255).save("small.png")
+    Image.new("L", (8, 8)).save("moving.gif", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
     (tmp_path / "text.png").write_text("text")
     assert main([model[1] if word == "MODEL" else word for word in arguments]) == 1
     error = capsys.readouterr().err
@@ -190,7 +202,18 @@ def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, me
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("words", [["--steps", "0"], ["--seed", "-1"], ["--sampler", "best"], ["--unknown"]])
+def test_the_end_by_control_c(monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sde_diffusers.commands.show.loaded_pipeline", interrupted)
+    assert main(["show", "model"]) == 130
+    assert capsys.readouterr().err == "sde-diffusers: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--steps", "0"], ["--seed", "-1"], ["--seed", str(2**63)], ["--sampler", "best"], ["--unknown"]]
+)
 def test_arguments_of_a_wrong_form(words):
     with pytest.raises(SystemExit) as stop:
         main(["sample", "model", "out", *words])

@@ -1,10 +1,13 @@
 """The runner of the documentation's recipes, on pages of its own: what fails, what is skipped, what is shortened."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,3 +76,15 @@ def test_recipes_that_fail_and_blocks_that_would_go_unnoticed_are_errors(tmp_pat
     assert "docs/no_reason.md: a skip has no reason" in output
     assert "docs/no_language.md:1: a fenced block has no language" in output
     assert "docs/other_language.md:1: blocks of 'bash' are neither run nor known as text" in output
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the script clones, and this is no git checkout")
+def test_the_first_hour_has_all_pages_that_a_newcomer_follows(tmp_path):
+    """With a `python` that does nothing: which pages, in which order."""
+    command = [ROOT / "scripts" / "first_hour.sh", tmp_path]
+    environment = {**os.environ, "PYTHON": "true", "PAGES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    pages = re.findall(r"^(\S+): passed", done.stdout, re.MULTILINE)
+    assert pages[:3] == ["README.md", "docs/index.md", "docs/quick_start.md"] and len(set(pages)) == len(pages)
+    assert {f"docs/how_to/{path.name}" for path in (ROOT / "docs" / "how_to").glob("*.md")} <= set(pages)
+    assert all((ROOT / page).is_file() for page in pages)

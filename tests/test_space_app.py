@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from sde_diffusers import (
@@ -655,6 +656,23 @@ def test_numbers_of_the_test_images_are_of_the_shipped_network():
         scores = served_model.load_model(str(served_model.SHIPPED.with_name(name))).test_scores
         assert scores is not None, "new weights: run python space_app/make_model_data.py"
         assert [len(scores[key]) for key in make_model_data.SCORES] == [make_model_data.IMAGES] * 2
+
+
+def test_bits_per_dim_are_those_of_the_card(tmp_path):
+    """By the same noise, under the same SDE: of the shown image, and of the test images on average."""
+    folder = served_model.SHIPPED.with_name("fashion-mnist-subvp")
+    model = served_model.load_model(str(folder))
+    results = ModelCard.load(folder / "README.md").data.eval_results
+    (on_card,) = [r for r in results if r.metric_args["dequantization"] == "truncated_normal"]
+    tests = torch.tensor(model.test_scores["bits_per_dim"])
+    assert tests.mean() == pytest.approx(on_card.metric_value, abs=4 * (tests.std() / len(tests) ** 0.5).item())
+    Image.fromarray(model.test_images[0, 0].numpy()).save(tmp_path / "image.png")
+    work = likelihood(model, str(tmp_path / "image.png"))
+    work.result = work.run()
+    value, *_ = work.show(work)
+    options = {"dequantize": "truncated_normal", "rtol": TOLERANCE, "atol": TOLERANCE}
+    expected = model.pipe.bits_per_dim(model.test_images[:1], torch.Generator().manual_seed(0), **options)
+    assert value == pytest.approx(expected.bits_per_dim.item(), abs=1e-3)
 
 
 def test_a_picture_that_is_being_fetched_is_not_written_to(tmp_path, monkeypatch):

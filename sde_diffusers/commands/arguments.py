@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 
 def add_command(commands, name: str, meaning: str, examples: str, description: str | None = None):
@@ -40,14 +41,18 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
-def natural_number(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, but is {text!r}")
+def seed_number(text: str) -> int:
+    """The first of several seeds, of which a generator takes 64 bits."""
+    if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2^63 - 1, but is {text!r}")
     return int(text)
 
 
 def loaded_pipeline(pipeline_class, options):
     """The pipeline that the options name, where they want it; its bar of progress is for terminals only."""
+    if Path(options.model).is_file() or not options.model:
+        raise ValueError(f"The model must be the folder of a pipeline, or an id on the Hub, but is {options.model!r}.")
+
     import torch
     from diffusers.utils import logging
 

@@ -9,14 +9,14 @@ from sde_diffusers.commands.arguments import (
     add_model_arguments,
     class_label,
     loaded_pipeline,
-    natural_number,
     own_generators,
     positive_integer,
+    seed_number,
 )
 from sde_diffusers.commands.picture_files import opened_picture, pictures_of
 
 BITS_EXAMPLES = """
-  sde-diffusers bits-per-dim pretrained/fashion-mnist-subvp garments
+  sde-diffusers bits-per-dim pretrained/fashion-mnist-subvp garments --dequantize truncated_normal
   sde-diffusers bits-per-dim you/garments one.png other.png --passes 5 --json
 """
 
@@ -42,7 +42,7 @@ def add_bits_per_dim_parser(commands) -> None:
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
     parser.add_argument("--tolerance", type=float, default=1e-5, help="of the ODE's solver (default: 1e-5)")
-    parser.add_argument("--seed", type=natural_number, default=0, help="of the first picture (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the first picture (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="pictures at once (default: 16)")
     parser.set_defaults(run=run_bits_per_dim)
 

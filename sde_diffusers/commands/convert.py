@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sde_diffusers.commands.arguments import add_command
+from sde_diffusers.commands.picture_files import require_writable
 
 CONVERSIONS = {
     "score_sde": "a checkpoint of the paper's PyTorch code",
@@ -58,6 +59,7 @@ def run_convert(options) -> int:
     """
     if options.output.exists():
         raise FileExistsError(f"{options.output} exists.")
+    require_writable(options.output)
     from sde_diffusers.convert.diffusers_pipelines import from_diffusers
     from sde_diffusers.convert.edm import from_edm
     from sde_diffusers.convert.export import to_diffusers, write_pipeline

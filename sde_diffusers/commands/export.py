@@ -1,6 +1,9 @@
 """`sde-diffusers export`: a copy of a pipeline that needs no package."""
 
+from pathlib import Path
+
 from sde_diffusers.commands.arguments import add_command
+from sde_diffusers.commands.picture_files import require_writable
 
 EXPORT_EXAMPLES = """
   sde-diffusers export runs/demo/pipeline for-anybody
@@ -24,6 +27,7 @@ def add_export_parser(commands) -> None:
 def run_export(options) -> int:
     from sde_diffusers.saved_folders.repository import content_sizes, export_folder
 
+    require_writable(Path(options.output).parent)
     sizes = content_sizes(export_folder(options.folder, options.output))
     print(f"Wrote {options.output}: {len(sizes)} files, {sum(sizes.values()):,} bytes.")
     return 0

@@ -8,9 +8,10 @@ from sde_diffusers.commands.arguments import (
     add_model_arguments,
     class_label,
     loaded_pipeline,
-    natural_number,
     positive_integer,
+    seed_number,
 )
+from sde_diffusers.commands.picture_files import require_picture_name, require_writable
 
 FIT_EXAMPLES = """
   sde-diffusers fit-sampler runs/demo/pipeline
@@ -39,7 +40,7 @@ def add_fit_sampler_parser(commands) -> None:
     parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
     parser.add_argument("--guide-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
     parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 96 or more)")
-    parser.add_argument("--seed", type=natural_number, default=0, help="of these latents (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of these latents (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=64, help="latents at once (default: 64)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of the network (default: float32)"
@@ -54,6 +55,10 @@ def run_fit_sampler(options) -> int:
     for path in (options.output, options.picture):
         if path is not None and path.exists():
             raise FileExistsError(f"{path} exists.")
+    require_writable(options.output or folder)
+    if options.picture is not None:
+        require_picture_name(options.picture)
+        require_writable(options.picture)
 
     import torch
 

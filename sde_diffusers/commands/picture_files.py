@@ -1,5 +1,7 @@
 """Pictures as files: those that a command is given, and those that it writes."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 
@@ -7,7 +9,7 @@ def pictures_of(paths: list[Path]) -> list[Path]:
     """The files that are given, and the pictures in folders that are given (and theirs), in order of their names.
 
     Raises:
-        ValueError: if there is no such file or folder, or a folder without pictures.
+        ValueError: if there is no such file or folder, a folder without pictures, or a file that is given twice.
     """
     from PIL import Image
 
@@ -19,25 +21,51 @@ def pictures_of(paths: list[Path]) -> list[Path]:
         if not files:
             raise ValueError(f"{path} holds no pictures.")
         found += files
+    if twice := next((path for path, times in Counter(found).items() if times > 1), None):
+        raise ValueError(f"{twice} is given twice.")
     return found
 
 
 def opened_picture(path: Path):
-    """The picture in a file, whole. Raises a ValueError that names the file if it holds none."""
+    """The picture in a file, whole. Raises a ValueError that names the file if it holds none, or several."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
+            count = getattr(image, "n_frames", 1)
             image.load()
-            return image
     except OSError as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if count > 1:
+        raise ValueError(f"{path} holds {count} pictures: give each in a file of its own.")
+    return image
 
 
 def require_new(output: Path) -> None:
-    """Raise a ValueError unless `output` is where nothing lies, or an empty folder."""
+    """Raise a ValueError unless results can go to `output`: a new or an empty folder, not named like a picture."""
+    from PIL import Image
+
+    if output.suffix.lower() in Image.registered_extensions():
+        raise ValueError(f"{output} is to be a folder, for several pictures: name it without {output.suffix}.")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} exists: name a new or an empty folder.")
+    require_writable(output)
+
+
+def require_writable(path: Path) -> None:
+    """Raise a ValueError if no file or folder can be made at `path`, which may need folders above it."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {there} is {'read-only' if there.is_dir() else 'a file'}.")
+
+
+def require_picture_name(path: Path) -> None:
+    """Raise a ValueError unless the name says in which format a picture is to be written."""
+    from PIL import Image
+
+    format = Image.registered_extensions().get(path.suffix.lower())
+    if format not in Image.SAVE:
+        raise ValueError(f"{path} must end in what names a format of pictures, such as .png.")
 
 
 def save_pictures(pictures: dict, folder: Path) -> list[Path]:

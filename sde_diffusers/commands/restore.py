@@ -8,9 +8,9 @@ from sde_diffusers.commands.arguments import (
     add_model_arguments,
     class_label,
     loaded_pipeline,
-    natural_number,
     own_generators,
     positive_integer,
+    seed_number,
 )
 from sde_diffusers.commands.picture_files import opened_picture, require_new, save_pictures
 
@@ -49,11 +49,13 @@ def add_restore_parser(commands) -> None:
         if task == "deblur":
             options.add_argument("--blur", type=float, required=True, help="deviation of the Gaussian blur in pixels")
         options.add_argument("--noise-std", type=float, help="of the picture, whose white is 1 (default: the task's)")
-        options.add_argument("--method", default="mmps", help="posterior sampling: mmps, pigdm, dps or projection")
+        options.add_argument(
+            "--method", default="mmps", help="of posterior sampling (default: mmps; any other word lists them)"
+        )
         options.add_argument("--samples", type=positive_integer, default=1, help="number of results (default: 1)")
         options.add_argument("--steps", type=positive_integer, help="time steps (default: the sampler's own)")
         options.add_argument("--class", dest="label", type=class_label, help="what the picture shows")
-        options.add_argument("--seed", type=natural_number, default=0, help="of the first sample (default: 0)")
+        options.add_argument("--seed", type=seed_number, default=0, help="of the first sample (default: 0)")
         options.set_defaults(run=run_restore)
 
 

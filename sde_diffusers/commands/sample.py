@@ -8,9 +8,9 @@ from sde_diffusers.commands.arguments import (
     add_model_arguments,
     class_label,
     loaded_pipeline,
-    natural_number,
     own_generators,
     positive_integer,
+    seed_number,
 )
 from sde_diffusers.commands.picture_files import require_new, save_pictures
 
@@ -53,7 +53,7 @@ def add_sample_parser(commands) -> None:
     )
     parser.add_argument("--eta", type=float, help="noise of the exponential sampler: 0 for the ODE, 1 for the SDE")
     parser.add_argument("--snr", type=float, help="of the predictor-corrector's Langevin steps, such as 0.1")
-    parser.add_argument("--seed", type=natural_number, default=0, help="of the first image (default: 0)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the first image (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="images at once (default: 16)")
     parser.set_defaults(run=run_sample)
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from sde_diffusers.class_names import Labels
 from sde_diffusers.fitting.fit_error import SMALLEST, FitError
 from sde_diffusers.fitting.fitted_network import how_asked, rounded_digests
+from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.scalars import whole_number
@@ -129,6 +130,7 @@ def fit_sampler(
             raise ValueError(f"`{name}` must be an integer of at least 8, but is {value!r}.")
     if not whole_number(batch_size) >= 1:
         raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
+    require_generators(generator, int(2 * count), "latents")
     asked: dict = {
         "guidance_scale": guidance_scale,
         "guidance_interval": guidance_interval,

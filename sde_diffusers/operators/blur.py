@@ -102,7 +102,10 @@ class Convolution(LinearOperator):
         return super().__new__(CircularConvolution if boundary == "circular" else cls)
 
     def __init__(self, kernel: Tensor | np.ndarray | Sequence[Sequence[float]], boundary: str = "reflect"):
-        self.kernel = torch.as_tensor(kernel, dtype=torch.float64)
+        try:
+            self.kernel = torch.as_tensor(kernel, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):  # texts, None, rows of several lengths
+            self.kernel = torch.zeros(())
         if self.kernel.ndim != 2 or not self.kernel.isfinite().all() or not self.kernel.any():
             raise ValueError(f"`kernel` must be a finite (h, w) array that is not 0, but is {kernel!r}.")
         require_choice("boundary", boundary, BOUNDARIES)

@@ -29,7 +29,9 @@ class Grayscale(LinearOperator):
 
     def measurement_shape(self, image_shape):
         if image_shape[1] != len(self.weights):
-            raise ValueError(f"`weights` are {len(self.weights)}, but the images have {image_shape[1]} channels.")
+            raise ValueError(
+                f"`weights` are of {len(self.weights)} channels, but the model's images have {image_shape[1]}."
+            )
         return (image_shape[0], 1, *image_shape[2:])
 
     def _column(self, x):

@@ -22,7 +22,7 @@ from sde_diffusers.guidance import Guidance, classes_of, image_shape
 from sde_diffusers.hub.pipeline_mixin import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
 from sde_diffusers.models.tiles import Tiles
-from sde_diffusers.network_fit import require_own_scheduler, require_size
+from sde_diffusers.network_fit import require_configured, require_own_scheduler, require_size
 from sde_diffusers.optimization import LAYOUTS, WORKING_PRECISIONS, Optimization, optimized
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.pipelines.codes_and_likelihoods import CodesAndLikelihoodsMixin
@@ -82,6 +82,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         guide: ModelMixin | None = None,
     ):
         super().__init__()
+        require_configured(unet)
         require_own_scheduler(scheduler)
         self.register_modules(unet=unet, scheduler=scheduler, classifier=classifier, guide=guide)
 

@@ -1,5 +1,8 @@
 """Keys of a sampler's configuration."""
 
+from collections.abc import Mapping
+from types import NoneType
+
 from diffusers import ConfigMixin, SchedulerMixin
 
 from sde_diffusers.known_keys import require_known_keys
@@ -13,9 +16,11 @@ class KnownKeysMixin(SchedulerMixin, ConfigMixin):
         """A scheduler as a configuration says, of this or another sampler; keys by name take the place of its own.
 
         Raises:
-            ValueError: on keys by name that this sampler does not take, and on keys of the configuration that none
-                does, unless the unused ones are to be returned; see also the constructor.
+            ValueError: on what is no configuration, on keys by name that this sampler does not take, and on keys of
+                the configuration that none does, unless the unused ones are to be returned; see also the constructor.
         """
+        if not isinstance(config, (Mapping, NoneType)):
+            raise ValueError(f"`config` must be a dict, such as `scheduler.config`, but is {config!r}.")
         if not return_unused_kwargs:
             require_known_keys(kwargs, [cls], cls.__name__)
             require_known_keys(config or {}, [cls, *cls._get_compatibles()], "The samplers")

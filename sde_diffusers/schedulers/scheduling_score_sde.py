@@ -16,6 +16,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from sde_diffusers.generators import require_generators
 from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
@@ -305,6 +306,7 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
                 f"`variance_noise` must have the shape of `sample`, {tuple(sample.shape)}, but has "
                 f"{tuple(variance_noise.shape)}."
             )
+        require_generators(generator, len(sample), "states")
         dtype = torch.promote_types(sample.dtype, torch.float32)
         state, k = self._unrounded(sample, dtype), self._calls
         noise, denoised = self.noise_and_denoised(model_output.to(dtype), state, self.times[k])

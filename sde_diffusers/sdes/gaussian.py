@@ -41,6 +41,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sde_diffusers.generators import require_generator
 from sde_diffusers.scalars import real_number
 
 FUNCTIONS_OF_TIME = (
@@ -245,7 +246,8 @@ class GaussianSDE(ABC):
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draw from the prior N(0, prior_sigma^2 I)."""
+        """Draw from the prior N(0, prior_sigma^2 I). Raises a ValueError on a seed in the place of a generator."""
+        require_generator(generator)
         return torch.randn(shape, generator=generator, device=device, dtype=dtype) * self.prior_sigma
 
     def prior_logp(self, z: Tensor) -> Tensor:
