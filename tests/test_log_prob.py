@@ -60,6 +60,36 @@ def test_the_gradient_is_that_of_the_estimate():
     assert torch.allclose((gradient * direction).flatten(1).sum(1), (up - down) / (2 * h), rtol=2e-3)
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
+def test_the_gradient_is_that_of_the_steps_that_were_taken(tolerance):
+    """At loose tolerances, too, where the ODE backwards would lead to another image; differences along itself."""
+    pipe = small_pipeline(torch.float64)
+    x = 255 * torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(2)).double()
+    given = {"probes": torch.ones(x.shape), "rtol": tolerance, "atol": tolerance}
+    there = x.clone().requires_grad_()
+    density = pipe.log_prob(there, **given).log_prob.sum()
+    (gradient,) = torch.autograd.grad(density, there, retain_graph=True)
+    direction, h = gradient / gradient.norm(), 1e-3  # so small that as many steps are taken
+    up, down = (pipe.log_prob(x + s * h * direction, **given).log_prob.item() for s in (1, -1))
+    assert gradient.norm().item() == pytest.approx((up - down) / (2 * h), rel=1e-2)
+    (small,) = torch.autograd.grad(1e-6 * density, there)
+    torch.testing.assert_close(small, 1e-6 * gradient, rtol=1e-9, atol=0)
+
+
+def test_gradients_are_those_that_were_asked_for():
+    pipe, x = small_pipeline(), torch.rand(1, 1, 8, 8) * 255
+    there = x.clone().requires_grad_()
+    with torch.no_grad():
+        quiet = pipe.log_prob(there, generator=torch.Generator().manual_seed(0)).log_prob
+    assert not quiet.requires_grad
+    assert torch.equal(quiet, pipe.log_prob(x, generator=torch.Generator().manual_seed(0)).log_prob)
+    with pytest.raises(RuntimeError, match="`log_prob` has no second derivatives"):
+        torch.autograd.grad(pipe.log_prob(there, rtol=0.1, atol=0.1).log_prob.sum(), there, create_graph=True)
+    unit = (x / 255).requires_grad_()
+    with pytest.raises(ValueError, match='`dequantize`="uniform" rounds images to levels'):
+        pipe.bits_per_dim(unit)
+
+
 def test_two_channels_of_a_mixture():
     """8 x 8 pixels of two channels, float32 and float64, against a solution by other means (see the docstring).
 
@@ -105,12 +135,17 @@ def test_two_channels_of_a_mixture():
     points = in_model_range(pipe, x).permute(0, 2, 3, 1).reshape(-1, 2)
     points.requires_grad_()
     z = code(points)
-    jacobians = torch.stack([torch.autograd.grad(z[:, k].sum(), points, retain_graph=True)[0] for k in (0, 1)], 1)
+    jacobians = torch.stack([torch.autograd.grad(z[:, k].sum(), points, create_graph=True)[0] for k in (0, 1)], 1)
     logdet = torch.linalg.slogdet(jacobians).logabsdet.sum()
     expected = sde.prior_logp(z.reshape(1, -1)) + logdet - 128 * math.log(8.0)
     assert abs(pipe.log_prob(x, **TIGHT).log_prob - expected).item() < 128e-6
-    loose = pipe.log_prob(x.float(), probes="exact").log_prob
+    there = x.float().requires_grad_()
+    loose = pipe.log_prob(there, probes="exact").log_prob
     assert abs(loose - expected).item() < 128e-3
+    (score,) = torch.autograd.grad(loose.sum(), there)
+    (expected_score,) = torch.autograd.grad(expected.sum(), points)
+    expected_score = expected_score.view(1, 8, 8, 2).permute(0, 3, 1, 2) / 8.0  # per unit of the data
+    assert torch.allclose(score.double(), expected_score, rtol=0, atol=1e-4 * expected_score.abs().max().item())
 
 
 @pytest.mark.parametrize("sde", ["ve", "vp"])
@@ -227,6 +262,8 @@ def test_integers_are_bits_per_dim_in_nats():
         ({"importance_weighted": "no"}, "`importance_weighted` must be True or False, but is 'no'"),
         ({"levels": 10**30}, "`levels` must be an integer from 2 to 2^32, but is 1000000"),
         ({"probes": torch.full((1, 1, 8, 8), math.nan)}, "`probes` must be finite real numbers"),
+        ({"probes": torch.ones(1, 1, 8, 8, dtype=torch.complex64)}, "`probes` must be finite real numbers"),
+        ({"x": np.full((1, 8, 8, 1), "a")}, "`x` must hold numbers, but is an array of <U1"),
         ({"x": torch.zeros(1, 1, 8, 8, dtype=torch.complex64)}, "`x` must be real, but is torch.complex64"),
     ],
 )
@@ -255,3 +292,28 @@ def test_class_log_prob_refuses_by_name(options):
 def test_class_log_prob_has_the_options_of_log_prob():
     with pytest.raises(TypeError, match="has no foo, but the options of `log_prob`: .*passes"):
         small_pipeline().class_log_prob(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), foo=1)
+
+
+def test_levels_that_are_given_count_from_zero():
+    """Also as many as the data's own range has, which begins elsewhere."""
+    pipe = small_pipeline()
+    vars(pipe.unet.config).update(value_dtype="int16", value_range=(-10, 5))
+    values = torch.randint(16, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    given = {"probes": torch.ones(1, 1, 8, 8), "dequantize": False}
+    counted = pipe.log_prob(values, levels=16, **given).log_prob
+    own = pipe.log_prob((values - 10).short(), **given).log_prob
+    assert counted.item() == pytest.approx(own.item())
+
+
+def test_numbers_in_the_other_byte_order():
+    """As FITS files hold them."""
+    pipe = small_pipeline()
+    x = 255 * np.random.default_rng(0).random((1, 8, 8, 1)).astype(np.float32)
+    given = {"probes": torch.ones(1, 1, 8, 8)}
+    assert torch.equal(pipe.log_prob(x, **given).log_prob, pipe.log_prob(x.astype(">f4"), **given).log_prob)
+
+
+def test_integers_for_a_model_of_real_numbers():
+    pipe = floating(Gaussian([0.1, 0.5], 0.1 * torch.eye(2)), 2, sde="vp", image_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="`x` must be floating point in the data's own units, -3.0 to 5.0, but is"):
+        pipe.log_prob(torch.ones(1, 2, 1, 1, dtype=torch.int32))

@@ -1,6 +1,7 @@
 """The variational bound, against sums over all images."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -84,3 +85,22 @@ def test_dense_levels_are_integrated():
     z = (values + s * noise)[:, 0, 0, :, None] / s - candidates / s
     expected = (-0.5 * z.square()).logsumexp(2) + 0.5 * noise[:, 0, 0].square()
     torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=5e-6)
+
+
+def test_the_prior_from_which_sampling_starts_is_what_counts():
+    """A short VP SDE ends far from it: the bound lies above, as far as the divergence of the two is."""
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp", beta_max=1.0, image_range=(0.0, 1.0))
+    pipe = ExactPipeline(Denoiser(None, scheduler, 3), scheduler)
+    output = pipe.variational_bound(as_images(IMAGES), levels=LEVELS, draws=1)
+    alpha, sigma = (f(torch.tensor(1.0, dtype=torch.float64)) for f in (scheduler.sde.alpha, scheduler.sde.sigma))
+    end = torch.distributions.Normal(alpha * IMAGES.double() / (LEVELS - 1), sigma)
+    divergence = torch.distributions.kl_divergence(end, torch.distributions.Normal(0.0, scheduler.start_sigma))
+    torch.testing.assert_close(output.prior, divergence.sum(1) / 3 / math.log(2))
+
+
+def test_an_sde_that_ends_before_the_levels_are_as_noise():
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_max=0.2, image_range=(-1.0, 1.0))
+    pipe = ExactPipeline(Denoiser(None, scheduler, 3), scheduler)
+    for ask in (pipe.variational_bound, partial(pipe.bits_per_dim, dequantize="truncated_normal")):
+        with pytest.raises(ValueError, match="`levels`=2 lie so far apart"):
+            ask(as_images(IMAGES.clamp(max=1)), levels=2)

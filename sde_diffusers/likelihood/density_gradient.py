@@ -19,7 +19,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sde_diffusers.likelihood.ode import STAGE_TIMES, STAGE_WEIGHTS, weighted_sum
@@ -45,9 +44,14 @@ class LogDensity(torch.autograd.Function):
         return prior_logp(flow.pipe.scheduler, z)[:, None] + gain, z
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, weights: Tensor, _):
-        """The gradient with respect to x; see `path_gradient`."""
+        """The gradient with respect to x; see `path_gradient`.
+
+        Raises:
+            RuntimeError: if it is to be differentiated again, which it can't be.
+        """
+        if torch.is_grad_enabled():
+            raise RuntimeError("`log_prob` has no second derivatives: ask for its gradient without `create_graph`.")
         (z,) = ctx.saved_tensors
         return path_gradient(ctx.flow, ctx.path, z, weights), None, None, None, None, None
 
