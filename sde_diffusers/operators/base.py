@@ -10,6 +10,7 @@ A(x + u) = A(x) + J u + ...
 
 import copy
 import math
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 import torch
@@ -52,7 +53,7 @@ class Operator:
         """(H, W) of the images, if it takes only one size."""
         return None if self.image_shape is None else tuple(self.image_shape[1:])
 
-    def for_images(self: OwnOperator, shape: tuple[int, ...], device=None) -> OwnOperator:
+    def for_images(self: OwnOperator, shape: tuple[int, ...], device: torch.device | str | None = None) -> OwnOperator:
         """This operator for images of shape (N, C, H, W) on a device.
 
         Raises:
@@ -97,7 +98,7 @@ class Operator:
         """y, with 0 where A measures nothing of any image (missing pixels)."""
         return y
 
-    def constant(self, name, like: Tensor, make) -> Tensor:
+    def constant(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """The tensor `make()` on the device of `like`, for whose dtype it is made once: a GPU waits for each copy."""
         known = self.__dict__.setdefault("_constants", {})
         key = (name, like.device, like.dtype)
@@ -114,7 +115,9 @@ class Operator:
         return (LinearComposition if self.linear and inner.linear else Composition)(self, inner)
 
     @staticmethod
-    def from_function(f, shape: tuple[int, int, int], device=None) -> "Operator":
+    def from_function(
+        f: Callable[[Tensor], Tensor], shape: tuple[int, int, int], device: torch.device | str | None = None
+    ) -> "Operator":
         """The nonlinear operator of a function that torch can differentiate twice.
 
         Args:
@@ -145,7 +148,7 @@ class LinearOperator(Operator):
         """Whether `solve` is in closed form."""
         return self.gram is not None
 
-    def at(self, x):
+    def at(self, x: Tensor):
         """Itself: a linear operator is its own Jacobian."""
         return self
 
@@ -171,7 +174,7 @@ class LinearOperator(Operator):
         # Once more for what was left over, where small singular values have most of it, as far as rounding permits.
         return x + least_squares(self, self.adjoint, y - self(x), 4 * steps, self.tolerance)[0]
 
-    def ridge(self, y: Tensor, a, b) -> Tensor:
+    def ridge(self, y: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
         """A'(a A A' + b)^-1 y, for a > 0 and b >= 0, numbers or (N, 1, ..., 1): ridge regression, A+ y / a for b = 0.
 
         Raises:
@@ -187,7 +190,7 @@ class LinearOperator(Operator):
         self.require_reached("pseudo-inverse", "||A'(y - A x)|| / ||A'y||", error)
         return x, steps
 
-    def solve(self, y: Tensor, a, b) -> Tensor:
+    def solve(self, y: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
         """(a A A' + b)^-1 y for y in the range of A; a > 0 and b >= 0 are numbers or (N, 1, ..., 1).
 
         Raises:
@@ -225,7 +228,10 @@ class LinearOperator(Operator):
 
     @staticmethod
     def from_function(  # type: ignore[override]
-        f, shape: tuple[int, int, int], adjoint=None, device=None
+        f: Callable[[Tensor], Tensor],
+        shape: tuple[int, int, int],
+        adjoint: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str | None = None,
     ) -> "LinearOperator":
         """The operator of a linear function.
 
@@ -242,7 +248,7 @@ class LinearOperator(Operator):
         """
         operator = LinearFunctionOperator(f, shape, device)
         if adjoint is not None:
-            operator.adjoint = adjoint  # type: ignore[method-assign]
+            operator.adjoint = adjoint  # type: ignore[assignment, method-assign]
         check_operator(operator, (2, *shape), "f")
         return operator
 

@@ -14,6 +14,7 @@ the frame takes part in the blur: "valid" is true of every pixel that it measure
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class GaussianBlur(Separable):
     def _axis_size(self, m):
         return m + 2 * self.reach if self.boundary == "valid" else m
 
-    def blurred_from(self, size) -> tuple[int, int]:
+    def blurred_from(self, size: tuple[int, ...]) -> tuple[int, int]:
         """(H, W) of the images whose blur has that size."""
         return tuple(self._axis_size(m) for m in size)
 
@@ -111,22 +112,22 @@ class Convolution(LinearOperator):
         require_choice("boundary", boundary, BOUNDARIES)
         self.boundary = boundary
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         *batch, height, width = image_shape
         h, w = self.kernel.shape
         if h > height or w > width:
             raise ValueError(f"`kernel` must not be larger than the images, {height} x {width}, but is {h} x {w}.")
         return (*batch, height - h + 1, width - w + 1) if self.boundary == "valid" else tuple(image_shape)
 
-    def blurred_from(self, size) -> tuple[int, int]:
+    def blurred_from(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """(H, W) of the images whose blur has that size."""
         more = (side - 1 if self.boundary == "valid" else 0 for side in self.kernel.shape)
         return tuple(m + n for m, n in zip(size, more, strict=True))
 
-    def shape_of_images(self, y):
+    def shape_of_images(self, y: Tensor):
         return (y.shape[1], *self.blurred_from(y.shape[2:]))
 
-    def for_images(self, shape, device=None):
+    def for_images(self, shape: tuple[int, ...], device: torch.device | str | None = None):
         operator = super().for_images(shape, device)
         if type(self) is not Convolution or math.prod(shape[2:]) > FEW_PIXELS:
             return operator
@@ -134,16 +135,14 @@ class Convolution(LinearOperator):
         small.image_shape, small.device = tuple(shape[1:]), device
         return small
 
-    def _indices(self, size) -> list[Tensor]:
-        """Of each axis, the pixels at which the kernel's windows look."""
-        return [
-            beyond_edges(n, side - 1 - side // 2, side // 2, self.boundary)
-            for n, side in zip(size, self.kernel.shape, strict=True)
-        ]
+    def _index(self, size: tuple[int, ...], axis: int) -> Tensor:
+        """Of an axis, the pixels at which the kernel's windows look."""
+        side = self.kernel.shape[axis]
+        return beyond_edges(size[axis], side - 1 - side // 2, side // 2, self.boundary)
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         size = tuple(x.shape[2:])
-        rows, columns = (self.constant((size, k), x, lambda k=k: self._indices(size)[k]) for k in (0, 1))
+        rows, columns = (self.constant((size, k), x, partial(self._index, size, k)) for k in (0, 1))
         wide = F.pad(x, (0, 1, 0, 1))[..., rows, :][..., columns] if self.boundary != "valid" else x
         kernel = self.constant("kernel", x, lambda: self.kernel.flip(0, 1).to(x.dtype))
         return F.conv2d(wide, kernel.expand(x.shape[1], 1, -1, -1), groups=x.shape[1])

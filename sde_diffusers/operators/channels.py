@@ -27,7 +27,7 @@ class Grayscale(LinearOperator):
             raise ValueError(f"`weights` must be two or more positive numbers of sum 1, but are {weights!r}.")
         self.gram = self.weights.square().sum().item()
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         if image_shape[1] != len(self.weights):
             raise ValueError(
                 f"`weights` are of {len(self.weights)} channels, but the model's images have {image_shape[1]}."
@@ -37,10 +37,10 @@ class Grayscale(LinearOperator):
     def _column(self, x):
         return self.constant("weights", x, lambda: self.weights.to(x.dtype)[:, None, None])
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         return (x * self._column(x)).sum(1, keepdim=True)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         return y * self._column(y)
 
 
@@ -63,15 +63,15 @@ class Bands(LinearOperator):
         if not self.bands or not whole or len(set(self.bands)) < len(self.bands):
             raise ValueError(f"`bands` must be different whole numbers of at least 0, but are {bands!r}.")
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         if max(self.bands) >= image_shape[1]:
             raise ValueError(f"`bands` are {self.bands}, but the images have {image_shape[1]} channels.")
         return (image_shape[0], len(self.bands), *image_shape[2:])
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         return x.index_select(1, self._index(x))
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         x = y.new_zeros(len(y), self.shape_of_images(y)[0], *y.shape[2:])
         return x.index_copy(1, self._index(y), y)
 

@@ -51,28 +51,28 @@ class Decomposed(LinearOperator):
         values = self._values(*size)
         return torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         size = tuple(x.shape[2:])
         return self._measurement(self._response(size, self._analyse(x), lambda s: s), size)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
         return self._synthesise(self._response(size, z, lambda s: s.conj()), size)
 
-    def pseudo_inverse(self, y):
+    def pseudo_inverse(self, y: Tensor):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
         return self._synthesise(self._response(size, z, lambda s: torch.where(s == 0, 0, 1 / s)), size)
 
-    def attainable(self, y):
+    def attainable(self, y: Tensor):
         return self._of_measurement(y, lambda s: (s != 0).to(s.dtype))
 
-    def solve(self, y, a, b):
+    def solve(self, y: Tensor, a: float | Tensor, b: float | Tensor):
         a, b = (v.double() if isinstance(v, Tensor) else v for v in (a, b))
         return self._of_measurement(y, lambda s: torch.where(s == 0, 0, 1 / (a * s.abs() ** 2 + b)))
 
-    def ridge(self, y, a, b):
+    def ridge(self, y: Tensor, a: float | Tensor, b: float | Tensor):
         return self.adjoint(self.solve(y, a, b))
 
     def _of_measurement(self, y, response):
@@ -128,7 +128,7 @@ class Separable(Decomposed):
         """Number n of pixels along an axis of which m values are measured."""
         raise NotImplementedError
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         return (*image_shape[:2], *(len(self._axis(n)[1]) for n in image_shape[2:]))
 
     def _image_size(self, y):

@@ -1,9 +1,13 @@
 """Measurements of the library deepinv (https://deepinv.org) as operators."""
 
+from typing import Any
+
+import torch
+
 from sde_diffusers.operators.base import LinearOperator, Operator
 
 
-def from_deepinv(physics, shape: tuple[int, int, int], device=None) -> Operator:
+def from_deepinv(physics: Any, shape: tuple[int, int, int], device: torch.device | str | None = None) -> Operator:
     """The operator of a deepinv `Physics`: its `A`, and its `A_adjoint` if it is a `LinearPhysics`.
 
     Its noise model is left out: say `noise_std` where the operator is used.

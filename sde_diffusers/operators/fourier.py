@@ -34,7 +34,7 @@ class MaskedFourier(LinearOperator):
     def image_size(self):
         return tuple(self.sampled.shape[2:])
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         n, c, *size = image_shape
         if (
             self.sampled.shape[2:] != tuple(size)
@@ -46,17 +46,17 @@ class MaskedFourier(LinearOperator):
             )
         return n, 2 * c, *size
 
-    def count(self, image_shape):
+    def count(self, image_shape: tuple[int, ...]):
         return 2 * self.sampled.expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         z = torch.fft.fft2(x, norm="ortho")
         return self.measured(torch.cat([z.real, z.imag], 1))
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         return torch.fft.ifft2(torch.complex(*self.measured(y).chunk(2, 1)), norm="ortho").real
 
-    def measured(self, y):
+    def measured(self, y: Tensor):
         self.sampled = self.sampled.to(y.device)  # once
         parts = self.sampled if self.sampled.shape[1] == 1 else self.sampled.repeat(1, 2, 1, 1)
         return torch.where(parts, y, 0)
@@ -66,14 +66,14 @@ class MaskedFourier(LinearOperator):
         h = self.constant("share", x, lambda: self.share.to(x.dtype))
         return torch.fft.ifft2(torch.fft.fft2(x, norm="ortho") * response(h), norm="ortho").real
 
-    def pseudo_inverse(self, y):
+    def pseudo_inverse(self, y: Tensor):
         return self._filter(self.adjoint(y), lambda h: torch.where(h == 0, 0, 1 / h))
 
-    def solve(self, y, a, b):
+    def solve(self, y: Tensor, a: float | Tensor, b: float | Tensor):
         return self(self._filter(self.adjoint(y), lambda h: torch.where(h == 0, 0, 1 / (h * (a * h + b)))))
 
-    def ridge(self, y, a, b):
+    def ridge(self, y: Tensor, a: float | Tensor, b: float | Tensor):
         return self.adjoint(self.solve(y, a, b))
 
-    def repeat(self, samples):
+    def repeat(self, samples: int):
         return self if len(self.sampled) == 1 else MaskedFourier(self.sampled.repeat_interleave(samples, 0))

@@ -3,6 +3,8 @@
 Each image of a batch has its own step lengths, and stops for itself.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def krylov_solution(
     return wanted, relative_norm(norm, norm_of_b)
 
 
-def conjugate_gradients(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
+def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
     """w with system(w) = b for each image of b (N, ...); see `krylov_solution`."""
     return krylov_solution(lambda d: (system(d), d), b, steps, tolerance)[0]
 

@@ -31,30 +31,30 @@ class Mask(LinearOperator):
     def image_size(self):
         return tuple(self.mask.shape[2:])
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         size = zip(self.mask.shape, image_shape, strict=False)
         fits = len(image_shape) == 4 and self.mask.shape[2:] == tuple(image_shape[2:])
         if not fits or not all(m in (1, n) for m, n in size):
             raise ValueError(f"`mask` of shape {tuple(self.mask.shape)} does not fit images {tuple(image_shape)}.")
         return tuple(image_shape)
 
-    def count(self, image_shape):
+    def count(self, image_shape: tuple[int, ...]):
         return (~self.mask).expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         self.mask = self.mask.to(x.device)  # once
         return torch.where(self.mask, 0, x)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         return self(y)
 
-    def attainable(self, y):
+    def attainable(self, y: Tensor):
         return self(y)
 
-    def measured(self, y):
+    def measured(self, y: Tensor):
         return self(y)
 
-    def repeat(self, samples):
+    def repeat(self, samples: int):
         return self if len(self.mask) == 1 else Mask(self.mask.repeat_interleave(samples, 0))
 
 
@@ -100,7 +100,7 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> Tensor:
     return mask
 
 
-def random_mask(shape: tuple[int, ...], share: float, generator=None) -> Tensor:
+def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator | None = None) -> Tensor:
     """Booleans of any shape whose last two dimensions are an image's, True for `share` of its pixels, at random.
 
     Raises:
@@ -112,7 +112,9 @@ def random_mask(shape: tuple[int, ...], share: float, generator=None) -> Tensor:
     return (noise.argsort(-1).argsort(-1) < round(share * noise.shape[-1])).view(shape)
 
 
-def stroke_mask(height: int, width: int, strokes: int = 4, thickness: int = 3, generator=None) -> Tensor:
+def stroke_mask(
+    height: int, width: int, strokes: int = 4, thickness: int = 3, generator: torch.Generator | None = None
+) -> Tensor:
     """(H, W) booleans, True under free-form brush strokes: broken lines of random corners."""
     picture = Image.new("L", (width, height))
     for _ in range(strokes):

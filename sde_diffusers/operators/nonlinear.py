@@ -20,7 +20,7 @@ from sde_diffusers.sdes.gaussian import require_positive
 class ShapeKeeping(Operator):
     """Base of the operators whose measurements have the shape of the images."""
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         return tuple(image_shape)
 
 
@@ -37,7 +37,7 @@ class Gamma(ShapeKeeping):
         require_positive(gamma=gamma)
         self.gamma = gamma
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         tangent = self.LEAST**self.gamma * (1 + self.gamma * (x / self.LEAST - 1))
         return torch.where(x > self.LEAST, x.clamp(min=self.LEAST) ** self.gamma, tangent)
 
@@ -58,7 +58,7 @@ class Saturation(ShapeKeeping):
             raise ValueError(f"`low` must be less than `high`, but they are {low!r} and {high!r}.")
         self.gain, self.low, self.high = gain, low, high
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         linear = self.gain * x
         return linear + (linear.clamp(self.low, self.high) - linear).detach()
 
@@ -79,7 +79,7 @@ class Quantization(ShapeKeeping):
         self.steps = whole_number(levels) - 1
         self.rounding_std = 1 / (self.steps * math.sqrt(12))
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         rounded = (self.steps * x.detach().clamp(0, 1)).round() / self.steps
         return x + (rounded - x.detach())
 
@@ -92,7 +92,7 @@ class FourierMagnitude(ShapeKeeping):
 
     SMALLEST = 1e-6  # where the magnitude is 0 it has no derivative
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         z = torch.fft.fft2(x, norm="ortho")
         return (z.real**2 + z.imag**2 + self.SMALLEST**2).sqrt()
 
@@ -112,7 +112,7 @@ class JPEG(ShapeKeeping):
             raise ValueError(f"`quality` must be an integer in [1, 95], but is {quality!r}.")
         self.quality = whole_number(quality)
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         if image_shape[1] not in (1, 3):
             raise ValueError(f"`JPEG` compresses images of 1 or 3 channels, but they have {image_shape[1]}.")
         return tuple(image_shape)
@@ -125,6 +125,6 @@ class JPEG(ShapeKeeping):
         decoded = decoded[None] if decoded.ndim == 2 else decoded.transpose(2, 0, 1)
         return torch.from_numpy(decoded).to(image) / 255
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         given = x.detach()
         return x + (torch.stack([self._compressed(image) for image in given]) - given)

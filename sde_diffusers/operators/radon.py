@@ -35,7 +35,7 @@ class Radon(LinearOperator):
     def _bins(height, width) -> int:
         return 2 * math.ceil(math.hypot(height - 1, width - 1) / 2) + 1
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         if image_shape[1] != 1:
             raise ValueError(f"`Radon` measures images of one channel, but they have {image_shape[1]}.")
         return image_shape[0], len(self.angles), self._bins(*image_shape[2:])
@@ -56,7 +56,7 @@ class Radon(LinearOperator):
             self._known_places[key] = index.to(like.device), (lower + 1 - place).to(like)
         return self._known_places[key]
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         index, share = self._places(tuple(x.shape[2:]), x)
         pixels = x.flatten(1)[:, None, :]
         shape = self.measurement_shape(tuple(x.shape))
@@ -64,7 +64,7 @@ class Radon(LinearOperator):
         y = y.index_add(1, index.flatten(), (pixels * share).flatten(1))
         return y.index_add(1, index.flatten() + 1, (pixels * (1 - share)).flatten(1)).view(shape)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         image_shape = self.shape_of_images(y)
         index, share = self._places(image_shape[1:], y)
         lines = y.flatten(1)

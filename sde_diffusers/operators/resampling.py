@@ -20,13 +20,13 @@ class Downsampling(LinearOperator):
         self.factor = checked_factor(factor)
         self.gram = 1 / self.factor**2
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         return smaller_shape(image_shape, self.factor)
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor):
         return avg_pool2d(x, self.factor)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Tensor):
         return y.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3) * self.gram
 
 
@@ -43,7 +43,7 @@ class Bicubic(Separable):
     def __init__(self, factor: int):
         self.factor = checked_factor(factor)
 
-    def measurement_shape(self, image_shape):
+    def measurement_shape(self, image_shape: tuple[int, ...]):
         return smaller_shape(image_shape, self.factor)
 
     def _axis_matrix(self, n):

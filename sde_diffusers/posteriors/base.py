@@ -4,7 +4,8 @@ A changed denoiser is a shift of D = E[x_0 | x_t], and every sampler and SDE can
 the equations.
 """
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,14 +26,18 @@ class PosteriorMethod:
     products: ClassVar[int] = 1
     """Vector-Jacobian products of the network in each evaluation, at most."""
 
-    def check(self, operator: Operator, noise_std, noise_covariance=None) -> None:
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Raise a `ValueError` if the method can't treat such a measurement."""
 
     def weight(self, measurement: Measurement, denoised: Tensor, noise_level: float) -> Tensor:
         """A'w of the shift V A' w of the denoised images, (N, C, H, W); see `shift`."""
         raise NotImplementedError
 
-    def shift(self, measurement: Measurement, denoised: Tensor, covariance, noise_level: float) -> Tensor:
+    def shift(
+        self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
+    ) -> Tensor:
         """E[x_0 | x_t, y] - D.
 
         Args:
@@ -43,7 +48,9 @@ class PosteriorMethod:
         """
         return covariance(self.weight(measurement, denoised, noise_level))
 
-    def project(self, measurement: Measurement, x: Tensor, alpha: float, sigma: float, draw) -> Tensor:
+    def project(
+        self, measurement: Measurement, x: Tensor, alpha: float, sigma: float, draw: Callable[..., Tensor]
+    ) -> Tensor:
         """The state at a grid point with the kernel's alpha and sigma; `draw()` gives white noise of its shape."""
         return x
 
@@ -56,7 +63,9 @@ def kept_variance(noise_level: float, sigma_data: float) -> float:
     return noise_level**2 * sigma_data**2 / (noise_level**2 + sigma_data**2)
 
 
-def posterior_output(answer, scheduler, method: PosteriorMethod, measurement: Measurement, x: Tensor) -> Tensor:
+def posterior_output(
+    answer: Callable[[Tensor], Tensor], scheduler: Any, method: PosteriorMethod, measurement: Measurement, x: Tensor
+) -> Tensor:
     """The network's answer for the scheduler's coming `step`, changed so that it denoises to E[x_0 | x_t, y].
 
     Args:

@@ -1,12 +1,15 @@
 """DAPS: at each noise level an image is drawn given the denoised one and y, and noised again (arXiv 2407.01521)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
-from sde_diffusers.posteriors.measurement import is_white
+from sde_diffusers.posteriors.measurement import Measurement, is_white
 from sde_diffusers.posteriors.pigdm import ridge_solution
 from sde_diffusers.sdes.gaussian import require_positive
 
@@ -29,18 +32,22 @@ class DAPS(PosteriorMethod):
     def __post_init__(self):
         require_positive(sigma_data=self.sigma_data)
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         if not operator.linear or noise_covariance is not None or not is_white(noise_std):
             raise ValueError('`method`="daps" takes linear measurements, with a `noise_std` for each of them.')
 
-    def rehearse(self, measurement, x):
+    def rehearse(self, measurement: Measurement, x: Tensor):
         ridge_solution(measurement.operator, measurement, 1e3, measurement.y - measurement.operator(x))
 
-    def shift(self, measurement, denoised, covariance, noise_level):
+    def shift(
+        self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
+    ):
         measurement.drawn_from = denoised, kept_variance(noise_level, self.sigma_data * measurement.half_range)
         return torch.zeros_like(denoised)
 
-    def project(self, measurement, x, alpha, sigma, draw):
+    def project(self, measurement: Measurement, x: Tensor, alpha: float, sigma: float, draw: Callable[..., Tensor]):
         if measurement.drawn_from is None:  # pure noise so far
             return x
         denoised, variance = measurement.drawn_from

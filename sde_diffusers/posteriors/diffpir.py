@@ -3,10 +3,15 @@
 Zhu et al., Denoising diffusion models for plug-and-play image restoration (arXiv 2305.08995).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.posteriors.measurement import Measurement
 from sde_diffusers.posteriors.pigdm import require_noise_if_nonlinear, ridge_solution
 from sde_diffusers.sdes.gaussian import require_positive
 
@@ -29,13 +34,21 @@ class DiffPIR(PosteriorMethod):
     def __post_init__(self):
         require_positive(strength=self.strength)
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         require_noise_if_nonlinear("diffpir", operator, noise_std, noise_covariance)
 
-    def rehearse(self, measurement, x):
+    def rehearse(self, measurement: Measurement, x: Tensor):
         self.shift(measurement, x, None, 1e3)
 
-    def shift(self, measurement, denoised, covariance, noise_level):
+    def shift(
+        self,
+        measurement: Measurement,
+        denoised: Tensor,
+        covariance: Callable[[Tensor], Tensor] | None,
+        noise_level: float,
+    ):
         variance = noise_level**2 / self.strength
         operator, residual = measurement.near(denoised)
         return variance * ridge_solution(operator, measurement, variance, residual)

@@ -1,12 +1,14 @@
 """DPS: a step of prescribed length along the residual's gradient (arXiv 2209.14687)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.least_squares import like_images
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
-from sde_diffusers.posteriors.measurement import is_white
+from sde_diffusers.posteriors.measurement import Measurement, is_white
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -29,13 +31,15 @@ class DPS(PosteriorMethod):
     def __post_init__(self):
         require_positive(step=self.step, sigma_data=self.sigma_data)
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         if noise_covariance is not None or not is_white(noise_std):
             raise ValueError(
                 '`method`="dps" takes a `noise_std` for each measurement, not for each value, nor a covariance.'
             )
 
-    def weight(self, measurement, denoised, noise_level):
+    def weight(self, measurement: Measurement, denoised: Tensor, noise_level: float):
         operator, residual = measurement.near(denoised)
         gradient = operator.adjoint(residual)
         norm, gradient_norm = (v.flatten(1).norm(dim=1).clamp(min=1e-12) for v in (residual, gradient))

@@ -1,13 +1,16 @@
 """MMPS: the covariance of x_0 given x_t as the network has it (arXiv 2405.13712)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from sde_diffusers.operators.least_squares import inner, krylov_solution
 from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.posteriors.measurement import Measurement
 from sde_diffusers.scalars import real_number, whole_number
 
 RESIDUAL_ROUNDING = 10
@@ -45,7 +48,9 @@ class MMPS(PosteriorMethod):
     def products(self) -> int:  # type: ignore[override]
         return int(whole_number(self.steps))
 
-    def shift(self, measurement, denoised, covariance, noise_level):
+    def shift(
+        self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
+    ):
         operator, residual = measurement.near(denoised)
         damping = self.damping * noise_level**2
 

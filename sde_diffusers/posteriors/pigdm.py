@@ -3,13 +3,16 @@
 Song et al., Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.least_squares import krylov_solution
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
-from sde_diffusers.posteriors.measurement import is_white
+from sde_diffusers.posteriors.measurement import Measurement, is_white
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -30,13 +33,15 @@ class PiGDM(PosteriorMethod):
     def __post_init__(self):
         require_positive(sigma_data=self.sigma_data)
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         require_noise_if_nonlinear("pigdm", operator, noise_std, noise_covariance)
 
-    def rehearse(self, measurement, x):
+    def rehearse(self, measurement: Measurement, x: Tensor):
         self.weight(measurement, x, 1e3)  # the noise counts least where the variance is highest
 
-    def weight(self, measurement, denoised, noise_level):
+    def weight(self, measurement: Measurement, denoised: Tensor, noise_level: float):
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
         operator, residual = measurement.near(denoised)
         return variance / noise_level**2 * ridge_solution(operator, measurement, variance, residual)

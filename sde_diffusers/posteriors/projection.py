@@ -1,14 +1,17 @@
 """Projection: what A sees of the state is replaced, where a step ends (appendix I.2 of arXiv 2011.13456)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from sde_diffusers.operators.base import LinearOperator, Operator
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.posteriors.base import PosteriorMethod
-from sde_diffusers.posteriors.measurement import is_white, per_image
+from sde_diffusers.posteriors.measurement import Measurement, is_white, per_image
 
 
 @dataclass
@@ -23,9 +26,11 @@ class Projection(PosteriorMethod):
     changes_denoiser: ClassVar[bool] = False
     products: ClassVar[int] = 0
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         refused = '`method`="projection" takes '
-        if not operator.linear:
+        if not isinstance(operator, LinearOperator):
             raise ValueError(f"{refused}linear measurements only, but `operator` is {type(operator).__name__}.")
         if noise_covariance is not None or not is_white(noise_std):
             raise ValueError(
@@ -37,11 +42,11 @@ class Projection(PosteriorMethod):
                 f"{type(operator).__name__} with `noise_std`={noise_std}."
             )
 
-    def rehearse(self, measurement, x):
+    def rehearse(self, measurement: Measurement, x: Tensor):
         self.project(measurement, x, 1.0, 1.0, lambda: x.flip(0))
 
-    def project(self, measurement, x, alpha, sigma, draw):
-        operator = measurement.operator
+    def project(self, measurement: Measurement, x: Tensor, alpha: float, sigma: float, draw: Callable[..., Tensor]):
+        operator = measurement.operator.at(x)  # itself
         length = 1.0 if operator.gram is None else math.sqrt(operator.gram)
         noise = torch.as_tensor(alpha * per_image(measurement.noise_std, x) / length)
         left = noise > sigma

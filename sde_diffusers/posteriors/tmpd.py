@@ -1,12 +1,15 @@
 """TMPD: the covariance of what is measured counts as diagonal (arXiv 2310.06721)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.posteriors.base import PosteriorMethod
-from sde_diffusers.posteriors.measurement import per_value
+from sde_diffusers.posteriors.measurement import Measurement, per_value
 
 
 @dataclass
@@ -28,11 +31,15 @@ class TMPD(PosteriorMethod):
         if not self.floor > 0:
             raise ValueError(f"`floor` must be above 0, but is {self.floor!r}.")
 
-    def check(self, operator, noise_std, noise_covariance=None):
+    def check(
+        self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
+    ):
         if noise_covariance is not None:
             raise ValueError('`method`="tmpd" takes a `noise_std`, not a covariance.')
 
-    def shift(self, measurement, denoised, covariance, noise_level):
+    def shift(
+        self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
+    ):
         operator, residual = measurement.near(denoised)
         seen = operator.adjoint(torch.ones_like(residual))
         rows = operator(seen).abs()
