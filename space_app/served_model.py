@@ -48,9 +48,11 @@ SAMPLERS = {
     "Predictor-corrector": (ScoreSdePredictorCorrectorScheduler, {"corrector": "ald", "snr": 0.1}, 100),
 }
 DEFAULT_SAMPLER, ODE_SAMPLER = [*SAMPLERS][:2]
-NETWORK_KEYS = (  # of a scheduler's configuration: what the network was trained for
+NETWORK_KEYS = (  # of a scheduler's configuration: what the network was trained for, and the SDE it is to follow
     "sde",
     "sde_parameters",
+    "sampling_sde",
+    "sampling_sde_parameters",
     "sigma_min",
     "sigma_max",
     "sigma",

@@ -9,7 +9,7 @@ import torch
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import friendly, picture_input, read_picture, seconds, show_what_is_seen, status_line
-from served_model import DEFAULT_SAMPLER, ServedModel
+from served_model import ServedModel
 
 TOLERANCE = 1e-2  # of the solver, here and for the test images: for a picture, not for a paper
 BINS = 30
@@ -44,9 +44,7 @@ def likelihood(model: ServedModel, path):
 
 def scores(model: ServedModel, work: Work, images: torch.Tensor) -> dict:
     """What is measured of images (N, C, H, W) in [0, 1]: "bits_per_dim", "reconstruction_error", and "nfe"."""
-    own = model.pipe.scheduler.config
-    sde = {key: own[key] for key in ("sampling_sde", "sampling_sde_parameters")}
-    pipe = model.pipeline(work, model.scheduler(DEFAULT_SAMPLER, **sde))
+    pipe = model.pipeline(work)
     # The noise that bounds the likelihood of a network tighter: docs/bits_per_dim.md
     noise = "truncated_normal" if pipe.unet.config.get("pixel_levels") else "uniform"
     output = pipe.bits_per_dim(
