@@ -274,12 +274,12 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
                 f"`{name}` must be integers, or floating point {what}, but is {images.dtype} from {low} to {high}."
             )
         return unit
+    if images.dtype == torch.bool:  # black and white
+        return images.float()
     dtype = str(images.dtype).removeprefix("torch.")
     own = dtype == pixels.dtype or dtype not in ("uint8", "uint16")
-    if images.dtype == torch.bool or (own and pixels.levels is None):
-        raise ValueError(
-            f"`{name}` must be {pixels.dtype}, uint8, uint16, or floating point in [0, 1], but is {images.dtype}."
-        )
+    if own and pixels.levels is None:
+        raise ValueError(f"`{name}` must be uint8, uint16, or floating point in [0, 1], but is {images.dtype}.")
     own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int64)
     low, high = wide.min().item(), wide.max().item()
     if low < own_format.low or high > own_format.high:

@@ -38,22 +38,35 @@ class LogDensity(torch.autograd.Function):
     def forward(ctx, x: Tensor, flow: ProbabilityFlow, start: float, end: float, rtol: float, atol: float):
         """Follow the ODE from `start` to `end`."""
         ctx.flow, ctx.path = flow, [] if ctx.needs_input_grad[0] else None
+        ctx.weights = weights_in_use(flow)
         z, gain = flow.solve(x, start, end, rtol, atol, ctx.path)
         ctx.save_for_backward(z)
         ctx.mark_non_differentiable(z)
-        return prior_logp(flow.pipe.scheduler, z)[:, None] + gain, z
+        return prior_logp(flow.scheduler, z)[:, None] + gain, z
 
     @staticmethod
     def backward(ctx, weights: Tensor, _):
         """The gradient with respect to x; see `path_gradient`.
 
         Raises:
-            RuntimeError: if it is to be differentiated again, which it can't be.
+            RuntimeError: if it is to be differentiated again, which it can't be, or if the network's weights have
+                changed since.
         """
         if torch.is_grad_enabled():
             raise RuntimeError("`log_prob` has no second derivatives: ask for its gradient without `create_graph`.")
+        if weights_in_use(ctx.flow) != ctx.weights:
+            raise RuntimeError(
+                "The network's weights have changed since `log_prob`: ask for its gradient before that."
+            )
         (z,) = ctx.saved_tensors
-        return path_gradient(ctx.flow, ctx.path, z, weights), None, None, None, None, None
+        with torch.inference_mode(False), torch.no_grad():
+            gradient = path_gradient(ctx.flow, ctx.path, z, weights.clone())
+        return gradient, None, None, None, None, None
+
+
+def weights_in_use(flow) -> list[tuple]:
+    """What changes with the weights of the flow's network: the counters of changes in place, and the types."""
+    return [(parameter._version, parameter.dtype) for parameter in flow.guidance.network.parameters()]
 
 
 def path_gradient(flow: ProbabilityFlow, path: list[tuple[float, Tensor]], z: Tensor, weights: Tensor) -> Tensor:
@@ -67,7 +80,7 @@ def path_gradient(flow: ProbabilityFlow, path: list[tuple[float, Tensor]], z: Te
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (of_prior,) = torch.autograd.grad((weights.sum(1) * prior_logp(flow.pipe.scheduler, z)).sum(), z)
+        (of_prior,) = torch.autograd.grad((weights.sum(1) * prior_logp(flow.scheduler, z)).sum(), z)
     gradient = flow.coefficients(path[-1][0])[1] * of_prior.flatten(1)
     with flow.guidance.frozen():
         for (u, y), (following, _) in zip(reversed(path[:-1]), reversed(path[1:]), strict=True):

@@ -63,7 +63,9 @@ class ProbabilityFlow:
 
     def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False, draw_probes=None):
         self.pipe, self.shape, self.guidance = pipe, shape, guidance
-        scheduler = pipe.scheduler
+        self.scheduler = scheduler = (
+            pipe.scheduler
+        )  # also if the pipeline gets another one before a gradient is asked for
         self.sde, p = scheduler.sde, scheduler.parameterization
         if variable == "t" and not self.sde.smooth:
             raise ValueError(
@@ -124,7 +126,7 @@ class ProbabilityFlow:
         """F = b E[x_0 | x] + c E[noise | x] and the (N, P) products v^T (dF / dx) v, from one evaluation of the
         network; `differentiable`, with respect to the x that is given, or else detached;
         (N, 0) products if there are no probes or they are not to be `traced`."""
-        scheduler = self.pipe.scheduler
+        scheduler = self.scheduler
         dtype = torch.promote_types(self.pipe.unet.dtype, torch.float32)
         probes = self.probes if traced else None
         with torch.set_grad_enabled(differentiable or probes is not None):

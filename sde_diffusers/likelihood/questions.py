@@ -56,7 +56,8 @@ def read_numbers(pipe, name: str, images, in_units: bool = False) -> Tensor:
     """Images as the pipeline returns them (PIL, arrays, tensors): their numbers, (N, C, H, W)."""
     if not isinstance(images, Tensor):
         images, pictures = image_values(name, images, pipe.unet.config.in_channels)
-        if pictures and images.is_floating_point() and not in_units:  # they are in the units of the data
+        if pictures and images.is_floating_point() and not in_units and pipe.pixel_format.levels is None:
+            # as files are, in the units of the data
             images = pipe.pixel_format.to_unit(images, torch.float64)
     check_shape(pipe, name, images)
     return images
@@ -78,7 +79,7 @@ def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, in
             raise ValueError(f"`levels` is for integers, but `x` is {images.dtype}: give integers in [0, levels).")
         if not images.isfinite().all():
             raise ValueError("`x` must be finite, but holds NaN or infinite values.")
-        if pixels.levels is not None and 0 <= images.min() and images.max() <= 1:
+        if pixels.levels is not None and pixels.high > 1 and 0 <= images.min() and images.max() <= 1:
             raise ValueError(
                 f"`x` lies in [0, 1], but must be in the data's own units, {pixels.low} to {pixels.high}: give "
                 "integers, or floating-point numbers of that range."
@@ -148,9 +149,11 @@ def checked_images(pipe, name: str, images, levels: float | None = None) -> Tens
         if not (low >= 0 and high <= 1 and math.isfinite(low + high)):
             raise ValueError(f"`{name}` must lie in [0, 1] if floating point, but reaches from {low} to {high}.")
         return images.to(pipe._execution_device, torch.float64)
-    if pixels.levels is None and levels is None:
-        raise ValueError(f"`{name}` must be floating point in [0, 1], as the model's are, but is {images.dtype}.")
     dtype = str(images.dtype).removeprefix("torch.")
+    if pixels.levels is None and levels is None and dtype not in ("uint8", "uint16"):
+        raise ValueError(
+            f"`{name}` must be floating point in [0, 1], as the model's are, uint8 or uint16, but is {images.dtype}."
+        )
     if levels is None and dtype in ("uint8", "uint16") and dtype != pixels.dtype:
         pixels = PixelFormat.of(dtype)  # of another depth: its own white is white
     bottom, top = (pixels.low, pixels.high) if levels is None else (0, levels - 1)
