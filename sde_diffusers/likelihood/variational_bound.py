@@ -5,7 +5,7 @@ with s = sigma / alpha, l = -log s, and pixels that have levels x_k,
 
     -log P(x) <= KL(q(x_1 | x), prior) + integral of E|noise error|^2 dl + E[-log P(x | x_eps)],
 
-with the prior N(0, `start_sigma`^2) from which sampling starts, and P(x | x_eps) proportional to
+with the normal of the deviation `start_sigma`, from which sampling starts, for prior, and P(x | x_eps) proportional to
 exp(-(x_eps / alpha - x_k)^2 / (2 s^2)) in each pixel (their eq. 11, 15 and 18). An exact denoiser makes the bound an
 equation, image by image (I-MMSE: Guo et al., arXiv cs/0412108), if the prior is what the SDE ends with. It takes no
 derivatives of the network, and where the network errs the error counts to second order. l is drawn in strata, once in
