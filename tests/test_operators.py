@@ -375,3 +375,32 @@ def test_rounding_outside_of_the_range_of_a_singular_system_is_not_solved_for():
 
     torch.testing.assert_close(solved(rounding=1e-4), w @ root, rtol=0, atol=1e-3)
     assert (solved() - w @ root).abs().max() > 1
+
+
+def test_a_preconditioner_finds_what_small_singular_values_hide():
+    """S = A V A' with singular values from 1 to 1e-3: ten steps from (A A')^-1, hundreds without."""
+    s = torch.logspace(0, -3, 64, dtype=torch.float64)[None]
+    v = 1 + torch.rand(2, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.randn(2, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    errors = []
+    for precondition in (lambda r: r / s**2, None):
+        solution, _ = krylov_solution(lambda w: (s**2 * v * w, w), s**2 * v * expected, 15, 1e-9, 0.0, precondition)
+        errors.append((solution - expected).abs().max().item())
+    assert errors[0] < 1e-3 and errors[1] > 0.3
+
+
+@pytest.mark.parametrize("boundary", [boundary for boundary in BOUNDARIES if boundary != "circular"])
+def test_a_small_convolution_is_its_matrix(boundary):
+    """In closed form what the iterations of a larger one find: A, A', A+ and systems with A A'."""
+    kernel = torch.rand(3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.1
+    kernel[1, 1] += 2  # so that no singular value is negligible
+    plain, shape = Convolution(kernel, boundary), (2, 3, 6, 7)
+    small = plain.for_images(shape)
+    assert small.direct and not plain.direct
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = plain(x)
+    torch.testing.assert_close(small(x), y)
+    plain.image_shape, plain.tolerance = shape[1:], 1e-10
+    torch.testing.assert_close(small.adjoint(y), plain.adjoint(y))
+    torch.testing.assert_close(small.pseudo_inverse(y), plain.pseudo_inverse(y), rtol=0, atol=1e-6)
+    torch.testing.assert_close(small.solve(y, 2.0, 0.3), plain.solve(y, 2.0, 0.3), rtol=0, atol=1e-6)
