@@ -7,9 +7,9 @@ integral, from the last stage to the first
 
     k*_j = h (b_j g + sum over later i of a_ij y*_i),    y*_j = grad (k*_j . F + h b_j w . t)(y_j),
 
-and the gradient of y_0 is g + sum_j y*_j (Hairer et al., Geometric Numerical Integration, section VI.10: the same
-tableau, read backwards). Solving an adjoint ODE backwards instead would lead the state to another image than the one
-that it came from (by half a grey level at default tolerances, measured with `fashion-mnist-subvp`).
+and the gradient of y_0 is g + sum_j y*_j (Sanz-Serna, Symplectic Runge-Kutta schemes for adjoint equations, SIAM
+Review 58, 2016). Solving an adjoint ODE backwards instead would lead the state to another image than the one that it
+came from, by as much as the tolerance allows, and the gradient with it.
 
 It takes the memory of one evaluation of the network with second derivatives, and one image for each step. The gradient
 is exactly that of the estimate: the trace is that of the same probes, and the lengths of the steps count as given.

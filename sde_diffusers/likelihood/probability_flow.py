@@ -63,9 +63,8 @@ class ProbabilityFlow:
 
     def __init__(self, pipe, shape, guidance, variable, probes=None, sum_probes=False, draw_probes=None):
         self.pipe, self.shape, self.guidance = pipe, shape, guidance
-        self.scheduler = scheduler = (
-            pipe.scheduler
-        )  # also if the pipeline gets another one before a gradient is asked for
+        # Kept, since the pipeline may have another one when a gradient is asked for.
+        self.scheduler = scheduler = pipe.scheduler
         self.sde, p = scheduler.sde, scheduler.parameterization
         if variable == "t" and not self.sde.smooth:
             raise ValueError(

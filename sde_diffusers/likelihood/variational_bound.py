@@ -77,9 +77,8 @@ def image_variational_bound(
     x_0 = low + (high - low) * values / (levels - 1)
 
     end = torch.tensor(scheduler.start_time, dtype=torch.float64)
-    alpha, sigma = (
-        f(end).item() / scheduler.start_sigma for f in (sde.alpha, sde.sigma)
-    )  # in deviations of the prior
+    # In deviations of the prior.
+    alpha, sigma = (f(end).item() / scheduler.start_sigma for f in (sde.alpha, sde.sigma))
     prior = (alpha**2 * x_0.square().flatten(1).sum(1) + d * (sigma**2 - 1 - math.log(sigma**2))) / 2
     diffusion, reconstruction = [], []
     with guidance.frozen(), torch.no_grad():

@@ -27,7 +27,7 @@ from sde_diffusers.parameterization import require_choice
 from sde_diffusers.sdes.gaussian import require_positive
 
 FEW_PIXELS = 32 * 32
-"""Up to so many the matrix of a convolution is decomposed as it is, which takes about a second."""
+"""Up to so many the matrix of a convolution is decomposed as it is, which takes half a second."""
 BOUNDARIES = ("reflect", "symmetric", "replicate", "zero", "circular", "valid")
 
 

@@ -246,9 +246,8 @@ class CodesAndLikelihoodsMixin:
                 one, that of the solution as it was computed (`density_gradient.py`), in several times the time, the
                 memory of one evaluation with second derivatives and one image for each step; the probes stay the
                 same all the way, and there are no second derivatives. The lengths of the steps count as given, so
-                that it is near the density's at tolerances of which the density is (the default's). Integers, of the
-                data's
-                range or of `levels`: the result is a bound on the log-probability of each image, as in `bits_per_dim`.
+                that at loose tolerances it is not near the density's own. Integers, of the data's range or of
+                `levels`: the result is a bound on the log-probability of each image, as in `bits_per_dim`.
             Others: as in `bits_per_dim`.
 
         Returns:
