@@ -1,8 +1,10 @@
 """Stopping on SIGTERM or Ctrl-C at the end of a step, on all processes at once."""
 
 import contextlib
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -47,21 +49,41 @@ class Interruption:
         return signal.Signals(number.item()).name if number else None
 
 
+class _Left(SystemExit):
+    """The exit that a signal asked for; its code is 128 + the signal's number, as shells have it."""
+
+
 @contextlib.contextmanager
 def ends_in_order() -> Iterator[None]:
-    """A block that SIGTERM and SIGHUP end by SystemExit, as Ctrl-C does by KeyboardInterrupt: nothing stays held."""
+    """A block that SIGTERM and SIGHUP end by SystemExit, as Ctrl-C does by KeyboardInterrupt: nothing stays held.
+
+    Python drops an exception that is raised while an object is being deleted; the signal is then sent again.
+    """
 
     def leave(number, frame):
-        sys.exit(128 + number)
+        raise _Left(128 + number)
+
+    def on_dropped(dropped):
+        if dropped.exc_type is KeyboardInterrupt:
+            send_again(signal.SIGINT)
+        elif dropped.exc_type is _Left:
+            send_again(dropped.exc_value.code - 128)
+        else:
+            previous_hook(dropped)
+
+    def send_again(number):  # a moment later: from within the hook it would be dropped again
+        threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
     before = {number: signal.getsignal(number) for number in numbers}
+    previous_hook, sys.unraisablehook = sys.unraisablehook, on_dropped
     for number, handler in before.items():
         if handler == signal.SIG_DFL:  # not for `nohup`
             signal.signal(number, leave)
     try:
         yield
     finally:
+        sys.unraisablehook = previous_hook
         for number, handler in before.items():
             if signal.getsignal(number) == leave:
                 signal.signal(number, handler)
