@@ -130,7 +130,8 @@ class ProbabilityFlow:
         probes = self.probes if traced else None
         with torch.set_grad_enabled(differentiable or probes is not None):
             x = x if differentiable else x.detach().requires_grad_(probes is not None)
-            network_time = scheduler.network_time(t, between=True).to(dtype).to(x.device, non_blocking=True)
+            network_time = scheduler.network_time(t, between=True).item()  # filled in on the device: no copy
+            network_time = torch.full((), network_time, dtype=dtype, device=x.device)
             output = self.guidance.mixed(x.to(dtype), t, network_time)
             noise, denoised = scheduler.noise_and_denoised(output.to(x.dtype), x, t)
             slope = b * denoised + c * noise
