@@ -2,8 +2,9 @@
 
 python docs/make_few_step_figure.py docs/images/few_step_answer.png
 
-It draws what was measured before: docs/sampler_distances.json (benchmarks/sampler_distances.py), docs/few_step_fits.json
-(benchmarks/few_step_fits.py), and the distances of the consistency model (training/evaluate.py; that page's last table).
+It draws what was measured before: docs/sampler_distances.json (by benchmarks/sampler_distances.py),
+docs/few_step_fits.json (by benchmarks/few_step_fits.py), and the distances of the consistency model (by
+training/evaluate.py; the last table of that page).
 """
 
 import json
