@@ -50,8 +50,9 @@ def rate(work, images: int, rounds: int) -> float:
     return images / min(took)
 
 
-def measure(name: str, rounds: int) -> dict:
-    size, batch = NETWORKS[name]
+def measure(name: str, rounds: int, batch: int | None) -> dict:
+    size, usual = NETWORKS[name]
+    batch = batch or usual
     before = peak_bytes()
     attention = {"attention_resolutions": (16,)} if size == 128 else {}
     network = NCSNppUNet2DModel.from_preset(name.split(" ")[0], sample_size=size, **attention)
@@ -96,10 +97,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    parser.add_argument("--batch", type=int, help="images at once (default: those of the table)")
     parser.add_argument("--measure", choices=NETWORKS, help="one network, in this process")
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure, arguments.rounds)))
+        print(json.dumps(measure(arguments.measure, arguments.rounds, arguments.batch)))
         return
     results = {}
     lines = [
@@ -110,6 +112,7 @@ def main() -> None:
     for name in arguments.networks:
         command = [sys.executable, __file__, str(arguments.output), "--measure", name]
         command.append(f"--rounds={arguments.rounds}")
+        command += [f"--batch={arguments.batch}"] if arguments.batch else []
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         results[name] = found
         lines.append(

@@ -73,11 +73,19 @@ def ast_list(text):
     return json.loads(text.replace("'", '"'))
 
 
+def parsers_below(parser):
+    """Of the sub-commands, and of theirs."""
+    for sub in parser._subparsers._group_actions[0].choices.values() if parser._subparsers else ():
+        yield sub
+        yield from parsers_below(sub)
+
+
 def test_examples_of_the_help_are_commands():
     parser = command_line()
-    texts = [sub.epilog for sub in parser._subparsers._group_actions[0].choices.values()]
+    texts = [sub.epilog for sub in parsers_below(parser)]
     examples = [line.strip() for text in texts for line in text.splitlines()[1:]]
-    assert len(texts) == len(COMMANDS) and len(examples) > len(COMMANDS)
+    assert len(texts) == len(COMMANDS) + 4 + 4 and len(examples) > len(texts)  # 4 restorations, 4 sources
+    assert all(text.startswith("examples:\n  ") for text in texts)
     for example in examples:
         program, *words = shlex.split(example)
         assert program == "sde-diffusers" and callable(parser.parse_args(words).run)

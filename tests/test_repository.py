@@ -228,10 +228,10 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    def fail(source, target):
-        raise OSError(28, "No space left on device", str(target))
+    def fail(source, target, length):
+        raise OSError(28, "No space left on device", target.name)
 
-    monkeypatch.setattr(shutil, "copyfile", fail)
+    monkeypatch.setattr(shutil, "copyfileobj", fail)
     with pytest.raises(OSError, match="No space left"):
         export_folder(PRETRAINED / "fashion-mnist-ve", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -27,8 +27,9 @@ def add_bits_per_dim_parser(commands) -> None:
         "bits-per-dim",
         "say how likely a model thinks pictures are",
         BITS_EXAMPLES,
-        "Print the negative log-likelihood of pictures in bits per dimension (less is more likely), by the "
-        "probability flow ODE. Picture k draws its noise from the seed SEED + k.",
+        "Print the negative log-likelihood of pictures in bits per dimension: how many bits the model needs for each "
+        "number of a picture (each pixel and colour); fewer mean that the picture is more likely. Picture k draws its "
+        "noise from the seed SEED + k.",
     )
     add_model_arguments(parser)
     parser.add_argument("pictures", type=Path, nargs="+", help="files, or folders of them, of the model's size")
@@ -36,8 +37,9 @@ def add_bits_per_dim_parser(commands) -> None:
     parser.add_argument(
         "--dequantize",
         choices=("uniform", "truncated_normal"),
-        help="how integers become real numbers: the paper's way (the default, where the data are integers) or that "
-        "of arXiv 2305.03935",
+        help="noise within a grey level, which makes real numbers of a picture's whole ones: the same everywhere "
+        "(uniform, the default), or bell-shaped, which gives fewer bits for a model that was told the grey levels, as "
+        "its card says; pictures of floating-point numbers take none",
     )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")

@@ -28,6 +28,6 @@ def run_export(options) -> int:
     from sde_diffusers.saved_folders.repository import content_sizes, export_folder
 
     require_writable(Path(options.output).parent)
-    sizes = content_sizes(export_folder(options.folder, options.output))
+    sizes = content_sizes(export_folder(options.folder, options.output, progress=True))
     print(f"Wrote {options.output}: {len(sizes)} files, {sum(sizes.values()):,} bytes.")
     return 0

@@ -20,11 +20,21 @@ RESTORATIONS = {
     "super-resolve": "enlarge a picture whose pixels are means of the model's",
     "deblur": "sharpen a blurred picture",
 }
-RESTORE_EXAMPLES = """
+RESTORE_EXAMPLES = {
+    "inpaint": """
   sde-diffusers restore inpaint you/faces portrait.png out --mask scratches.png --samples 4
+  sde-diffusers restore inpaint pretrained/fashion-mnist-ve shirt.png out --mask hole.png --class Shirt --seed 7
+""",
+    "colorize": """
+  sde-diffusers restore colorize you/faces grey.png out --samples 4
+""",
+    "super-resolve": """
   sde-diffusers restore super-resolve you/faces small.png out --factor 4 --steps 50
+""",
+    "deblur": """
   sde-diffusers restore deblur you/faces blurred.png out --blur 1.5 --noise-std 0.01
-"""
+""",
+}
 
 
 def add_restore_parser(commands) -> None:
@@ -32,13 +42,13 @@ def add_restore_parser(commands) -> None:
         commands,
         "restore",
         "fill in, colour, enlarge or sharpen a picture",
-        RESTORE_EXAMPLES,
+        "".join(map(str.rstrip, RESTORE_EXAMPLES.values())),
         "Draw pictures that a model thinks likely and that agree with the given one. Written are the samples and, "
         "with several of them, their mean and their deviation (white: half of the range, or more).",
     )
     tasks = parser.add_subparsers(dest="task", title="what is restored", required=True)
     for task, meaning in RESTORATIONS.items():
-        options = tasks.add_parser(task, help=meaning, description=f"{meaning.capitalize()}.")
+        options = add_command(tasks, task, meaning, RESTORE_EXAMPLES[task])
         add_model_arguments(options)
         options.add_argument("picture", type=Path, help="the picture to restore")
         options.add_argument("output", type=Path, metavar="out", help="a new or empty folder for the results")

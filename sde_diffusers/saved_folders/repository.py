@@ -5,11 +5,15 @@ it), in diffusers, or in this package, by its name. What it names of this packag
 (`single_file.py`), so that a repository loads where the package is not installed.
 """
 
+import io
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.utils import CallbackIOWrapper
 
 from sde_diffusers.saved_folders.refused_files import is_pickle
 from sde_diffusers.saved_folders.single_file import PACKAGE, carry_code
@@ -17,6 +21,7 @@ from sde_diffusers.sdes.gaussian import GaussianSDE
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
 INDEX = "model_index.json"
+PIECE = 2**22  # bytes, copied at once
 
 
 def repository_contents(folder: str | Path) -> Contents:
@@ -35,12 +40,13 @@ def repository_contents(folder: str | Path) -> Contents:
     return contents
 
 
-def export_folder(folder: str | Path, output: str | Path) -> Contents:
+def export_folder(folder: str | Path, output: str | Path, progress: bool = False) -> Contents:
     """Copy a pipeline's folder, with the code that loads it where this package is not installed.
 
     Args:
         folder: of the pipeline; it is left alone.
         output: the copy's folder, written under a temporary name beside it until it is complete.
+        progress: whether a bar counts the bytes, on a terminal.
 
     Returns:
         What was written.
@@ -52,14 +58,16 @@ def export_folder(folder: str | Path, output: str | Path) -> Contents:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output` must be a new or empty folder, but {output} exists.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
+    bar = tqdm(
+        total=sum(content_sizes(contents).values()), unit="B", unit_scale=True, disable=None if progress else True
+    )
+    with bar, tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
         copy = Path(temporary) / output.name
         for name, source in contents.items():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(source, bytes):
-                (copy / name).write_bytes(source)
-            else:
-                shutil.copyfile(source, copy / name)
+            opened = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+            with opened, (copy / name).open("wb") as written:
+                shutil.copyfileobj(CallbackIOWrapper(bar.update, opened), written, PIECE)
         copy.replace(output)
     return contents
 
