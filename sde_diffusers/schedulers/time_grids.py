@@ -26,7 +26,7 @@ def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float) -> 
     "few_steps" is for samplers whose last evaluation steps to x_0 itself. In n <= 8 steps there is not one to waste
     where the network's answer is the state, or the images' mean: it is linear in u^(1/4), too, but reaches down only
     to the noise level s_n = 4.5 / n^3 (or to `end`, if that is more), with u = sigma / (c_n alpha + sigma) and
-    c_n = 2 + 12 s_n, the higher the fewer (constants by measurement: docs/few_step_samplers.md). In more steps it is
+    c_n = 2 + 12 s_n, the higher the fewer (constants by measurement: docs/few_step_tables.md). In more steps it is
     "noise_share".
 
     From pure noise (alpha = 0 at `start`, or nearly) "log_snr" and "karras" go on as if they had begun at
