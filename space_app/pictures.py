@@ -20,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
 MAX_FILE_SIZE = "10mb"
 MAX_BLOBS = 100_000_000  # bytes of what browsers drew and have not yet asked about
+LAYERS = 4  # of a canvas, at most: of a value that comes twice, Gradio makes its layer twice
 SHOWN_SIZE = 224  # pixels; smaller images are enlarged by a whole factor to at least this
 
 # ---- uploads -------------------------------------------------------------------------------------------------------
@@ -197,8 +198,8 @@ def few_blobs(editor: gr.ImageEditor) -> gr.ImageEditor:
 
     @server
     def accept_blobs(data):
-        if data.data["index"] not in ("null", "0"):
-            raise ValueError("There is one layer.")
+        if data.data["index"] not in ("null", *map(str, range(LAYERS))):
+            raise ValueError(f"There are {LAYERS} layers at most.")
         accept(data)
         while sum(map(size, kept.values())) > MAX_BLOBS:
             del kept[next(iter(kept))]

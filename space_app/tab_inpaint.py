@@ -180,8 +180,12 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_pictu
 
 
 def canvas_value(picture: Image.Image) -> dict:
-    """A picture on the canvas, with nothing painted over."""
-    return {"background": picture, "layers": [], "composite": picture}
+    """A picture on the canvas, with nothing painted over.
+
+    By an empty layer and not by none: only what has a layer makes the canvas say that it changed, and of what it says
+    Gradio leaves out the first, which would be the first stroke of the brush.
+    """
+    return {"background": picture, "layers": [Image.new("RGBA", picture.size)], "composite": picture}
 
 
 def painted_example(picture: Image.Image, k: int) -> dict:

@@ -591,7 +591,7 @@ def test_a_canvas_forgets_what_nobody_asks_about(monkeypatch):
     for name in "abcd":
         send(name)
     assert [*canvas.blob_storage] == ["c", "d"]
-    with pytest.raises(ValueError, match="one layer"):
+    with pytest.raises(ValueError, match="4 layers at most"):
         send("e", "1000000000")
 
 
