@@ -227,16 +227,16 @@ def checked(component, files):
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), enlarge: bool = True) -> Image.Image:  # noqa: B008 (frozen)
+def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), size: int = SHOWN_SIZE) -> Image.Image:  # noqa: B008 (frozen)
     """One image (C, H, W), uint8 or in [0, 1]; of many bands, the first three.
 
     Args:
         pixels: of the picture: 8 bits to look at, or a deeper format for grey ones.
-        enlarge: whether it is enlarged by a whole factor.
+        size: of its longer side at least, in pixels; smaller ones are enlarged by a whole factor.
     """
     image = visible(image)
     unit = image.cpu().clamp(0, 1) if image.is_floating_point() else image / 255
-    factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:]))) if enlarge else 1
+    factor = max(1, -(-size // max(image.shape[1:])))
     values = to_array(unit[None], pixels)[0].repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(values[..., 0] if len(image) == 1 else values)
 
