@@ -15,6 +15,8 @@ STOPS = 5  # in each tab of each of the four visits
 ENDED = re.compile("Stopped|evaluations? of the network")
 DONE = re.compile("evaluations? of the network")
 STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
+# Gradio's canvas complains so where it begins to load its one layer twice: the later one stays, and is drawn on.
+LOADED_TWICE = "No draw texture found for layer"
 LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
 OVER_PICTURES = Path(__file__).with_name("over_pictures.js").read_text(encoding="utf-8")
 
@@ -30,8 +32,12 @@ class Visit:
         self.wide = page.viewport_size["width"] > 800
         self.errors: list[str] = []
         page.set_default_timeout(patience)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("console", self.hear)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def hear(self, message) -> None:
+        if message.type == "error" and message.text != LOADED_TWICE:
+            self.errors.append(message.text)
 
     def shot(self, name: str) -> None:
         self.page.wait_for_timeout(300)  # transitions
