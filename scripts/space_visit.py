@@ -6,15 +6,19 @@ What is done on each tab, and the program: `check_space_in_browser.py`.
 import random
 import re
 import time
+import zipfile
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
 STOPS = 5  # in each tab of each of the four visits
-ENDED = re.compile("Stopped|evaluations of the network")
-DONE = re.compile("evaluations of the network")
+ENDED = re.compile("Stopped|evaluations? of the network")
+DONE = re.compile("evaluations? of the network")
 STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
+# Gradio's canvas complains so where it begins to load its one layer twice: the later one stays, and is drawn on.
+LOADED_TWICE = "No draw texture found for layer"
 LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
+OVER_PICTURES = Path(__file__).with_name("over_pictures.js").read_text(encoding="utf-8")
 
 
 class Visit:
@@ -28,8 +32,12 @@ class Visit:
         self.wide = page.viewport_size["width"] > 800
         self.errors: list[str] = []
         page.set_default_timeout(patience)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("console", self.hear)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def hear(self, message) -> None:
+        if message.type == "error" and message.text != LOADED_TWICE:
+            self.errors.append(message.text)
 
     def shot(self, name: str) -> None:
         self.page.wait_for_timeout(300)  # transitions
@@ -37,6 +45,7 @@ class Visit:
         path = self.folder / f"{self.screen}-{name}.png"
         self.page.screenshot(path=path, full_page=True, animations="disabled")
         self.errors += [f"low contrast in {name}: {text}" for text in self.page.evaluate(LOW_CONTRAST)]
+        self.errors += [f"over a picture in {name}: {text}" for text in self.page.evaluate(OVER_PICTURES)]
 
     def expect(self, holds: bool, otherwise: str) -> None:
         if not holds:
@@ -76,20 +85,51 @@ class Visit:
         self.result(panel)
 
     def stop(self, panel, start) -> None:
-        """Begin and press Stop at random moments; what was seen must still be there, and no error."""
-        name, pictures, stopped = self.open_tab_name(), panel.locator(".pictures img, .strip img"), 0
+        """Begin and press Stop at random moments; what was seen must still be there, called so, and no error."""
+        name, pictures, stopped = self.open_tab_name(), panel.locator(".pictures .thumbnail-lg img"), 0
         for _ in range(STOPS):
+            before = self.first_address(pictures)
             start.click()
             self.page.wait_for_timeout(random.uniform(300, 2500))
             seen = pictures.count()
             self.press(panel, "Stop")
             expect(panel.locator(".progress", has_text=ENDED).last).to_be_visible(timeout=self.patience)
             self.page.wait_for_timeout(400)
-            stopped += panel.locator(".block.progress", has_text=STOPPED).count()
+            ended = panel.locator(".block.progress", has_text=STOPPED).count()
+            address = self.first_address(pictures)
+            if ended and address != before:
+                self.expect("-stopped-at-" in address, f"{name}: what was stopped is called {address}")
+            stopped += ended
             self.expect(not panel.locator(".error").locator("visible=true").count(), f"{name}: an error after Stop")
             self.expect(not seen or pictures.count() > 0, f"{name}: pictures went away after Stop")
         print(f"{self.screen}: {name}: Stop ended {stopped} of {STOPS} before their result", flush=True)
         self.shot(f"{name}-stopped")
+
+    def first_address(self, pictures) -> str | None:
+        return pictures.first.get_attribute("src") if pictures.count() else None
+
+    def downloads(self, panel, gallery: str, name: str, count: int) -> None:
+        """The zip of all pictures of a result, and the file of one that is enlarged; their names match `name`."""
+        pattern = re.compile(rf"(native-size|enlarged)/{name}\.png")
+        with self.page.expect_download() as event:
+            panel.locator(".download").locator("visible=true").click()
+        with zipfile.ZipFile(event.value.path()) as archive:
+            names = archive.namelist()
+        self.expect(len(names) == 2 * count and all(map(pattern.fullmatch, names)), f"the zip holds {names}")
+        panel.locator(f"{gallery} button.thumbnail-item").first.click()
+        with self.page.expect_download() as event:
+            panel.locator(gallery).get_by_role("link", name=re.compile("download", re.I)).or_(
+                panel.locator(gallery).get_by_role("button", name=re.compile("download", re.I))
+            ).first.click()
+        file = event.value.suggested_filename
+        self.expect(pattern.fullmatch(f"enlarged/{file}") is not None, f"a picture is downloaded as {file}")
+
+    def history(self, words: str) -> None:
+        """What was done is among the earlier results, under these words."""
+        self.page.get_by_text("Earlier results").click()
+        captions = self.page.locator("#history .caption-label", has_text=words)
+        expect(captions.first).to_be_visible(timeout=self.patience)
+        self.page.get_by_text("Earlier results").click()
 
     def open_tab_name(self) -> str:
         selected = self.page.locator("[role=tab][aria-selected=true]").locator("visible=true").first

@@ -109,14 +109,20 @@ def build_app(model_id: str | None) -> gr.Blocks:
 def build_page(model: ServedModel, first: ServedModel) -> None:
     """The page of a model; the bar at its top leads to the others', that of `first` being the app's own address."""
     gr.Navbar(main_page_name=first.name)
-    tab_one_step.build(model) if model.consistency else build_tabs(model)
+    history = earlier_results()
+    history.unrender()
+    (tab_one_step.build if model.consistency else build_tabs)(model, history)
+    with gr.Accordion("Earlier results", open=False, elem_id="earlier"):
+        history.render()
+    with gr.Accordion("What the words mean", open=False, elem_id="words"):
+        gr.Markdown(WORDS.read_text(encoding="utf-8"))
 
 
-def build_tabs(model: ServedModel) -> None:
-    """The components of the page."""
+def build_tabs(model: ServedModel, history: gr.Gallery) -> None:
+    """The components of a score-based model's page; the results of all tabs are put into `history`, too."""
     gr.Markdown(
         f"# {TITLE}\nA score-based model turns noise into images by a stochastic differential equation "
-        f"([paper](https://arxiv.org/abs/2011.13456)). This one is **{model.name}**.",
+        f"([paper](https://arxiv.org/abs/2011.13456)). This one is **{model.name}**. {model.about}",
         elem_id="title",
     )
     pictures = Pictures(model)
@@ -125,8 +131,6 @@ def build_tabs(model: ServedModel) -> None:
     for k, picture in enumerate(examples):
         files.append(str(TEMPORARY / f"{Path(model.name).name}-example-{k}.png"))
         picture.save(files[-1])
-    history = earlier_results()
-    history.unrender()
     with gr.Tabs():
         with gr.Tab("Generate", id="generate"):
             tab_generate.build(model, history)
@@ -137,11 +141,7 @@ def build_tabs(model: ServedModel) -> None:
         with gr.Tab("Interpolate", id="interpolate"):
             tab_interpolate.build(model, history, pictures.random, files)
         with gr.Tab("Watch", id="watch"):
-            tab_watch.build(model, pictures.random, files)
-    with gr.Accordion("Earlier results", open=False, elem_id="earlier"):
-        history.render()
-    with gr.Accordion("What the words mean", open=False, elem_id="words"):
-        gr.Markdown(WORDS.read_text(encoding="utf-8"))
+            tab_watch.build(model, history, pictures.random, files)
 
 
 def launch(app: gr.Blocks, **options):

@@ -47,6 +47,11 @@ class Work:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
+    @property
+    def state(self):
+        """The values of all outputs but the status by `show_state`; None if there is nothing to be seen yet."""
+        return None if self.show_state is None or self.picture is None else self.show_state(self)
+
     def stop(self) -> None:
         """End the loop, and let the computation end at its next `tick`."""
         self.stopped.set()

@@ -51,10 +51,9 @@ def compute_on(event, prepare, inputs, outputs, api_name: str, **options):
         running[work] = request and request.session_hash, api_name
         try:
             for _ in work:
-                seen = work.show_state is not None and work.picture is not None
-                yield with_status(outputs, status_of(work), work.show_state(work) if seen else None)
+                yield with_status(outputs, status_of(work), work.state)
             if work.result is None:
-                yield with_status(outputs, f"Stopped at {work.share:.0%}, after {seconds(work.seconds)}.")
+                yield with_status(outputs, f"Stopped at {work.share:.0%}, after {seconds(work.seconds)}.", work.state)
             else:
                 values = work.show(work)
                 yield values if len(values) > 1 else values[0]

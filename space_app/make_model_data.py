@@ -28,14 +28,16 @@ from served_model import (
     TEST_DATA,
     TEST_SHEET,
     ServedModel,
+    card_header,
+    listed,
     load_model,
-    trained_on,
 )
 from tab_generate import example_settings, first_settings, generate
 from tab_interpolate import example_settings as interpolation_settings
 from tab_interpolate import interpolate_seeds
 from tab_likelihood import scores
 from tab_one_step import FIRST_SETTINGS as ONE_STEP_SETTINGS
+from tab_one_step import example_settings as one_step_settings
 from tab_one_step import one_step
 from tqdm import tqdm
 
@@ -54,7 +56,7 @@ def main(sources: list[str]) -> None:
     for source in sources:
         model = load_model(source)
         write_drawn(model)
-        if not model.consistency and DATASET in trained_on(source):
+        if not model.consistency and DATASET in listed(card_header(source).get("datasets")):
             write_test_data(model)
 
 
@@ -77,7 +79,8 @@ def write_test_data(model: ServedModel) -> None:
 def write_drawn(model: ServedModel) -> None:
     """A row of images for each setting."""
     if model.consistency:
-        images = [unwatched(one_step(model, *ONE_STEP_SETTINGS)).images]
+        works = [one_step(model, *settings) for settings in (ONE_STEP_SETTINGS, *one_step_settings(model).values())]
+        images = [unwatched(work).images for work in works]
     else:
         works = [generate(model, *first_settings(model))]
         works += [generate(model, *settings) for settings in example_settings(model).values()]

@@ -20,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 25_000_000  # of an upload; more is refused before it is decoded
 MAX_FILE_SIZE = "10mb"
 MAX_BLOBS = 100_000_000  # bytes of what browsers drew and have not yet asked about
+LAYERS = 4  # of a canvas, at most: of a value that comes twice, Gradio makes its layer twice
 SHOWN_SIZE = 224  # pixels; smaller images are enlarged by a whole factor to at least this
 
 # ---- uploads -------------------------------------------------------------------------------------------------------
@@ -197,8 +198,8 @@ def few_blobs(editor: gr.ImageEditor) -> gr.ImageEditor:
 
     @server
     def accept_blobs(data):
-        if data.data["index"] not in ("null", "0"):
-            raise ValueError("There is one layer.")
+        if data.data["index"] not in ("null", *map(str, range(LAYERS))):
+            raise ValueError(f"There are {LAYERS} layers at most.")
         accept(data)
         while sum(map(size, kept.values())) > MAX_BLOBS:
             del kept[next(iter(kept))]
@@ -226,16 +227,16 @@ def checked(component, files):
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), enlarge: bool = True) -> Image.Image:  # noqa: B008 (frozen)
+def to_picture(image: Tensor, pixels: PixelFormat = PixelFormat(), size: int = SHOWN_SIZE) -> Image.Image:  # noqa: B008 (frozen)
     """One image (C, H, W), uint8 or in [0, 1]; of many bands, the first three.
 
     Args:
         pixels: of the picture: 8 bits to look at, or a deeper format for grey ones.
-        enlarge: whether it is enlarged by a whole factor.
+        size: of its longer side at least, in pixels; smaller ones are enlarged by a whole factor.
     """
     image = visible(image)
     unit = image.cpu().clamp(0, 1) if image.is_floating_point() else image / 255
-    factor = max(1, -(-SHOWN_SIZE // max(image.shape[1:]))) if enlarge else 1
+    factor = max(1, -(-size // max(image.shape[1:])))
     values = to_array(unit[None], pixels)[0].repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(values[..., 0] if len(image) == 1 else values)
 

@@ -3,11 +3,11 @@
 import io
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio as gr
-from pictures import kept_file, picture_file, to_picture
+from pictures import SHOWN_SIZE, kept_file, picture_file, to_picture
 from torch import Tensor
 
 KEPT = 24  # pictures of earlier results
@@ -23,21 +23,31 @@ ENABLE = "archive => ({ __type__: 'update', interactive: Boolean(archive) })"
 
 @dataclass(frozen=True)
 class Result:
-    """An image (C, H, W), uint8 or in [0, 1], what stands below it, and what its file is called."""
+    """An image (C, H, W), uint8 or in [0, 1], what stands below it, what its file is called, and its enlarged size."""
 
     image: Tensor
     caption: str
     name: str
+    size: int = SHOWN_SIZE
 
 
 def file_name(*words) -> str:
-    """Words as one name: "T-shirt/top", "seed 3" -> "t-shirt-top-seed-3"."""
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, words)).lower()).strip("-")
+    """Words as one name: "T-shirt/top", "seed 3", "guidance 1.5" -> "t-shirt-top-seed-3-guidance-1.5"."""
+    return re.sub(r"[^a-z0-9.]+", "-", " ".join(map(str, words)).lower().replace("%", " percent")).strip("-.")
+
+
+def with_seeds(images, seed: int, *words) -> list[Result]:
+    """Images (N, C, H, W), the first of which has this seed; `words` for the names of their files."""
+    first, *others = words
+    return [
+        Result(image, f"seed {seed + k}", file_name(first, "seed", seed + k, *others))
+        for k, image in enumerate(images)
+    ]
 
 
 def gallery_items(results: list[Result]) -> list[tuple[Path, str]]:
     """What a gallery shows: files that a visitor keeps under these names, enlarged, and captions."""
-    return [(Path(picture_file(to_picture(result.image), result.name)), result.caption) for result in results]
+    return [(Path(picture_file(to_picture(r.image, size=r.size), r.name)), r.caption) for r in results]
 
 
 def archive(results: list[Result], name: str) -> str:
@@ -45,16 +55,19 @@ def archive(results: list[Result], name: str) -> str:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as files:
         for result in results:
-            for folder, enlarge in (("native-size", False), ("enlarged", True)):
+            for folder, size in (("native-size", 1), ("enlarged", result.size)):
                 picture = io.BytesIO()
-                to_picture(result.image, enlarge=enlarge).save(picture, "PNG")
+                to_picture(result.image, size=size).save(picture, "PNG")
                 files.writestr(f"{folder}/{result.name}.png", picture.getvalue())
     return kept_file(buffer.getvalue(), f"{name}.zip")
 
 
-def while_forming(results: list[Result]) -> list:
-    """The values of gallery and download button before the end."""
-    return [gallery_items(results), None]
+def while_forming(results: list[Result], share: float) -> list:
+    """The values of gallery and download button before the end, when this share of the work is done.
+
+    Whoever keeps such a picture has stopped there, and it is called so.
+    """
+    return [gallery_items([replace(r, name=file_name(r.name, f"stopped at {share:.0%}")) for r in results]), None]
 
 
 def finished(results: list[Result], name: str) -> list:

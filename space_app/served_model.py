@@ -32,6 +32,7 @@ TEST_DATA = Path(__file__).with_name("fashion_mnist.json")
 TEST_SHEET = TEST_DATA.with_suffix(".png")
 DRAWN_SHEET = "drawn-{name}.png"  # of a shipped pipeline, beside this file
 DRAWN_COLUMNS = 8
+ANY = "Any class"  # the choice of no class
 
 # Name -> (scheduler, its settings, number of steps to begin with). Each image depends on its own seed alone: the
 # corrector is annealed Langevin dynamics, since the other one takes its step size from the whole batch.
@@ -91,21 +92,28 @@ class ServedModel:
     Attributes:
         name: what was loaded.
         load: gives the pipeline, whose components are shared; never call that, call what `pipeline` gives.
-        class_names: one for each class; none for an unconditional network.
+        classes: {name: label} of each class that has training images; none for an unconditional network.
         test_images: (N, C, H, W) uint8, or None if the data are not known.
         test_scores: of many test images under this very network, by what was measured ("bits_per_dim",
             "reconstruction_error"), or None if they were not computed.
-        drawn: (rows, 8, C, H, W) uint8, drawn by this very network, or None: the images of the first seeds; unless it
-            is a consistency model, then those of the examples of "Generate" and those of "Interpolate".
+        drawn: (rows, 8, C, H, W) uint8, drawn by this very network, or None: the images of the first seeds, then those
+            of the examples (of "Generate"; then those of "Interpolate", unless it is a consistency model).
+        about: a sentence or two of its card: how far it was trained, and what to expect.
+        consistency: whether it is a consistency model, of which there are samples and nothing else.
     """
 
     name: str
     load: Callable[[], ScoreSdePipeline]
-    class_names: list[str]
+    classes: dict[str, int]
     test_images: Tensor | None
     test_scores: dict[str, list[float]] | None
     drawn: Tensor | None
-    consistency: bool = False  # whether it is a consistency model, of which there are samples and nothing else
+    about: str
+    consistency: bool
+
+    @property
+    def class_names(self) -> list[str]:
+        return [*self.classes]
 
     @property
     def pipe(self) -> ScoreSdePipeline:
@@ -143,7 +151,7 @@ class ServedModel:
 
     def labels(self, class_name: str | None) -> int | None:
         """The label of a class by its name; None for any other name."""
-        return self.class_names.index(class_name) if class_name in self.class_names else None
+        return self.classes.get(class_name)
 
 
 class Loaded:
@@ -212,8 +220,8 @@ def load_model(source: str) -> ServedModel:
     class_names += [f"class {k}" for k in range(len(class_names), classes)]
     digest = weights_digest(pipe.unet)
     test_images = None
-    test_data = json.loads(TEST_DATA.read_text(encoding="utf-8"))
-    if test_data["dataset"] in trained_on(source):
+    test_data, card = json.loads(TEST_DATA.read_text(encoding="utf-8")), card_header(source)
+    if test_data["dataset"] in listed(card.get("datasets")):
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
         if test_images is not None:
             test_images = test_images.flatten(0, 1)
@@ -224,19 +232,29 @@ def load_model(source: str) -> ServedModel:
     sheet = TEST_DATA.with_name(DRAWN_SHEET.format(name=Path(name).name))
     drawn = read_sheet(sheet, pipe._image_shape, digest) if sheet.is_file() else None
     load = partial(LOADED.pipeline, source)
+    without_images = listed(card.get("classes_without_images"))
+    classes = {name: label for label, name in enumerate(class_names) if name not in without_images}
     consistency = pipe.scheduler.of_consistency_models
-    return ServedModel(name, load, class_names, test_images, test_scores, drawn, consistency)
+    return ServedModel(name, load, classes, test_images, test_scores, drawn, str(card.get("about") or ""), consistency)
 
 
-def trained_on(source: str) -> list[str]:
-    """The data sets that a model's card names."""
+def card_header(source: str) -> dict:
+    """What the header of a model's card says.
+
+    Beside the Hub's own keys the app looks at "about", a sentence or two for its page, and "classes_without_images",
+    the names of classes that the network knows and nobody trained.
+    """
     path = Path(source) / "README.md"
     try:
-        data = (ModelCard(path.read_text(encoding="utf-8")) if Path(source).is_dir() else ModelCard.load(source)).data
+        card = ModelCard(path.read_text(encoding="utf-8")) if Path(source).is_dir() else ModelCard.load(source)
     except (OSError, ValueError):  # no card, or none that can be read
-        return []
-    datasets = data.get("datasets") or []
-    return [datasets] if isinstance(datasets, str) else datasets
+        return {}
+    return card.data.to_dict()
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """A card's entry of one or several names, as a list."""
+    return [value] if isinstance(value, str) else value or []
 
 
 def read_sheet(path: Path, shape: tuple[int, int, int], network: str | None = None) -> Tensor | None:

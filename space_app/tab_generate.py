@@ -10,7 +10,6 @@ from door import ON_EXAMPLE, compute_on, stop_on
 from picture_examples import picture_examples
 from pictures import checked_seed, friendly, generators, number_input, seconds, status_line, whole_number
 from results import (
-    Result,
     download_button,
     file_name,
     finished,
@@ -18,11 +17,11 @@ from results import (
     remember,
     result_gallery,
     while_forming,
+    with_seeds,
 )
-from served_model import DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
+from served_model import ANY, DEFAULT_SAMPLER, ODE_SAMPLER, SAMPLERS, ServedModel
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE = 16, 200, 8
-ANY = "Any class"
 FIRST_IMAGES = 8
 # Of the image that is enlarged, or else of the first: its seed, no new one, and one image.
 KEEP_SEED = """(...settings) => {
@@ -59,13 +58,13 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
             output_type="pt",
         )
 
-    words = class_name if label is not None else ANY, sampler, f"{steps} steps"
+    words = settings_in_words(class_name if label is not None else ANY, sampler, steps, guidance)
 
     def results(images):
         return with_seeds(images, seed, *words)
 
     def show_state(work):
-        return while_forming(results(work.picture))
+        return while_forming(results(work.picture), work.share)
 
     def show(work):
         output = work.result
@@ -76,13 +75,9 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
     return Work(compute, show, show_state)
 
 
-def with_seeds(images, seed: int, *words) -> list[Result]:
-    """Images (N, C, H, W), the first of which has this seed; `words` for the names of their files."""
-    first, *others = words
-    return [
-        Result(image, f"seed {seed + k}", file_name(first, "seed", seed + k, *others))
-        for k, image in enumerate(images)
-    ]
+def settings_in_words(class_name, sampler, steps, guidance) -> list[str]:
+    """For the names of files. Guidance of 1 is none, and not named."""
+    return [class_name, sampler, f"{steps} steps", *([] if guidance == 1 else [f"guidance {guidance:g}"])]
 
 
 def first_settings(model: ServedModel) -> list:
@@ -106,7 +101,8 @@ def example_settings(model: ServedModel) -> dict[str, list]:
 def build(model: ServedModel, history: gr.Gallery) -> None:
     """The tab's components; its results are put into `history`, too."""
     draw = partial(generate, model)
-    first = None if model.drawn is None else gallery_items(with_seeds(model.drawn[0], 0, *first_settings(model)[:2]))
+    first_words = settings_in_words(*first_settings(model)[:4])
+    first = None if model.drawn is None else gallery_items(with_seeds(model.drawn[0], 0, *first_words))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             class_name = gr.Dropdown(

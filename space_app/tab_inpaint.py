@@ -72,14 +72,15 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
         output = work.result
         results = results_of(output.images)
         if count > 1:
-            results.append(Result(output.mean[0], "their mean", file_name(*words, "mean of", count)))
+            name = file_name(*words, "seed", seed, "mean of", count)
+            results.append(Result(output.mean[0], "their mean", name))
         cost = f"**{output.nfe}** evaluations of the network for each completion"
         if output.products:
-            cost += f", with at most {output.products} vector-Jacobian products"
-        gallery, download = finished(results, file_name(*words))
+            cost += f", and at most {output.products} passes backwards through it (vector-Jacobian products)"
+        gallery, download = finished(results, file_name(*words, "seed", seed))
         return gallery, f"{cost} · **{seconds(work.seconds)}**", download
 
-    return Work(compute, show, lambda work: while_forming(results_of(work.picture)))
+    return Work(compute, show, lambda work: while_forming(results_of(work.picture), work.share))
 
 
 def read_canvas(painted, shape, pixels) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,7 +150,8 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_pictu
                     [*METHODS],
                     value=[*METHODS][0],
                     label="Method",
-                    info="How each step is led to agree with the pixels that are known",
+                    info="How each step is led to agree with the known pixels. Posterior: all images that do, the "
+                    "likelier ones more often",
                 )
                 steps = number_input("Steps", 1, MAX_STEPS, 20, info="More are slower and finer")
                 count = number_input("Completions", 1, MAX_COMPLETIONS, 4, info="What could be there, drawn anew")
@@ -180,8 +182,12 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_pictu
 
 
 def canvas_value(picture: Image.Image) -> dict:
-    """A picture on the canvas, with nothing painted over."""
-    return {"background": picture, "layers": [], "composite": picture}
+    """A picture on the canvas, with nothing painted over.
+
+    By an empty layer and not by none: only what has a layer makes the canvas say that it changed, and of what it says
+    Gradio leaves out the first, which would be the first stroke of the brush.
+    """
+    return {"background": picture, "layers": [Image.new("RGBA", picture.size)], "composite": picture}
 
 
 def painted_example(picture: Image.Image, k: int) -> dict:

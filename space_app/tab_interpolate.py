@@ -27,14 +27,13 @@ from results import (
     result_gallery,
     while_forming,
 )
-from served_model import ODE_SAMPLER, ServedModel
+from served_model import ANY, ODE_SAMPLER, ServedModel
 
 from sde_diffusers.likelihood.latent_codes import slerp
 
 MAX_IMAGES = 16
 TOLERANCE = 1e-4  # of the solver: at 1e-3 some images come back 20 grey levels off
 STEPS = 20  # of the sampler
-ANY = "Any class"
 
 
 def interpolate_seeds(model: ServedModel, seed_a, seed_b, count, class_name):
@@ -82,7 +81,7 @@ def between(images, first: str, last: str, words: list) -> list[Result]:
     shares = [k / (len(images) - 1) for k in range(len(images))]
     captions = [first, *(f"{share:.0%}" for share in shares[1:-1]), last]
     return [
-        Result(image, caption, file_name(*words, "at", f"{share:.0%}", "percent"))
+        Result(image, caption, file_name(*words, "at", f"{share:.0%}"))
         for image, caption, share in zip(images, captions, shares, strict=True)
     ]
 
@@ -97,7 +96,7 @@ def shown_between(*ends_and_words):
         gallery, download = finished(between(images, *ends_and_words), file_name(*words))
         return gallery, status, download
 
-    return show, lambda work: while_forming(between(work.picture, *ends_and_words))
+    return show, lambda work: while_forming(between(work.picture, *ends_and_words), work.share)
 
 
 def example_settings(model: ServedModel) -> dict[str, list]:

@@ -79,7 +79,8 @@ NO_TESTS = (
 )
 WHY = (
     "Likelihood is not typicality: it is the density at this one image, and says nothing of how many images there are "
-    "like it. Flat images can be likelier than every garment, and images of other things as likely as they are."
+    "like it. An image that is black all over was measured as likelier than 19 of 20 garments, and images of other "
+    "things can be as likely as garments are."
 )
 
 

@@ -9,21 +9,20 @@ from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import (
     checked_seed,
-    picture_file,
     picture_input,
     read_picture,
     seconds,
     show_what_is_seen,
     status_line,
-    to_picture,
     visible_states,
 )
-from PIL import Image
+from results import Result, download_button, file_name, finished, remember, result_gallery, while_forming
 from served_model import ServedModel
 
 SDES = {"VE": "ve", "VP": "vp", "sub-VP": "sub_vp"}
 COLUMNS = 9
 STEPS_BETWEEN = 6  # columns
+STRIP_WIDTH = 1000  # pixels of a strip at least: a wide screen's
 VIEWS = {"One time": False, "All times": True}
 BACK = {
     "Probability flow ODE": {"eta": 0.0, "solver_order": 3},
@@ -32,7 +31,7 @@ BACK = {
 
 
 def watch(model: ServedModel, path, back, seed):
-    """The work that shows three strips, as they are made.
+    """The work that shows three strips, as they are made; what is still to come is grey.
 
     Each has two rows, with t from 0 on the left to 1 on the right. In the first, the image becomes noise; the second
     shows the way back, from right to left and from other noise, so that it ends at another image.
@@ -43,24 +42,33 @@ def watch(model: ServedModel, path, back, seed):
         seed: of all noise.
     """
     image, seed = read_picture(path, model.image_shape, model.pixels), checked_seed(seed)
-    strips = [None] * len(SDES)
+    strips = [torch.full_like(image[0], 0.5).repeat(1, 2, COLUMNS)] * len(SDES)
     reached = [1.0]
 
     def compute(work):
         work.parts = len(SDES)
 
-        def put(picture, t):
-            strips[work.part], reached[0] = picture_file(picture, "states"), t
+        def put(tiles, t):
+            strips[work.part], reached[0] = tiles, t
 
         for work.part, name in enumerate(SDES.values()):
             strip(model, work, image, name, BACK[back], seed, put)
         return 3 * ((COLUMNS - 1) * STEPS_BETWEEN + 1)
 
+    def results():
+        words = back, "seed", seed
+        return [
+            Result(tiles, name, file_name("watch", name, *words), STRIP_WIDTH)
+            for name, tiles in zip(SDES, strips, strict=True)
+        ]
+
     def show_state(work):
-        return [*(gr.skip() if strip is None else strip for strip in strips), reached[0]]
+        return [*while_forming(results(), work.share), reached[0]]
 
     def show(work):
-        return *strips, f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**", 0
+        gallery, download = finished(results(), file_name("watch", back, "seed", seed))
+        status = f"**{work.result}** evaluations of the network in all · **{seconds(work.seconds)}**"
+        return gallery, f"{status} · tap a strip to enlarge it", download, 0
 
     return Work(compute, show, show_state)
 
@@ -86,7 +94,7 @@ def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, setting
             returned.append(visible_states(x, scheduler, times[k])[0].cpu())
             grey = [torch.full_like(forward[0], 0.5)] * (len(shown) - len(returned))
             rows = [torch.cat(row, dim=2) for row in (forward, grey + returned[::-1])]
-            put(enlarged(torch.cat(rows, dim=1)), len(grey) / (COLUMNS - 1))
+            put(torch.cat(rows, dim=1), len(grey) / (COLUMNS - 1))
 
     def keep(pipe, k, t, values):
         see(k + 1, values["latents"])
@@ -97,15 +105,8 @@ def strip(model: ServedModel, work: Work, image: torch.Tensor, sde: str, setting
     pipe(1, steps, latents=latents, generator=generator, output_type="latent", callback_on_step_end=keep)
 
 
-def enlarged(tiles: torch.Tensor) -> Image.Image:
-    """A picture of many tiles, large enough for a wide screen."""
-    picture = to_picture(tiles)
-    factor = max(1, round(1000 / picture.width))
-    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
-
-
-def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
-    """The tab's components; for the arguments see `app.py`."""
+def build(model: ServedModel, history: gr.Gallery, random_picture, example_files: list[str]) -> None:
+    """The tab's components; its results are put into `history`, too. For the other arguments see `app.py`."""
     show = partial(watch, model)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -129,29 +130,16 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             with gr.Row(elem_classes="time"):
                 time = gr.Slider(0, 1, 0, step=1 / (COLUMNS - 1), label="Time t", info="0: images, 1: noise", scale=3)
                 view = gr.Radio([*VIEWS], value=[*VIEWS][0], label="View", scale=2)
-            strips = []
-            with gr.Row(elem_classes="strips"):
-                for name in SDES:
-                    with gr.Column(min_width=60):
-                        gr.Markdown(f"**{name}**")
-                        strips.append(
-                            gr.Image(
-                                label=name,
-                                show_label=False,
-                                format="png",
-                                interactive=False,
-                                buttons=[],
-                                elem_classes="strip",
-                            )
-                        )
+            gallery = result_gallery("Strips", "strips")
+            download = download_button()
             gr.Markdown(
                 "Above: your image becomes noise as t goes from 0 to 1, under three SDEs: in VE noise is added, in VP "
                 "and sub-VP the image fades, too. Below: from t = 1 to 0 the network leads other noise to an image. "
                 "Each state is shown divided by its scale.",
                 elem_classes="status",
             )
-    inputs, outputs = [image, back, seed], [*strips, status, time]
-    compute_on(start.click, show, inputs, outputs, "watch")
+    inputs, outputs = [image, back, seed], [gallery, status, download, time]
+    remember(compute_on(start.click, show, inputs, outputs, "watch"), gallery, history)
     stop_on(stop.click, "watch", "watch_example")
     random_on(another.click, random_picture, [image], "random_start")
     time.change(None, time, None, js=f"t => showTime(t, {COLUMNS})", api_visibility="private")
@@ -170,4 +158,5 @@ def build(model: ServedModel, random_picture, example_files: list[str]) -> None:
             api_visibility="private",
             elem_id="watch-examples",
         )
-        compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", **ON_EXAMPLE)
+        example = compute_on(shown.load_input_event.then, show, inputs, outputs, "watch_example", **ON_EXAMPLE)
+        remember(example, gallery, history)

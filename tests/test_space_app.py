@@ -46,7 +46,7 @@ import pictures  # noqa: E402
 import served_model  # noqa: E402
 import tab_one_step  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
-from tab_likelihood import TOLERANCE, likelihood  # noqa: E402
+from tab_likelihood import TOLERANCE, likelihood, scores  # noqa: E402
 
 SAMPLER = served_model.DEFAULT_SAMPLER
 
@@ -157,11 +157,21 @@ def test_each_shipped_model_has_a_page_with_its_classes_and_image_size(app, clie
     assert networks == [folder, str(served_model.SHIPPED)]  # one is in memory, and loaded when it is asked for
 
 
+def test_classes_without_training_images_are_not_offered(app, client):
+    with pytest.raises(gradio_client.exceptions.AppError, match="cbb.* is not in the list of choices"):
+        client.predict("cbb", SAMPLER, 2, 1, 1, 5, False, api_name="/cassava-64-ve_generate")
+    model = served_model.load_model(str(served_model.SHIPPED.with_name("cassava-64-ve")))
+    assert model.classes == {"cbsd": 1, "cgm": 2, "cmd": 3, "healthy": 4}
+    pages = [block.value for block in app.blocks.values() if isinstance(block, gradio.Markdown)]
+    assert model.about and any(model.about in str(text) for text in pages)
+
+
 @pytest.mark.parametrize("sampler", served_model.SAMPLERS)
 def test_the_seed_of_an_image_draws_it_again_alone(client, sampler):
     gallery, *_ = client.predict("Sandal", sampler, 3, 1.5, 3, 7, False, api_name="/generate")
     again, *_ = client.predict("Sandal", sampler, 3, 1.5, 1, 9, False, api_name="/generate")
     np.testing.assert_allclose(pixels(gallery)[2].astype(float), pixels(again)[0], atol=2)
+    assert Path(again[0]["image"]).name.endswith("-3-steps-guidance-1.5.png")
 
 
 def test_images_appear_while_they_form(client, monkeypatch):
@@ -223,14 +233,21 @@ def test_interpolation_of_images_passes_through_both(client):
 
 def test_watch_shows_the_image_and_one_way_back_under_three_sdes(client):
     file = client.predict(api_name="/random_image")
-    *strips, status, _ = client.predict(gradio_client.handle_file(file), "Probability flow ODE", 0, api_name="/watch")
+    strips, status, archive, _ = client.predict(
+        gradio_client.handle_file(file), "Probability flow ODE", 0, api_name="/watch"
+    )
+    assert [strip["caption"] for strip in strips] == ["VE", "VP", "sub-VP"]
+    names = [f"watch-{sde}-probability-flow-ode-seed-0.png" for sde in ("ve", "vp", "sub-vp")]
+    assert [Path(strip["image"]).name for strip in strips] == names
     tiles = []
-    for strip in strips:
-        picture = np.asarray(Image.open(strip))
-        factor = picture.shape[0] // 56
-        rows = picture[factor // 2 :: factor, factor // 2 :: factor].astype(float)
-        np.testing.assert_allclose(rows[:28, :28], small(file), atol=2)  # t = 0
-        tiles.append(rows[28:, :28])
+    with zipfile.ZipFile(archive) as files:
+        for strip, name in zip(strips, names, strict=True):
+            picture = np.asarray(Image.open(strip["image"]))
+            factor = picture.shape[0] // 56
+            rows = picture[factor // 2 :: factor, factor // 2 :: factor].astype(float)
+            np.testing.assert_array_equal(np.asarray(Image.open(files.open(f"native-size/{name}"))), rows)
+            np.testing.assert_allclose(rows[:28, :28], small(file), atol=2)  # t = 0
+            tiles.append(rows[28:, :28])
     # In x / alpha and sigma / alpha the ODE is one for all SDEs; what differs is where it begins, and its steps.
     assert np.abs(tiles[1] - tiles[2]).mean() < 30
     assert "evaluations" in status
@@ -507,8 +524,13 @@ def test_stop_ends_work_and_keeps_what_was_seen(url, events, waits):
             return gallery, status
 
     gallery, status = asyncio.run(visit())
-    assert gallery["__type__"] == "update" and "value" not in gallery
-    assert "Stopped" in str(status)
+    if waits:
+        assert gallery["__type__"] == "update" and "value" not in gallery
+        assert "Stopped before it began" in str(status)
+    else:  # as it was when it was stopped, and called so
+        (share,) = re.findall(r"Stopped at (\d+)%", str(status))
+        names = [Path(item["image"]["path"]).stem for item in gallery]
+        assert len(names) == 16 and all(name.endswith(f"-stopped-at-{share}-percent") for name in names)
 
 
 # ---- bad inputs ----------------------------------------------------------------------------------------------------
@@ -591,7 +613,7 @@ def test_a_canvas_forgets_what_nobody_asks_about(monkeypatch):
     for name in "abcd":
         send(name)
     assert [*canvas.blob_storage] == ["c", "d"]
-    with pytest.raises(ValueError, match="one layer"):
+    with pytest.raises(ValueError, match="4 layers at most"):
         send("e", "1000000000")
 
 
@@ -675,6 +697,14 @@ def test_bits_per_dim_are_those_of_the_card(tmp_path):
     assert value == pytest.approx(expected.bits_per_dim.item(), abs=1e-3)
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist-ve", "fashion-mnist-subvp"])
+def test_a_black_image_is_likelier_than_19_of_20_garments(name):
+    """As the tab says of each model that has scores of test images."""
+    model = served_model.load_model(str(served_model.SHIPPED.with_name(name)))
+    black = scores(model, bounded_work.Work(None), torch.zeros(1, *model.image_shape))["bits_per_dim"].item()
+    assert (torch.tensor(model.test_scores["bits_per_dim"]) > black).float().mean() >= 0.95
+
+
 def test_a_picture_that_is_being_fetched_is_not_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "get_upload_folder", lambda: str(tmp_path))
     path = pictures.picture_file(Image.new("L", (8, 8)), "black")
@@ -737,13 +767,16 @@ def test_a_consistency_model_has_a_page_of_samples_alone(tmp_path):
     ScoreSdePipeline(unet=network, scheduler=scheduler).save_pretrained(tmp_path)
     model = served_model.load_model(str(tmp_path))
     names = {function.api_name for function in space_app.build_app(str(tmp_path)).fns.values()}
-    assert "one_step" in names and "generate" not in names
+    assert {"one_step", "one_step_example", "stop"} < names and "generate" not in names
     for evaluations, seed in (("1", 3), ("2", 4)):
         work = tab_one_step.one_step(model, "class 2", evaluations, seed)
         list(work)
-        images, status = work.show(work)
+        images, status, archive = work.show(work)
         assert [name for _, name in images] == [f"seed {seed + k}" for k in range(8)]
-        assert f"**{evaluations}** evaluation" in status
+        words = f"{evaluations} evaluation" + ("s" if evaluations == "2" else "")
+        assert f"**{words}** of the network" in status
+        assert images[7][0].stem == f"class-2-seed-{seed + 7}-{words.replace(' ', '-')}"
+        assert len(zipfile.ZipFile(archive).namelist()) == 16
         generators = [torch.Generator().manual_seed(seed + k) for k in range(8)]
         pipe = ScoreSdePipeline(unet=network, scheduler=scheduler)
         expected = pipe(8, int(evaluations), class_labels=2, generator=generators, output_type="pt").images
