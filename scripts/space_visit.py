@@ -17,6 +17,10 @@ DONE = re.compile("evaluations? of the network")
 STOPPED = re.compile(r"Stopped at \d+%|Stopped before it began")
 # Gradio's canvas complains so where it begins to load its one layer twice: the later one stays, and is drawn on.
 LOADED_TWICE = "No draw texture found for layer"
+FADED_IN = """element => {
+    while (element && getComputedStyle(element).opacity === "1") element = element.parentElement;
+    return !element;
+}"""
 LOW_CONTRAST = Path(__file__).with_name("low_contrast.js").read_text(encoding="utf-8")
 OVER_PICTURES = Path(__file__).with_name("over_pictures.js").read_text(encoding="utf-8")
 
@@ -73,6 +77,7 @@ class Visit:
         """Wait for a message to the user, and until it goes away, by itself or by its cross."""
         toast = self.page.locator(".toast-body", has_text=message).first
         expect(toast).to_be_visible(timeout=self.patience)
+        self.page.wait_for_function(FADED_IN, arg=toast.element_handle(), timeout=self.patience)
         self.shot("refused-" + re.sub(r"\W+", "-", message.lower()))
         if not by_itself:
             self.page.locator(".toast-close").locator("visible=true").first.click()
