@@ -190,6 +190,22 @@ def test_values_at_missing_pixels_do_not_matter(method):
     assert torch.equal(*outs)
 
 
+@pytest.mark.parametrize("noise_std", [0.0, 0.05, [0.05, 0.1]])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "projection"])  # it refuses noisy blurs
+def test_what_no_image_can_measure_does_not_matter(method, noise_std):
+    """White noise has a share there that tells nothing of the image, and would cost MMPS its few steps."""
+    pipe, operator = unet_pipe(), GaussianBlur(3.0)
+    images = torch.rand(2, 1, 8, 8, generator=seeded())
+    y, noise = measure(operator, images), torch.randn(2, 1, 8, 8, generator=seeded(1))
+    beyond = noise - operator.attainable(noise)
+    assert beyond.norm() > 0.3 * noise.norm()
+    first, second = (
+        pipe(values, operator, noise_std, method, num_inference_steps=4, generator=seeded(2), output_type="pt").images
+        for values in (y, y + 0.1 * beyond)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
+
+
 def test_projection_stops_where_the_measurements_noise_takes_over():
     operator, draws = Downsampling(2), []
 

@@ -24,13 +24,20 @@ class ExactPart:
         exact = torch.as_tensor(noise_std) == 0
         self.exact = exact if operator.linear and noise_covariance is None else torch.zeros_like(exact)
         self.whole_images = is_white(noise_std)
+        self.white = operator.linear and noise_covariance is None and self.whole_images
         self.all = self.operator = cast(LinearOperator, operator)  # asked for no more than A where it is none
         if not self.whole_images:
             self.operator = cast(LinearOperator, Rows(self.exact) @ operator)
 
     def attained(self, y: Tensor) -> Tensor:
-        """y without what no image can give, where it is exact, and without values at missing pixels."""
+        """y without values at missing pixels, and without what no image can give, where it is exact.
+
+        Where noise is white, that part of y is noise alone, through which conjugate gradients would have to find small
+        singular values: it is left out, too, where the operator says which it is.
+        """
         y = self.all.measured(y)
+        if self.white and self.all.direct:
+            return self.all.attainable(y)
         if not self.exact.any() or not self.whole_images:
             return y
         exact = self.exact.to(y.device)
