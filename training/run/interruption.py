@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -64,15 +65,19 @@ def ends_in_order() -> Iterator[None]:
         raise _Left(128 + number)
 
     def on_dropped(dropped):
-        if dropped.exc_type is KeyboardInterrupt:
-            send_again(signal.SIGINT)
-        elif dropped.exc_type is _Left:
-            send_again(dropped.exc_value.code - 128)
-        else:
-            previous_hook(dropped)
+        number = signal.SIGINT if dropped.exc_type is KeyboardInterrupt else None
+        if dropped.exc_type is _Left:
+            number = dropped.exc_value.code - 128
+        if number is None:
+            return previous_hook(dropped)
+        leaves = threading.Event()
+        threading.Thread(target=send_again, args=(number, leaves), daemon=True).start()
+        leaves.set()
 
-    def send_again(number):  # a moment later: from within the hook it would be dropped again
-        threading.Timer(0.01, os.kill, [os.getpid(), number]).start()
+    def send_again(number, leaves):
+        leaves.wait()
+        time.sleep(0.1)  # in the hook, which ends meanwhile, it would be dropped for good
+        os.kill(os.getpid(), number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
     before = {number: signal.getsignal(number) for number in numbers}
