@@ -1,8 +1,8 @@
 """Posterior methods of this package, of azula and of deepinv, each as a function of a problem and a number of steps.
 
-All sample the reverse-time SDE of one variance exploding process in first order, with as many time steps on the same
-grid (uniform in the logarithm of sigma), ask the same denoiser and have the settings of their authors, but for what
-their names say. Only ours are told what the operator's structure is.
+All sample the reverse-time SDE of one variance exploding process in first order (one of ours in second), with as many
+time steps on the same grid (uniform in the logarithm of sigma), ask the same denoiser and have the settings of their
+authors, but for what their names say. Only ours are told what the operator's structure is.
 
 A problem has, in the network's range [-1, 1]:
 
@@ -19,7 +19,7 @@ import importlib.util
 
 import torch
 
-from sde_diffusers import ScoreSdeRestorationPipeline
+from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdeRestorationPipeline
 from sde_diffusers.posteriors import DAPS, DPS, MMPS, TMPD, DiffPIR, PiGDM, Projection
 
 
@@ -47,9 +47,10 @@ def drawn_shape(problem):
     return (problem.shape[0] * problem.draws, *problem.shape[1:])
 
 
-def ours(make):
+def ours(make, order=1):
     def sample(problem, steps):
-        pipe = ScoreSdeRestorationPipeline(unet=problem.network, scheduler=problem.scheduler)
+        scheduler = ScoreSdeExponentialScheduler.from_config(problem.scheduler.config, solver_order=order)
+        pipe = ScoreSdeRestorationPipeline(unet=problem.network, scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
         operator = problem.operator
         offset = operator(torch.full(problem.shape, 0.5))
@@ -66,6 +67,7 @@ def ours(make):
 
 OURS = {
     "MMPS (30 steps)": ours(lambda s: MMPS(30, 0.0)),
+    "MMPS (30 steps), second order": ours(lambda s: MMPS(30, 0.0), order=2),
     "MMPS": ours(lambda s: MMPS()),
     "TMPD": ours(lambda s: TMPD()),
     "Pi-GDM": ours(PiGDM),
