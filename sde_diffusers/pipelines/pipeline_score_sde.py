@@ -157,10 +157,10 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
             StateNotFiniteError: if the state is no longer finite.
         """
         require_own_scheduler(self.scheduler)
-        if image is None and strength != 0.5:
-            raise ValueError(f"`strength`={strength!r} needs an `image` to start from, but that is None.")
         if not 0 < real_number(strength) <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
+        if image is None and strength != 0.5:
+            raise ValueError(f"`strength`={strength!r} needs an `image` to start from, but that is None.")
         require_choice("data_units", data_units, (False, True))
         if data_units and output_type not in ("np", "pt"):
             raise ValueError(f"`data_units` is for `output_type` 'np' and 'pt', but that is {output_type!r}.")
