@@ -14,6 +14,7 @@ from sde_diffusers import ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler, Sc
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.operators import (
     JPEG,
+    Bands,
     Bicubic,
     Convolution,
     Downsampling,
@@ -87,6 +88,42 @@ def test_the_denoiser_of_any_noise(name, kind):
         denoised = network.mean + (x[i].flatten() - alpha * network.mean) @ gain
         weight = torch.linalg.solve(a @ given @ a.T + c, y[i].flatten() - a @ denoised)
         torch.testing.assert_close(found[i].flatten(), denoised + given @ a.T @ weight, rtol=0, atol=3e-4)
+
+
+HOLES = random_mask((2, 1, 4, 4), 0.4, seeded(8))
+WITH_MISSING_VALUES = {
+    "mask": Mask(HOLES),
+    "mask of a blur": Mask(HOLES) @ GaussianBlur(0.6),
+    "channels of a mask": Bands([2, 0]) @ Mask(HOLES),
+    "Fourier samples": MaskedFourier(~HOLES),
+    "function": LinearOperator.from_function(lambda x: x.masked_fill(HOLES[0, 0], 0), (3, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MISSING_VALUES)
+def test_correlated_noise_of_missing_values_tells_nothing(name):
+    """V A'(A V A' + C)^-1 (y - A D) of the measured values alone, in closed form, one image at a time."""
+    network, operator = gaussian_pipe().unet, WITH_MISSING_VALUES[name]
+    x, d = network.draw(2, seeded(1)), len(network.mean)
+    operator = operator.for_images(x.shape)
+    y = operator(x) + 0.1 * torch.randn(operator.measurement_shape(x.shape), generator=seeded(2))
+    seen = ~(HOLES[:1] if name == "function" else HOLES).expand_as(y)
+    y = torch.where(seen, y, 0)
+    problem = Measurement(operator, y, 0.0, 1.0, lambda w: 0.01 * w + 0.0048 * (w.roll(1, -1) + w.roll(-1, -1)))
+
+    def covariance(u):
+        return (u.flatten(1) @ network.covariance).view(u.shape)
+
+    found = MMPS(60, 0.0).shift(problem, network.draw(2, seeded(3)), covariance, 1.0).flatten(1)
+    units = torch.eye(d).double().view(d, 1, *x.shape[1:]).expand(-1, 2, -1, -1, -1)
+    columns = torch.stack([operator(u) for u in units])
+    noise = problem.noise_covariance(torch.eye(y[0].numel()).double().view(-1, *y.shape[1:])).flatten(1)
+    residual = y - operator(network.draw(2, seeded(3)))
+    for i in range(2):
+        kept = seen[i].flatten()
+        a, c = columns[:, i].flatten(1).T[kept], noise[kept][:, kept]
+        weight = torch.linalg.solve(a @ network.covariance @ a.T + c, residual[i].flatten()[kept])
+        torch.testing.assert_close(found[i], network.covariance @ a.T @ weight, rtol=0, atol=1e-5)
 
 
 OTHERS = ("tmpd", "diffpir", "daps")

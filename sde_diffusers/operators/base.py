@@ -29,12 +29,14 @@ class Operator:
         linear: whether it is a `LinearOperator`.
         image_shape: (C, H, W) of the images, or None if it takes several; see `for_images`.
         device: on which A works, where that isn't known from its argument; None is torch's default.
+        pointwise: whether each value of A x is a function of the same value of x.
         tolerance: at which an iterative solution has been reached: ||A'(y - A x)|| / ||A'y|| for `pseudo_inverse` (and
             the like for `ridge`), the relative residual for `solve`.
         iterations: in which it must be reached.
     """
 
     linear = False
+    pointwise = False
     image_shape: tuple[int, ...] | None = None
     device: torch.device | str | None = None
     tolerance: float = 1e-4
@@ -206,6 +208,19 @@ class LinearOperator(Operator):
         self.require_reached("solution of (a A A' + b) w = y", "||y - (a A A' + b) w|| / ||y||", error)
         return w
 
+    def measured(self, y: Tensor) -> Tensor:
+        """y, with 0 where A measures nothing of any image, that is, 0 of random ones."""
+        return torch.where(self._seen((len(y), *self.shape_of_images(y)), y), y, 0)
+
+    def _seen(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Where A has a row that is not 0, for images of a shape (N, C, H, W), as booleans on the device of `like`."""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw():
+            return torch.randn(shape, generator=generator).to(like)
+
+        return self.constant(("seen", shape), like, lambda: (self(draw()) != 0) | (self(draw()) != 0))
+
     def attainable(self, y: Tensor) -> Tensor:
         """A A+ y, the part of y that an image can give."""
         return y if self.gram is not None else self(self.pseudo_inverse(y))
@@ -331,7 +346,7 @@ class Composition(Operator):
         return self.outer.count(self.inner.measurement_shape(image_shape))
 
     def measured(self, y):
-        return self.outer.measured(y)
+        return self.inner.measured(y) if self.outer.pointwise else self.outer.measured(y)
 
     def __call__(self, x):
         return self.outer(self.inner(x))
@@ -353,6 +368,10 @@ class LinearComposition(Composition, LinearOperator):
 
     outer: LinearOperator
     inner: LinearOperator
+    measured = LinearOperator.measured  # what A sees of B may be what B misses
+
+    def count(self, image_shape):
+        return self._seen(tuple(image_shape), torch.empty(0, device=self.device)).flatten(1).sum(1).float()
 
     def at(self, x):
         return self

@@ -24,7 +24,13 @@ class ShapeKeeping(Operator):
         return tuple(image_shape)
 
 
-class Gamma(ShapeKeeping):
+class Pointwise(ShapeKeeping):
+    """Base of those that measure each value for itself."""
+
+    pointwise = True
+
+
+class Gamma(Pointwise):
     """y = x^gamma, continued below x = 1e-4 by its tangent.
 
     Raises:
@@ -42,7 +48,7 @@ class Gamma(ShapeKeeping):
         return torch.where(x > self.LEAST, x.clamp(min=self.LEAST) ** self.gamma, tangent)
 
 
-class Saturation(ShapeKeeping):
+class Saturation(Pointwise):
     """y = gain x, clipped to [low, high]: too long an exposure, say. Its derivative is the gain everywhere.
 
     With a derivative of 0 where an image is clipped, one that lies beyond the limits, where the measurement is within,
@@ -63,7 +69,7 @@ class Saturation(ShapeKeeping):
         return linear + (linear.clamp(self.low, self.high) - linear).detach()
 
 
-class Quantization(ShapeKeeping):
+class Quantization(Pointwise):
     """y = x rounded to `levels` equidistant values from 0 to 1; its derivative is that of the identity.
 
     Attributes:

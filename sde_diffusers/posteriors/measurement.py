@@ -42,8 +42,13 @@ class Measurement:
         return self.noise_covariance is None and not isinstance(self.noise_std, Tensor) and self.noise_std == 0
 
     def noise(self, w: Tensor) -> Tensor:
-        """C w, with the covariance C of the noise."""
-        return self.noise_std**2 * w if self.noise_covariance is None else self.noise_covariance(w)
+        """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""
+        if self.noise_covariance is None:
+            return self.noise_std**2 * w
+        measured = (
+            self.operator.measured
+        )  # a missing value has no noise that is known, and tells nothing of the others
+        return measured(self.noise_covariance(measured(w)))
 
     def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:
         """The operator as it is near the denoised images, and what it leaves of y: y - A D."""
@@ -76,6 +81,9 @@ class InRange(Operator):
 
     def count(self, image_shape):
         return self.operator.count(image_shape)
+
+    def measured(self, y):
+        return self.operator.measured(y)
 
 
 def in_model_range(operator, y, noise_std, noise_covariance, image_range, shape) -> Measurement:
