@@ -278,6 +278,11 @@ def test_an_operator_needs_no_more_than_a():
         OwnBlur().adjoint(y)
 
 
+def holed_in_place(x):
+    x[..., 2:4] = 0
+    return x
+
+
 @pytest.mark.parametrize(
     ("f", "adjoint", "message"),
     [
@@ -298,6 +303,9 @@ def test_an_operator_needs_no_more_than_a():
         (lambda x: x @ torch.ones(3, 3), None, "does not measure 2 images"),
         (lambda x: torch.from_numpy(2 * x.numpy()), None, "adjoint"),
         (lambda x: 2 * x.detach(), None, "adjoint"),
+        (holed_in_place, None, "in place"),
+        (lambda x: (x.data.mul_(0.5), 2 * x)[1], None, "in place"),
+        (lambda x: 1 * x, lambda y: (1 * y, y.add_(1))[0], "in place"),
     ],
 )
 def test_functions_that_are_no_operators_are_refused(f, adjoint, message):

@@ -49,12 +49,8 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
 def measured_values(operator, x: Tensor, name: str) -> Tensor:
     """A x, refused unless it is a real tensor of the shape that the operator announces."""
     images = f"{len(x)} images of shape {tuple(x.shape[1:])}"
-    try:
-        expected, y = tuple(operator.measurement_shape(tuple(x.shape))), operator(x)
-    except Exception as error:
-        raise ValueError(
-            f"`{name}` does not measure {images} on {x.device}: {type(error).__name__}: {error}"
-        ) from error
+    fails = f"`{name}` does not measure {images} on {x.device}"
+    expected, y = answer(lambda x: (tuple(operator.measurement_shape(tuple(x.shape))), operator(x)), x, name, fails)
     if not isinstance(y, Tensor):
         raise ValueError(f"`{name}` must return a tensor, but returns {type(y).__name__}.")
     if y.is_complex():
@@ -70,6 +66,20 @@ def measured_values(operator, x: Tensor, name: str) -> Tensor:
         )
     if not y.isfinite().all():
         raise ValueError(f"`{name}` measures infinite values or NaN.")
+    return y
+
+
+def answer(f, x: Tensor, name: str, fails: str):
+    """f(x); a `ValueError` if it raises anything, or changes x, which would ruin the images that are drawn."""
+    given = x.clone()
+    try:
+        y = f(x)
+    except Exception as error:
+        raise ValueError(f"{fails}: {type(error).__name__}: {error}") from error
+    if not torch.equal(x, given):
+        raise ValueError(
+            f"`{name}` and its adjoint must leave their argument as it is, but change it in place: use x.clone()."
+        )
     return y
 
 
@@ -107,12 +117,7 @@ def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
     """Raise a `ValueError` unless <A x, y> = <x, A* y> for the given x and y, and for y = A x."""
     seen = operator(x)
     for values in (y, seen):
-        try:
-            back = operator.adjoint(values)
-        except RuntimeError as error:
-            raise ValueError(
-                f"`{name}` has no `adjoint`, and torch can't differentiate it: {type(error).__name__}: {error}"
-            ) from error
+        back = answer(operator.adjoint, values, name, f"the adjoint of `{name}`, its own or torch's derivative, fails")
         if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
             what = f"{back.dtype} {tuple(back.shape)}" if isinstance(back, Tensor) else type(back).__name__
             raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
-from sde_diffusers.operators.checks import require_adjoint, require_linear
+from sde_diffusers.operators.checks import answer, require_adjoint, require_linear
 from sde_diffusers.operators.least_squares import like_images
 from sde_diffusers.scalars import real_number
 
@@ -153,7 +153,8 @@ def require_covariance(covariance, y: Tensor) -> None:
     """Raise a `ValueError` unless a function is a covariance on measurements like y: linear, symmetric, positive."""
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(y.shape, generator=generator).to(y) for _ in range(2))
-    image = covariance(u)
+    fails = f"`noise_covariance` does not take measurements {tuple(y.shape)}"
+    image = answer(covariance, u, "noise_covariance", fails)
     if not isinstance(image, Tensor) or image.shape != y.shape or image.dtype != y.dtype:
         what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(
