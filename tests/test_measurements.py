@@ -289,6 +289,13 @@ def test_nonlinear_measurements_run_or_are_refused(name):
             pipe(y, operator, 0.0, method, **arguments)
 
 
+@pytest.mark.parametrize("method", ["mmps", "pigdm"])
+def test_an_operator_that_fails_in_drawing_is_named(method):
+    operator = Operator.from_function(lambda x: (0.51 + x).log(), (1, 8, 8))  # the untrained network leaves its range
+    with pytest.raises(ValueError, match=r"`operator` measures infinite values or NaN of .*images"):
+        unet_pipe()(torch.rand(1, 1, 8, 8), operator, 0.05, method, num_inference_steps=8, generator=seeded())
+
+
 def test_counts_of_photons():
     """The variance of counts / photons is that of Poisson's law, at least that of one count."""
     counts = torch.poisson(torch.full((20_000,), 40.0), generator=seeded())

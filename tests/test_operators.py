@@ -17,6 +17,7 @@ from sde_diffusers.operators import (
     LinearOperator,
     Mask,
     MaskedFourier,
+    Operator,
     Radon,
     box_mask,
     from_deepinv,
@@ -311,6 +312,47 @@ def holed_in_place(x):
 def test_functions_that_are_no_operators_are_refused(f, adjoint, message):
     with pytest.raises(ValueError, match=message):
         LinearOperator.from_function(f, SHAPE[1:], adjoint)
+
+
+class Square(torch.autograd.Function):
+    """Differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v):
+        return 2 * ctx.saved_tensors[0] * v
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda x: x.pow_(2), "in place"),
+        (lambda x: x.clamp_(0, 1), "in place"),
+        (lambda x: (x.data.clamp_(0.2, 0.8), 1 * x)[1], "in place"),
+        (lambda x: (8 * x).round() / 8, "derivative 0 everywhere.*`Quantization`"),
+        (lambda x: (x > 0.5).float(), "can't be differentiated.*detach"),
+        (Square.apply, "differentiated twice"),
+        (lambda x: x.sqrt(), r"NaN of images in \[-0.* beyond \[0, 1\]"),
+        (lambda x: x.asin(), r"NaN of images in \[-0.* beyond \[0, 1\]"),
+        (lambda x: (x * (x > 0)).sqrt(), "finite derivative"),
+    ],
+)
+def test_functions_that_are_no_nonlinear_operators_are_refused(f, message):
+    with pytest.raises(ValueError, match=f"`f`.*{message}"):
+        Operator.from_function(f, SHAPE[1:])
+
+
+def test_functions_of_values_in_the_unit_range_are_continued_beyond():
+    x = torch.tensor([-0.4, 0.36, 1.3]).view(1, 1, 1, 3)
+    root = Operator.from_function(lambda x: x.clamp(1e-4, 1).sqrt(), (1, 1, 3))
+    torch.testing.assert_close(root(x).flatten(), torch.tensor([0.01, 0.6, 1.0]))
+    rounded = Operator.from_function(lambda x: x + ((8 * x).round() / 8 - x).detach(), (1, 1, 3))
+    torch.testing.assert_close(rounded.at(x)(x), x)
 
 
 def test_functions_outside_torch_have_their_adjoint():

@@ -43,11 +43,14 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         require_same_values(f"`{name}` must measure an image alone as in a batch", alone, y[-1:])
     if operator.linear:
         require_linear(operator, x, z, y, name)
+    else:
+        wide = 2 * torch.rand(shape, generator=generator).to(x) - 0.5
+        require_derivative(operator, x, wide, draw(y.shape), name)
     require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
 
 
-def measured_values(operator, x: Tensor, name: str) -> Tensor:
-    """A x, refused unless it is a real tensor of the shape that the operator announces."""
+def measured_values(operator, x: Tensor, name: str, why: str = "") -> Tensor:
+    """A x, refused unless it is a real and finite tensor of the shape that the operator announces."""
     images = f"{len(x)} images of shape {tuple(x.shape[1:])}"
     fails = f"`{name}` does not measure {images} on {x.device}"
     expected, y = answer(lambda x: (tuple(operator.measurement_shape(tuple(x.shape))), operator(x)), x, name, fails)
@@ -65,7 +68,7 @@ def measured_values(operator, x: Tensor, name: str) -> Tensor:
             f"{expected} for {images}, but returns {tuple(y.shape)}."
         )
     if not y.isfinite().all():
-        raise ValueError(f"`{name}` measures infinite values or NaN.")
+        raise ValueError(f"`{name}` measures infinite values or NaN of images in [{x.min():.2g}, {x.max():.2g}]{why}.")
     return y
 
 
@@ -113,9 +116,26 @@ def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
         )
 
 
+def require_derivative(operator, x: Tensor, wide: Tensor, v: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless a nonlinear operator has a derivative at images x, and beyond their range as well."""
+    y = measured_values(operator, wide, name, ", beyond [0, 1] as denoised ones are: let it work on x.clamp(0, 1)")
+    fails = f"`{name}` can't be differentiated by torch"
+    slopes = [answer(lambda x: operator.at(x).adjoint(v), images, name, fails) for images in (x, wide)]
+    if not all(slope.isfinite().all() for slope in slopes):
+        raise ValueError(
+            f"`{name}` must have a finite derivative, also for images somewhat beyond [0, 1], as denoised ones are: "
+            "let it work on x.clamp(1e-3, 1), say."
+        )
+    if not any(slope.any() for slope in slopes) and not torch.equal(operator(x), y):
+        raise ValueError(
+            f"`{name}` has the derivative 0 everywhere, so that the measurement would change nothing: use "
+            "`Quantization` for rounding, or x + (f(x) - x).detach(), which has the derivative of the identity."
+        )
+
+
 def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
     """Raise a `ValueError` unless <A x, y> = <x, A* y> for the given x and y, and for y = A x."""
-    seen = operator(x)
+    seen = answer(operator, x, name, f"`{name}` can't be differentiated twice by torch")
     for values in (y, seen):
         back = answer(operator.adjoint, values, name, f"the adjoint of `{name}`, its own or torch's derivative, fails")
         if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():

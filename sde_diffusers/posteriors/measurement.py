@@ -77,7 +77,14 @@ class InRange(Operator):
         self.image_shape, self.device = operator.image_shape, operator.device
 
     def __call__(self, x):
-        return self.operator((x - self.low) / self.width)
+        images = (x - self.low) / self.width
+        y = self.operator(images)
+        if not y.isfinite().all() and images.isfinite().all():
+            raise ValueError(
+                "`operator` measures infinite values or NaN of denoised images, whose values reach from "
+                f"{images.min():.3g} to {images.max():.3g}: it must be finite beyond [0, 1], too."
+            )
+        return y
 
     def count(self, image_shape):
         return self.operator.count(image_shape)
