@@ -126,6 +126,21 @@ def test_correlated_noise_of_missing_values_tells_nothing(name):
         torch.testing.assert_close(found[i], network.covariance @ a.T @ weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("noise_std", [0.0, 0.05])
+@pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
+def test_units_of_the_measurement_do_not_matter(method, noise_std, scale):
+    pipe = gaussian_pipe(network={"in_channels": 1})
+    image = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2
+    arguments = {"num_inference_steps": 5, "output_type": "pt"}
+    outs = []
+    for s in (1.0, scale):
+        operator = LinearOperator.from_function(lambda x, s=s: s * x.cumsum(3)[..., 1::2], image.shape[1:])
+        y = operator(image)
+        outs.append(pipe(y, operator, s * noise_std, method, generator=seeded(), **arguments).images)
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-3)
+
+
 OTHERS = ("tmpd", "diffpir", "daps")
 OPERATORS = {
     "own": OwnBicubic(),
@@ -370,14 +385,28 @@ def test_sizes_that_a_network_does_not_take_are_refused():
         (lambda w: -w, "noise_covariance"),
         (lambda w: w.roll(1, -1), "noise_covariance"),
         (lambda w: w.sum(), "noise_covariance"),
+        (lambda w: 0.02 * w + 0.015 * (w.roll(1, -1) + w.roll(-1, -1)), "noise_covariance` must be positive.* -0.01,"),
+        (lambda w: w - 0.04 * w.sum((1, 2, 3), keepdim=True), "noise_covariance` must be positive.* -1.56,"),
+        (lambda w: w.mul_(0.01), "noise_covariance` .* in place"),
+        (lambda w: w @ torch.ones(3, 3), "noise_covariance` does not take measurements"),
+        (0.1, "noise_covariance` must be a function"),
+        (torch.eye(64), "noise_covariance` must be a function"),
     ],
 )
 def test_noise_that_is_none_is_refused(noise_std, name):
     pipe = unet_pipe()
     pipe.unet.forward = None  # the network must not be asked
-    noise = {"noise_covariance": noise_std} if callable(noise_std) else {"noise_std": noise_std}
-    with pytest.raises(ValueError, match=f"`{name}`"):
+    noise = {name.split("`")[0]: noise_std}
+    with pytest.raises(ValueError, match=f"`{name}"):
         pipe(torch.rand(2, 1, 8, 8), Mask(box_mask(8, 8, (2, 2, 6, 6))), **noise)
+
+
+@pytest.mark.parametrize("size", [(1, 2), (8, 8)])
+def test_singular_covariances_are_covariances(size):
+    """Of noise that all values share, or values two by two; and of few values."""
+    y = torch.rand(2, 1, *size)
+    for c in (lambda w: w.mean((1, 2, 3), keepdim=True).expand_as(w), lambda w: w + w.flip(3), lambda w: 0.01 * w):
+        unet_pipe()(y, Mask(torch.zeros(size, dtype=torch.bool)), noise_covariance=c, num_inference_steps=1)
 
 
 class Wrong(LinearOperator):

@@ -13,6 +13,9 @@ from torch import Tensor
 PRECISION = 1e-3
 """Relative difference that passes: convolutions of GPUs round to ten bits."""
 
+SMALLEST = 1e-15
+"""Measured values lie between it and its inverse: solutions ask for their squares, in float32."""
+
 
 def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> None:
     """Raise a `ValueError`, which names the argument and the figures, unless an operator measures images as it says.
@@ -33,6 +36,12 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
     if not operator.linear:
         x, z = x.sigmoid(), z.sigmoid()  # values of images
     y = measured_values(operator, x, name)
+    size = y.abs().max().item()
+    if size and not SMALLEST <= size <= 1 / SMALLEST:
+        raise ValueError(
+            f"`{name}` must measure values between {SMALLEST} and {1 / SMALLEST:g} of images in [0, 1], but measures "
+            f"{size:.2g}: choose other units."
+        )
     require_same_values(f"`{name}` measures the same images differently from call to call", operator(x), y)
     other = operator(torch.cat([z[:1], x[1:]]))
     require_same_values(
@@ -96,7 +105,7 @@ def require_same_values(what: str, a: Tensor, b: Tensor, first: int = 0) -> None
 def relative(difference: Tensor, values: Tensor) -> float:
     """||difference|| / ||values||; 0 for no difference."""
     norm = difference.double().norm().item()
-    return norm / max(values.double().norm().item(), 1e-30) if norm else 0.0
+    return norm / max(values.double().norm().item(), 1e-300) if norm else 0.0
 
 
 def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
@@ -117,7 +126,7 @@ def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
 
 
 def require_derivative(operator, x: Tensor, wide: Tensor, v: Tensor, name: str) -> None:
-    """Raise a `ValueError` unless a nonlinear operator has a derivative at images x, and beyond their range as well."""
+    """Raise a `ValueError` unless a nonlinear operator has a derivative at images x, and beyond their range."""
     y = measured_values(operator, wide, name, ", beyond [0, 1] as denoised ones are: let it work on x.clamp(0, 1)")
     fails = f"`{name}` can't be differentiated by torch"
     slopes = [answer(lambda x: operator.at(x).adjoint(v), images, name, fails) for images in (x, wide)]
@@ -143,7 +152,7 @@ def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
             raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")
         left, right = ((a.double() * b.double()).flatten(1).sum(1) for a, b in ((seen, values), (x, back)))
         norms = seen.double().flatten(1).norm(dim=1) * values.double().flatten(1).norm(dim=1)
-        difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-30)
+        difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-300)
         difference = difference / (math.sqrt(values[0].numel()) if values is seen else 1)
         worst = difference.argmax()
         if not difference[worst] <= PRECISION:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
-from sde_diffusers.operators.checks import answer, require_adjoint, require_linear
-from sde_diffusers.operators.least_squares import like_images
+from sde_diffusers.operators.checks import PRECISION, answer, require_adjoint, require_linear
+from sde_diffusers.operators.least_squares import like_images, ritz_values
 from sde_diffusers.scalars import real_number
 
 
@@ -158,6 +158,8 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
 
 def require_covariance(covariance, y: Tensor) -> None:
     """Raise a `ValueError` unless a function is a covariance on measurements like y: linear, symmetric, positive."""
+    if not callable(covariance):
+        raise ValueError(f"`noise_covariance` must be a function w -> C w, but is {type(covariance).__name__}.")
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(y.shape, generator=generator).to(y) for _ in range(2))
     fails = f"`noise_covariance` does not take measurements {tuple(y.shape)}"
@@ -169,9 +171,12 @@ def require_covariance(covariance, y: Tensor) -> None:
         )
     require_linear(covariance, u, v, image, "noise_covariance")
     require_adjoint(SelfAdjoint(covariance), u, v, "noise_covariance")
-    least = (u * image).flatten(1).sum(1).min().item()
-    if least < 0:
-        raise ValueError(f"`noise_covariance` must be positive, but <u, C u> = {least:.3g} for a random u.")
+    values = ritz_values(covariance, u)
+    least, largest = values.min().item(), values.abs().max().item()
+    if least < -PRECISION * largest:
+        raise ValueError(
+            f"`noise_covariance` must be positive, but has an eigenvalue of at most {least:.3g}, beside {largest:.3g}."
+        )
 
 
 class SelfAdjoint(LinearOperator):
