@@ -31,7 +31,7 @@ from sde_diffusers.operators import (
     box_mask,
     random_mask,
 )
-from sde_diffusers.posteriors import DAPS, MMPS, TMPD, DiffPIR, Measurement, poisson_noise_std, posterior_output
+from sde_diffusers.posteriors import DAPS, MMPS, TMPD, DiffPIR, Measurement, PiGDM, poisson_noise_std, posterior_output
 
 
 class OwnBicubic(LinearOperator):
@@ -436,3 +436,37 @@ def test_operators_that_will_not_do_are_refused_before_anything_is_drawn(operato
     x = torch.rand(1, 1, 8, 8)
     with pytest.raises(ValueError, match=message):
         pipe(operator(x), operator, method=method)
+
+
+def test_what_is_exact_in_part_is_solved_with_the_operators_own_settings():
+    pipe, operator, x = unet_pipe(), IllConditioned(), torch.rand(1, 1, 8, 8, generator=seeded())
+    noise_std = torch.zeros(1, 8, 8).index_fill(2, torch.tensor([0]), 0.1)
+    arguments = {"num_inference_steps": 2, "output_type": "pt"}
+    with pytest.raises(ValueError, match="not found in 10 iterations"):
+        pipe(operator(x), operator, noise_std, **arguments)
+    operator.tolerance = 0.9
+    assert pipe(operator(x), operator, noise_std, **arguments).images.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("iterations", 0), ("iterations", 10.5), ("iterations", "many"), ("tolerance", 0.0), ("tolerance", float("nan"))],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    operator = GaussianBlur(1.0)
+    setattr(operator, name, value)
+    with pytest.raises(ValueError, match=f"`operator.{name}`"):
+        unet_pipe()(torch.rand(1, 1, 8, 8), operator)
+
+
+def test_steep_curves_with_little_noise_have_weights():
+    """Pi-GDM far from the measurement: slopes from 1e-19 to 1e8, in closed form."""
+    operator = Gamma(6.0)
+    y, denoised = torch.rand(1, 1, 8, 8, generator=seeded()), torch.linspace(-1, 30, 64).view(1, 1, 8, 8)
+    found = PiGDM(0.5).weight(Measurement(operator, y, 1e-4, 1.0), denoised, 1.0)
+    slope = torch.where(denoised > 1e-4, 6 * denoised.clamp(min=1e-4) ** 5, 6 * 1e-20)
+    expected = 0.2 * slope * (y - operator(denoised)) / (0.2 * slope**2 + 1e-8)  # 0.2 = 1 / (1 / 0.5**2 + 1)
+    torch.testing.assert_close(found, expected)
+    image = torch.rand(2, 1, 8, 8, generator=seeded(2))
+    arguments = {"num_samples": 2, "num_inference_steps": 4, "generator": seeded(), "output_type": "pt"}
+    assert unet_pipe()(operator(image), operator, 1e-4, "pigdm", **arguments).images.isfinite().all()

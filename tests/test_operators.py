@@ -12,6 +12,7 @@ from sde_diffusers.operators import (
     Bicubic,
     Convolution,
     Downsampling,
+    Gamma,
     GaussianBlur,
     Grayscale,
     LinearOperator,
@@ -270,6 +271,8 @@ def test_an_operator_needs_no_more_than_a():
         torch.testing.assert_close(getattr(own, name)(y), getattr(known, name)(y), rtol=0, atol=1e-8)
     torch.testing.assert_close(own.consistent(x, known(y)), known.consistent(x, known(y)), rtol=0, atol=1e-8)
     composed = Mask(random_mask(SHAPE[2:], 0.5, generator())) @ own
+    assert (composed.tolerance, composed.iterations) == (1e-12, LinearOperator.iterations)
+    assert (Gamma(2.0) @ own).at(x.sigmoid()).tolerance == 1e-12
     composed.iterations = 3
     assert composed.repeat(2).for_images(SHAPE).iterations == 3
     own.iterations = 3

@@ -108,6 +108,14 @@ class Operator:
             known[key] = make().to(like.device)
         return known[key]
 
+    def with_settings_of(self: OwnOperator, *others: "Operator") -> OwnOperator:
+        """Itself, with `tolerance` and `iterations` of the first of others that does not have the default."""
+        for name in ("tolerance", "iterations"):
+            values = [getattr(other, name) for other in others]
+            default = getattr(Operator, name)
+            setattr(self, name, next((value for value in values if value != default), default))
+        return self
+
     def repeat(self, samples: int) -> "Operator":
         """The operator for a batch in which each image is repeated so many times; itself unless it varies."""
         return self
@@ -237,8 +245,8 @@ class LinearOperator(Operator):
         if not worst <= self.tolerance:
             raise ValueError(
                 f"The {what} of `operator` {type(self).__name__} was not found in {self.iterations} iterations: "
-                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for an exact "
-                'measurement: give a `noise_std` above 0 with `method`="mmps", or set `iterations` or `tolerance`.'
+                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for so little "
+                'noise, or none: give a larger `noise_std`, with `method`="mmps", or set `iterations` or `tolerance`.'
             )
 
     @staticmethod
@@ -306,6 +314,7 @@ class Jacobian(LinearOperator):
 
     def __init__(self, operator: Operator, x: Tensor):
         self.image_shape, self.device = tuple(x.shape[1:]), x.device
+        self.with_settings_of(operator).pointwise = operator.pointwise  # J is diagonal
         with torch.inference_mode(False), torch.enable_grad():
             self._x = x.detach().clone().requires_grad_()
             self._y = operator(self._x)
@@ -320,6 +329,13 @@ class Jacobian(LinearOperator):
     def adjoint(self, v):
         return torch.autograd.grad(self._y, self._x, v, retain_graph=True)[0]
 
+    def ridge(self, y, a, b):
+        if not self.pointwise:
+            return super().ridge(y, a, b)
+        slope = self.adjoint(torch.ones_like(y))
+        total = a * slope**2 + b
+        return torch.where(total > 0, slope * y / total, 0)
+
     def measurement_shape(self, image_shape):
         return (image_shape[0], *self._y.shape[1:])
 
@@ -329,6 +345,7 @@ class Composition(Operator):
 
     def __init__(self, outer: Operator, inner: Operator):
         self.outer, self.inner = outer, inner
+        self.with_settings_of(outer, inner)
 
     @property
     def image_size(self):
@@ -353,7 +370,7 @@ class Composition(Operator):
         return self.outer(self.inner(x))
 
     def at(self, x):
-        return self.outer.at(self.inner(x)) @ self.inner.at(x)
+        return (self.outer.at(self.inner(x)) @ self.inner.at(x)).with_settings_of(self)
 
     def repeat(self, samples):
         outer, inner = self.outer.repeat(samples), self.inner.repeat(samples)

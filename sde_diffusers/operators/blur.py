@@ -131,7 +131,7 @@ class Convolution(LinearOperator):
         operator = super().for_images(shape, device)
         if type(self) is not Convolution or math.prod(shape[2:]) > FEW_PIXELS:
             return operator
-        small = SmallConvolution(self.kernel, self.boundary)
+        small = SmallConvolution(self.kernel, self.boundary).with_settings_of(self)
         small.image_shape, small.device = tuple(shape[1:]), device
         return small
 

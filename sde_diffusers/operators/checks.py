@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from sde_diffusers.scalars import real_number, whole_number
+
 PRECISION = 1e-3
 """Relative difference that passes: convolutions of GPUs round to ten bits."""
 
@@ -24,6 +26,10 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         operator: for images of the given shape (N, C, H, W), on its `device`.
         name: of the argument.
     """
+    if not whole_number(operator.iterations) >= 1:
+        raise ValueError(f"`{name}.iterations` must be a positive integer, but is {operator.iterations!r}.")
+    if not 0 < real_number(operator.tolerance) < math.inf:
+        raise ValueError(f"`{name}.tolerance` must be a finite number above 0, but is {operator.tolerance!r}.")
     device, generator = operator.device, torch.Generator().manual_seed(0)
     if shape[0] == 1:  # two images show whether each is measured for itself
         shape = (2, *shape[1:])

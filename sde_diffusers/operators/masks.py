@@ -55,7 +55,9 @@ class Mask(LinearOperator):
         return self(y)
 
     def repeat(self, samples: int):
-        return self if len(self.mask) == 1 else Mask(self.mask.repeat_interleave(samples, 0))
+        if len(self.mask) == 1:
+            return self
+        return Mask(self.mask.repeat_interleave(samples, 0)).with_settings_of(self)
 
 
 class Rows(LinearOperator):

@@ -75,6 +75,7 @@ class InRange(Operator):
     def __init__(self, operator: Operator, low: float, high: float):
         self.operator, self.low, self.width = operator, low, high - low
         self.image_shape, self.device = operator.image_shape, operator.device
+        self.with_settings_of(operator).pointwise = operator.pointwise
 
     def __call__(self, x):
         images = (x - self.low) / self.width
