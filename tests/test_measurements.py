@@ -317,7 +317,11 @@ def test_counts_of_photons():
     std = poisson_noise_std(counts[None] / 100, 100.0)
     assert (counts / 100).std().item() == pytest.approx(std.square().mean().sqrt().item(), rel=0.03)
     assert poisson_noise_std(torch.zeros(1, 1), 100).item() == pytest.approx(0.01)
-    for y, photons, name in ((-torch.ones(1, 1), 9, "y"), (torch.ones(1, 1), 0, "photons")):
+    for y, photons, name in (
+        (-torch.ones(1, 1), 9, "y"),
+        (torch.ones(1, 1) / 0, 9, "y"),
+        (torch.ones(1, 1), 0, "photons"),
+    ):
         with pytest.raises(ValueError, match=f"`{name}`"):
             poisson_noise_std(y, photons)
 

@@ -20,6 +20,7 @@ from sde_diffusers.operators import (
     MaskedFourier,
     Operator,
     Radon,
+    Saturation,
     box_mask,
     from_deepinv,
     random_mask,
@@ -412,11 +413,52 @@ def test_physics_of_deepinv():
         (lambda: MaskedFourier(torch.ones(8, 8, dtype=torch.bool)).measurement_shape(SHAPE), "sampled"),
         (lambda: LinearOperator.from_function(lambda x: x, (8, 12)), "shape"),
         (lambda: Convolution(torch.ones(9, 3)).measurement_shape(SHAPE), "kernel"),
+        (lambda: Convolution(torch.ones(3, 3) * (1 + 1j)), "kernel"),
+        (lambda: Convolution(np.ones((3, 3)) * (1 + 1j), "circular"), "kernel"),
+        (lambda: Convolution([[1j]]), "kernel"),
+        (lambda: Grayscale(torch.tensor([0.3 + 1j, 0.3, 0.4])), "weights"),
+        (lambda: Grayscale("abc"), "weights"),
+        (lambda: Grayscale(None), "weights"),
+        (lambda: Radon(-3), "angles"),
+        (lambda: Radon(True), "angles"),
+        (lambda: Radon("abc"), "angles"),
+        (lambda: Radon(None), "angles"),
+        (lambda: Radon([1j]), "angles"),
+        (lambda: Bands(1), "bands"),
+        (lambda: Bands("ab"), "bands"),
+        (lambda: Bands([1.5]), "bands"),
+        (lambda: box_mask(8, 8, (1, 2, 3)), "box"),
+        (lambda: box_mask(8, 8, (0, 0, 4, 4.5)), "box"),
+        (lambda: random_mask((8,), 0.5), "shape"),
+        (lambda: random_mask(8, 0.5), "shape"),
+        (lambda: random_mask((8, 8), "x"), "share"),
+        (lambda: Saturation(1.0, "a", "b"), "low"),
+        (lambda: Saturation(1.0, float("nan"), 1), "low"),
+        (lambda: LinearOperator.from_function(lambda x: x, 8), "shape"),
+        (lambda: LinearOperator.from_function(lambda x: x, None), "shape"),
+        (lambda: Operator.from_function(lambda x: x, (1, 8.0, 8)), "shape"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], 3), "adjoint"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], lambda: 1), "adjoint"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], lambda y: y[:, :, 99]), "adjoint"),
     ],
 )
 def test_errors_name_the_argument(make, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make()
+
+
+@pytest.mark.parametrize("other", [3, torch.eye(8), Mask], ids=["a number", "a matrix", "a class"])
+def test_operators_are_composed_with_operators_only(other):
+    with pytest.raises(TypeError, match="A @ B is of two operators, but B is "):
+        Grayscale() @ other
+
+
+def test_numbers_of_numpy_are_numbers():
+    shape = tuple(np.array(SHAPE[1:]))
+    assert LinearOperator.from_function(lambda x: 2 * x, shape).image_shape == SHAPE[1:]
+    assert torch.equal(Radon(np.int64(3)).angles, Radon(3).angles)
+    assert torch.equal(box_mask(8, 12, np.array([2, 3, 5, 9])), box_mask(8, 12, (2, 3, 5, 9)))
+    assert Bands(np.array([2, 0])).bands == [2, 0]
 
 
 def test_rounding_outside_of_the_range_of_a_singular_system_is_not_solved_for():

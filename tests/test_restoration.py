@@ -483,6 +483,11 @@ def test_thin_calls_are_the_operators():
     [
         (lambda p, x, m: p.inpaint(x, m, method="magic"), "method"),
         (lambda p, x, m: p.inpaint(x, m, method=7), "method"),
+        (lambda p, x, m: p.inpaint(x, m, method=MMPS), "method"),
+        (lambda p, x, m: p(x, Mask), "operator"),
+        (lambda p, x, m: p(x, GaussianBlur(1.0), 0.1, image_size=8.0), "image_size"),
+        (lambda p, x, m: p(x, GaussianBlur(1.0), 0.1, image_size=(8, 8.0)), "image_size"),
+        (lambda p, x, m: p.deblur(x, torch.ones(3, 3) * (1 + 1j)), "kernel"),
         (lambda p, x, m: p.inpaint(x, m, num_samples=0), "num_samples"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=-0.1), "noise_std"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=float("nan")), "noise_std"),

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.checks import check_operator
+from sde_diffusers.operators.checks import check_operator, checked_image_shape
 from sde_diffusers.operators.least_squares import krylov_solution, least_squares
 
 OwnOperator = TypeVar("OwnOperator", bound="Operator")
@@ -122,6 +122,8 @@ class Operator:
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         """The composition x -> A(B(x)) of two operators, A @ B."""
+        if isinstance(inner, type) or not hasattr(inner, "for_images"):  # its class may be loaded twice
+            raise TypeError(f"A @ B is of two operators, but B is {type(inner).__name__}.")
         return (LinearComposition if self.linear and inner.linear else Composition)(self, inner)
 
     @staticmethod
@@ -139,7 +141,7 @@ class Operator:
             ValueError: if f does not measure each image for itself, in real numbers, or has no derivative.
         """
         operator = FunctionOperator(f, shape, device)
-        check_operator(operator, (2, *shape), "f")
+        check_operator(operator, (2, *checked_image_shape(shape)), "f")
         return operator
 
 
@@ -272,7 +274,7 @@ class LinearOperator(Operator):
         operator = LinearFunctionOperator(f, shape, device)
         if adjoint is not None:
             operator.adjoint = adjoint  # type: ignore[assignment, method-assign]
-        check_operator(operator, (2, *shape), "f")
+        check_operator(operator, (2, *checked_image_shape(shape)), "f")
         return operator
 
 
@@ -294,9 +296,7 @@ class FunctionOperator(Operator):
     """See `Operator.from_function`."""
 
     def __init__(self, f, shape: tuple[int, int, int], device=None):
-        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-            raise ValueError(f"`shape` must be (C, H, W) of the images, but is {shape!r}.")
-        self.f, self.image_shape, self.device = f, tuple(shape), device
+        self.f, self.image_shape, self.device = f, checked_image_shape(shape), device
 
     def __call__(self, x):
         return self.f(x)

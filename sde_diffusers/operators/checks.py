@@ -10,13 +10,21 @@ import math
 import torch
 from torch import Tensor
 
-from sde_diffusers.scalars import real_number, whole_number
+from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
 PRECISION = 1e-3
 """Relative difference that passes: convolutions of GPUs round to ten bits."""
 
 SMALLEST = 1e-15
 """Measured values lie between it and its inverse: solutions ask for their squares, in float32."""
+
+
+def checked_image_shape(shape) -> tuple[int, ...]:
+    """(C, H, W); a `ValueError` unless these are whole numbers above 0."""
+    sides = whole_numbers(shape)
+    if len(sides) != 3 or not all(side > 0 for side in sides):
+        raise ValueError(f"`shape` must be (C, H, W) of the images, whole numbers above 0, but is {shape!r}.")
+    return tuple(map(int, sides))
 
 
 def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> None:
@@ -152,7 +160,9 @@ def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
     """Raise a `ValueError` unless <A x, y> = <x, A* y> for the given x and y, and for y = A x."""
     seen = answer(operator, x, name, f"`{name}` can't be differentiated twice by torch")
     for values in (y, seen):
-        back = answer(operator.adjoint, values, name, f"the adjoint of `{name}`, its own or torch's derivative, fails")
+        back = answer(
+            operator.adjoint, values, name, f"the `adjoint` of `{name}`, its own or torch's derivative, fails"
+        )
         if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
             what = f"{back.dtype} {tuple(back.shape)}" if isinstance(back, Tensor) else type(back).__name__
             raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
-from sde_diffusers.scalars import whole_number
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -60,8 +60,8 @@ class Saturation(Pointwise):
 
     def __init__(self, gain: float = 1.0, low: float = 0.0, high: float = 1.0):
         require_positive(gain=gain)
-        if not low < high:
-            raise ValueError(f"`low` must be less than `high`, but they are {low!r} and {high!r}.")
+        if not real_number(low) < real_number(high):
+            raise ValueError(f"`low` must be a number less than `high`, but they are {low!r} and {high!r}.")
         self.gain, self.low, self.high = gain, low, high
 
     def __call__(self, x: Tensor):

@@ -209,8 +209,8 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     """
     if not 0 < real_number(photons) < math.inf:
         raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
-    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y >= 0).all():
-        raise ValueError("`y` must be a floating point tensor of counts / photons, at least 0.")
+    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y.isfinite() & (y >= 0)).all():
+        raise ValueError("`y` must be a floating point tensor of counts / photons, finite and at least 0.")
     return (y.clamp(min=1 / photons) / photons).sqrt()
 
 
