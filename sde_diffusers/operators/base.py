@@ -220,16 +220,13 @@ class LinearOperator(Operator):
 
     def measured(self, y: Tensor) -> Tensor:
         """y, with 0 where A measures nothing of any image, that is, 0 of random ones."""
-        return torch.where(self._seen((len(y), *self.shape_of_images(y)), y), y, 0)
 
-    def _seen(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Where A has a row that is not 0, for images of a shape (N, C, H, W), as booleans on the device of `like`."""
-        generator = torch.Generator().manual_seed(0)
+        def seen():
+            generator = torch.Generator().manual_seed(0)
+            x = (torch.randn(self.adjoint(y).shape, generator=generator).to(y) for _ in range(2))
+            return (self(next(x)) != 0) | (self(next(x)) != 0)
 
-        def draw():
-            return torch.randn(shape, generator=generator).to(like)
-
-        return self.constant(("seen", shape), like, lambda: (self(draw()) != 0) | (self(draw()) != 0))
+        return torch.where(self.constant(("seen", self.image_shape, y.shape), y, seen), y, 0)
 
     def attainable(self, y: Tensor) -> Tensor:
         """A A+ y, the part of y that an image can give."""
@@ -389,7 +386,7 @@ class LinearComposition(Composition, LinearOperator):
     measured = LinearOperator.measured  # what A sees of B may be what B misses
 
     def count(self, image_shape):
-        return self._seen(tuple(image_shape), torch.empty(0, device=self.device)).flatten(1).sum(1).float()
+        return self.measured(torch.ones(self.measurement_shape(image_shape), device=self.device)).flatten(1).sum(1)
 
     def at(self, x):
         return self

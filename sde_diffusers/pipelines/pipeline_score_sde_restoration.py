@@ -112,7 +112,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`. The guided
                 network is the prior: its covariance is that of x_0 given x_t.
             noise_covariance: in place of `noise_std`, a function w -> C w of measurements (N K, ...), for noise that
-                is not independent: linear, symmetric and positive.
+                is not independent: linear, symmetric and positive. Of missing values it counts for nothing.
             image_size: (height, width) of the images, or one number for both; the default is the operator's, if it
                 takes only one, and else that of the network's training. Networks of this package take any size, those
                 of diffusers multiples of 2^(levels - 1).
