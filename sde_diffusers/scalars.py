@@ -11,6 +11,7 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,23 @@ def whole_number(value) -> float | int:
     """As `real_number`, but NaN for what is no integer by its type, too."""
     number = real_number(value)
     return number if isinstance(number, int) else math.nan
+
+
+def whole_numbers(values) -> list[float | int]:
+    """`whole_number` of each of some values; an empty list for what has none."""
+    try:
+        return [whole_number(value) for value in values]
+    except TypeError:
+        return []
+
+
+def real_numbers(values) -> Tensor:
+    """A tensor, an array or a sequence of real numbers in float64; a NaN for anything else, complex ones too."""
+    try:
+        tensor = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    except (TypeError, ValueError, RuntimeError):  # texts, None, rows of several lengths
+        return torch.tensor(math.nan, dtype=torch.float64)
+    return torch.tensor(math.nan, dtype=torch.float64) if tensor.is_complex() else tensor.double()
 
 
 def plain(value):

@@ -14,6 +14,7 @@ from sde_diffusers import ScoreSdePipeline, ScoreSdeProbabilityFlowScheduler, Sc
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.operators import (
     JPEG,
+    Bands,
     Bicubic,
     Convolution,
     Downsampling,
@@ -30,7 +31,7 @@ from sde_diffusers.operators import (
     box_mask,
     random_mask,
 )
-from sde_diffusers.posteriors import DAPS, MMPS, TMPD, DiffPIR, Measurement, poisson_noise_std, posterior_output
+from sde_diffusers.posteriors import DAPS, MMPS, TMPD, DiffPIR, Measurement, PiGDM, poisson_noise_std, posterior_output
 
 
 class OwnBicubic(LinearOperator):
@@ -87,6 +88,57 @@ def test_the_denoiser_of_any_noise(name, kind):
         denoised = network.mean + (x[i].flatten() - alpha * network.mean) @ gain
         weight = torch.linalg.solve(a @ given @ a.T + c, y[i].flatten() - a @ denoised)
         torch.testing.assert_close(found[i].flatten(), denoised + given @ a.T @ weight, rtol=0, atol=3e-4)
+
+
+HOLES = random_mask((2, 1, 4, 4), 0.4, seeded(8))
+WITH_MISSING_VALUES = {
+    "mask": Mask(HOLES),
+    "mask of a blur": Mask(HOLES) @ GaussianBlur(0.6),
+    "channels of a mask": Bands([2, 0]) @ Mask(HOLES),
+    "Fourier samples": MaskedFourier(~HOLES),
+    "function": LinearOperator.from_function(lambda x: x.masked_fill(HOLES[0, 0], 0), (3, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MISSING_VALUES)
+def test_correlated_noise_of_missing_values_tells_nothing(name):
+    """V A'(A V A' + C)^-1 (y - A D) of the measured values alone, in closed form, one image at a time."""
+    network, operator = gaussian_pipe().unet, WITH_MISSING_VALUES[name]
+    x, d = network.draw(2, seeded(1)), len(network.mean)
+    operator = operator.for_images(x.shape)
+    y = operator(x) + 0.1 * torch.randn(operator.measurement_shape(x.shape), generator=seeded(2))
+    seen = ~(HOLES[:1] if name == "function" else HOLES).expand_as(y)
+    y = torch.where(seen, y, 0)
+    problem = Measurement(operator, y, 0.0, 1.0, lambda w: 0.01 * w + 0.0048 * (w.roll(1, -1) + w.roll(-1, -1)))
+
+    def covariance(u):
+        return (u.flatten(1) @ network.covariance).view(u.shape)
+
+    found = MMPS(60, 0.0).shift(problem, network.draw(2, seeded(3)), covariance, 1.0).flatten(1)
+    units = torch.eye(d).double().view(d, 1, *x.shape[1:]).expand(-1, 2, -1, -1, -1)
+    columns = torch.stack([operator(u) for u in units])
+    noise = problem.noise_covariance(torch.eye(y[0].numel()).double().view(-1, *y.shape[1:])).flatten(1)
+    residual = y - operator(network.draw(2, seeded(3)))
+    for i in range(2):
+        kept = seen[i].flatten()
+        a, c = columns[:, i].flatten(1).T[kept], noise[kept][:, kept]
+        weight = torch.linalg.solve(a @ network.covariance @ a.T + c, residual[i].flatten()[kept])
+        torch.testing.assert_close(found[i], network.covariance @ a.T @ weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("noise_std", [0.0, 0.05])
+@pytest.mark.parametrize("method", ["mmps", "pigdm", "dps"])
+def test_units_of_the_measurement_do_not_matter(method, noise_std, scale):
+    pipe = gaussian_pipe(network={"in_channels": 1})
+    image = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2
+    arguments = {"num_inference_steps": 5, "output_type": "pt"}
+    outs = []
+    for s in (1.0, scale):
+        operator = LinearOperator.from_function(lambda x, s=s: s * x.cumsum(3)[..., 1::2], image.shape[1:])
+        y = operator(image)
+        outs.append(pipe(y, operator, s * noise_std, method, generator=seeded(), **arguments).images)
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-3)
 
 
 OTHERS = ("tmpd", "diffpir", "daps")
@@ -252,13 +304,24 @@ def test_nonlinear_measurements_run_or_are_refused(name):
             pipe(y, operator, 0.0, method, **arguments)
 
 
+@pytest.mark.parametrize("method", ["mmps", "pigdm"])
+def test_an_operator_that_fails_in_drawing_is_named(method):
+    operator = Operator.from_function(lambda x: (0.51 + x).log(), (1, 8, 8))  # the untrained network leaves its range
+    with pytest.raises(ValueError, match=r"`operator` measures infinite values or NaN of .*images"):
+        unet_pipe()(torch.rand(1, 1, 8, 8), operator, 0.05, method, num_inference_steps=8, generator=seeded())
+
+
 def test_counts_of_photons():
     """The variance of counts / photons is that of Poisson's law, at least that of one count."""
     counts = torch.poisson(torch.full((20_000,), 40.0), generator=seeded())
     std = poisson_noise_std(counts[None] / 100, 100.0)
     assert (counts / 100).std().item() == pytest.approx(std.square().mean().sqrt().item(), rel=0.03)
     assert poisson_noise_std(torch.zeros(1, 1), 100).item() == pytest.approx(0.01)
-    for y, photons, name in ((-torch.ones(1, 1), 9, "y"), (torch.ones(1, 1), 0, "photons")):
+    for y, photons, name in (
+        (-torch.ones(1, 1), 9, "y"),
+        (torch.ones(1, 1) / 0, 9, "y"),
+        (torch.ones(1, 1), 0, "photons"),
+    ):
         with pytest.raises(ValueError, match=f"`{name}`"):
             poisson_noise_std(y, photons)
 
@@ -326,14 +389,28 @@ def test_sizes_that_a_network_does_not_take_are_refused():
         (lambda w: -w, "noise_covariance"),
         (lambda w: w.roll(1, -1), "noise_covariance"),
         (lambda w: w.sum(), "noise_covariance"),
+        (lambda w: 0.02 * w + 0.015 * (w.roll(1, -1) + w.roll(-1, -1)), "noise_covariance` must be positive.* -0.01,"),
+        (lambda w: w - 0.04 * w.sum((1, 2, 3), keepdim=True), "noise_covariance` must be positive.* -1.56,"),
+        (lambda w: w.mul_(0.01), "noise_covariance` .* in place"),
+        (lambda w: w @ torch.ones(3, 3), "noise_covariance` does not take measurements"),
+        (0.1, "noise_covariance` must be a function"),
+        (torch.eye(64), "noise_covariance` must be a function"),
     ],
 )
 def test_noise_that_is_none_is_refused(noise_std, name):
     pipe = unet_pipe()
     pipe.unet.forward = None  # the network must not be asked
-    noise = {"noise_covariance": noise_std} if callable(noise_std) else {"noise_std": noise_std}
-    with pytest.raises(ValueError, match=f"`{name}`"):
+    noise = {name.split("`")[0]: noise_std}
+    with pytest.raises(ValueError, match=f"`{name}"):
         pipe(torch.rand(2, 1, 8, 8), Mask(box_mask(8, 8, (2, 2, 6, 6))), **noise)
+
+
+@pytest.mark.parametrize("size", [(1, 2), (8, 8)])
+def test_singular_covariances_are_covariances(size):
+    """Of noise that all values share, or values two by two; and of few values."""
+    y = torch.rand(2, 1, *size)
+    for c in (lambda w: w.mean((1, 2, 3), keepdim=True).expand_as(w), lambda w: w + w.flip(3), lambda w: 0.01 * w):
+        unet_pipe()(y, Mask(torch.zeros(size, dtype=torch.bool)), noise_covariance=c, num_inference_steps=1)
 
 
 class Wrong(LinearOperator):
@@ -363,3 +440,37 @@ def test_operators_that_will_not_do_are_refused_before_anything_is_drawn(operato
     x = torch.rand(1, 1, 8, 8)
     with pytest.raises(ValueError, match=message):
         pipe(operator(x), operator, method=method)
+
+
+def test_what_is_exact_in_part_is_solved_with_the_operators_own_settings():
+    pipe, operator, x = unet_pipe(), IllConditioned(), torch.rand(1, 1, 8, 8, generator=seeded())
+    noise_std = torch.zeros(1, 8, 8).index_fill(2, torch.tensor([0]), 0.1)
+    arguments = {"num_inference_steps": 2, "output_type": "pt"}
+    with pytest.raises(ValueError, match="not found in 10 iterations"):
+        pipe(operator(x), operator, noise_std, **arguments)
+    operator.tolerance = 0.9
+    assert pipe(operator(x), operator, noise_std, **arguments).images.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("iterations", 0), ("iterations", 10.5), ("iterations", "many"), ("tolerance", 0.0), ("tolerance", float("nan"))],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    operator = GaussianBlur(1.0)
+    setattr(operator, name, value)
+    with pytest.raises(ValueError, match=f"`operator.{name}`"):
+        unet_pipe()(torch.rand(1, 1, 8, 8), operator)
+
+
+def test_steep_curves_with_little_noise_have_weights():
+    """Pi-GDM far from the measurement: slopes from 1e-19 to 1e8, in closed form."""
+    operator = Gamma(6.0)
+    y, denoised = torch.rand(1, 1, 8, 8, generator=seeded()), torch.linspace(-1, 30, 64).view(1, 1, 8, 8)
+    found = PiGDM(0.5).weight(Measurement(operator, y, 1e-4, 1.0), denoised, 1.0)
+    slope = torch.where(denoised > 1e-4, 6 * denoised.clamp(min=1e-4) ** 5, 6 * 1e-20)
+    expected = 0.2 * slope * (y - operator(denoised)) / (0.2 * slope**2 + 1e-8)  # 0.2 = 1 / (1 / 0.5**2 + 1)
+    torch.testing.assert_close(found, expected)
+    image = torch.rand(2, 1, 8, 8, generator=seeded(2))
+    arguments = {"num_samples": 2, "num_inference_steps": 4, "generator": seeded(), "output_type": "pt"}
+    assert unet_pipe()(operator(image), operator, 1e-4, "pigdm", **arguments).images.isfinite().all()

@@ -12,12 +12,15 @@ from sde_diffusers.operators import (
     Bicubic,
     Convolution,
     Downsampling,
+    Gamma,
     GaussianBlur,
     Grayscale,
     LinearOperator,
     Mask,
     MaskedFourier,
+    Operator,
     Radon,
+    Saturation,
     box_mask,
     from_deepinv,
     random_mask,
@@ -269,6 +272,8 @@ def test_an_operator_needs_no_more_than_a():
         torch.testing.assert_close(getattr(own, name)(y), getattr(known, name)(y), rtol=0, atol=1e-8)
     torch.testing.assert_close(own.consistent(x, known(y)), known.consistent(x, known(y)), rtol=0, atol=1e-8)
     composed = Mask(random_mask(SHAPE[2:], 0.5, generator())) @ own
+    assert (composed.tolerance, composed.iterations) == (1e-12, LinearOperator.iterations)
+    assert (Gamma(2.0) @ own).at(x.sigmoid()).tolerance == 1e-12
     composed.iterations = 3
     assert composed.repeat(2).for_images(SHAPE).iterations == 3
     own.iterations = 3
@@ -276,6 +281,11 @@ def test_an_operator_needs_no_more_than_a():
         own.pseudo_inverse(y)
     with pytest.raises(ValueError, match="`image_shape`"):
         OwnBlur().adjoint(y)
+
+
+def holed_in_place(x):
+    x[..., 2:4] = 0
+    return x
 
 
 @pytest.mark.parametrize(
@@ -298,11 +308,57 @@ def test_an_operator_needs_no_more_than_a():
         (lambda x: x @ torch.ones(3, 3), None, "does not measure 2 images"),
         (lambda x: torch.from_numpy(2 * x.numpy()), None, "adjoint"),
         (lambda x: 2 * x.detach(), None, "adjoint"),
+        (lambda x: 1e-17 * x, None, "between 1e-15 and 1e.15 .* measures .*e-17"),
+        (lambda x: 1e17 * x, None, r"measures .*e\+17"),
+        (holed_in_place, None, "in place"),
+        (lambda x: (x.data.mul_(0.5), 2 * x)[1], None, "in place"),
+        (lambda x: 1 * x, lambda y: (1 * y, y.add_(1))[0], "in place"),
     ],
 )
 def test_functions_that_are_no_operators_are_refused(f, adjoint, message):
     with pytest.raises(ValueError, match=message):
         LinearOperator.from_function(f, SHAPE[1:], adjoint)
+
+
+class Square(torch.autograd.Function):
+    """Differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v):
+        return 2 * ctx.saved_tensors[0] * v
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda x: x.pow_(2), "in place"),
+        (lambda x: x.clamp_(0, 1), "in place"),
+        (lambda x: (x.data.clamp_(0.2, 0.8), 1 * x)[1], "in place"),
+        (lambda x: (8 * x).round() / 8, "derivative 0 everywhere.*`Quantization`"),
+        (lambda x: (x > 0.5).float(), "can't be differentiated.*detach"),
+        (Square.apply, "differentiated twice"),
+        (lambda x: x.sqrt(), r"NaN of images in \[-0.* beyond \[0, 1\]"),
+        (lambda x: x.asin(), r"NaN of images in \[-0.* beyond \[0, 1\]"),
+        (lambda x: (x * (x > 0)).sqrt(), "finite derivative"),
+    ],
+)
+def test_functions_that_are_no_nonlinear_operators_are_refused(f, message):
+    with pytest.raises(ValueError, match=f"`f`.*{message}"):
+        Operator.from_function(f, SHAPE[1:])
+
+
+def test_functions_of_values_in_the_unit_range_are_continued_beyond():
+    x = torch.tensor([-0.4, 0.36, 1.3]).view(1, 1, 1, 3)
+    root = Operator.from_function(lambda x: x.clamp(1e-4, 1).sqrt(), (1, 1, 3))
+    torch.testing.assert_close(root(x).flatten(), torch.tensor([0.01, 0.6, 1.0]))
+    rounded = Operator.from_function(lambda x: x + ((8 * x).round() / 8 - x).detach(), (1, 1, 3))
+    torch.testing.assert_close(rounded.at(x)(x), x)
 
 
 def test_functions_outside_torch_have_their_adjoint():
@@ -357,11 +413,52 @@ def test_physics_of_deepinv():
         (lambda: MaskedFourier(torch.ones(8, 8, dtype=torch.bool)).measurement_shape(SHAPE), "sampled"),
         (lambda: LinearOperator.from_function(lambda x: x, (8, 12)), "shape"),
         (lambda: Convolution(torch.ones(9, 3)).measurement_shape(SHAPE), "kernel"),
+        (lambda: Convolution(torch.ones(3, 3) * (1 + 1j)), "kernel"),
+        (lambda: Convolution(np.ones((3, 3)) * (1 + 1j), "circular"), "kernel"),
+        (lambda: Convolution([[1j]]), "kernel"),
+        (lambda: Grayscale(torch.tensor([0.3 + 1j, 0.3, 0.4])), "weights"),
+        (lambda: Grayscale("abc"), "weights"),
+        (lambda: Grayscale(None), "weights"),
+        (lambda: Radon(-3), "angles"),
+        (lambda: Radon(True), "angles"),
+        (lambda: Radon("abc"), "angles"),
+        (lambda: Radon(None), "angles"),
+        (lambda: Radon([1j]), "angles"),
+        (lambda: Bands(1), "bands"),
+        (lambda: Bands("ab"), "bands"),
+        (lambda: Bands([1.5]), "bands"),
+        (lambda: box_mask(8, 8, (1, 2, 3)), "box"),
+        (lambda: box_mask(8, 8, (0, 0, 4, 4.5)), "box"),
+        (lambda: random_mask((8,), 0.5), "shape"),
+        (lambda: random_mask(8, 0.5), "shape"),
+        (lambda: random_mask((8, 8), "x"), "share"),
+        (lambda: Saturation(1.0, "a", "b"), "low"),
+        (lambda: Saturation(1.0, float("nan"), 1), "low"),
+        (lambda: LinearOperator.from_function(lambda x: x, 8), "shape"),
+        (lambda: LinearOperator.from_function(lambda x: x, None), "shape"),
+        (lambda: Operator.from_function(lambda x: x, (1, 8.0, 8)), "shape"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], 3), "adjoint"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], lambda: 1), "adjoint"),
+        (lambda: LinearOperator.from_function(lambda x: 2 * x, SHAPE[1:], lambda y: y[:, :, 99]), "adjoint"),
     ],
 )
 def test_errors_name_the_argument(make, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make()
+
+
+@pytest.mark.parametrize("other", [3, torch.eye(8), Mask], ids=["a number", "a matrix", "a class"])
+def test_operators_are_composed_with_operators_only(other):
+    with pytest.raises(TypeError, match="A @ B is of two operators, but B is "):
+        Grayscale() @ other
+
+
+def test_numbers_of_numpy_are_numbers():
+    shape = tuple(np.array(SHAPE[1:]))
+    assert LinearOperator.from_function(lambda x: 2 * x, shape).image_shape == SHAPE[1:]
+    assert torch.equal(Radon(np.int64(3)).angles, Radon(3).angles)
+    assert torch.equal(box_mask(8, 12, np.array([2, 3, 5, 9])), box_mask(8, 12, (2, 3, 5, 9)))
+    assert Bands(np.array([2, 0])).bands == [2, 0]
 
 
 def test_rounding_outside_of_the_range_of_a_singular_system_is_not_solved_for():

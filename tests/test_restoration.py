@@ -22,7 +22,17 @@ from sde_diffusers import (
     ScoreSdeRestorationPipeline,
 )
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.operators import Convolution, Downsampling, GaussianBlur, Grayscale, Mask, box_mask, random_mask
+from sde_diffusers.operators import (
+    Bands,
+    Convolution,
+    Downsampling,
+    Gamma,
+    GaussianBlur,
+    Grayscale,
+    Mask,
+    box_mask,
+    random_mask,
+)
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, conjugate_gradients, posterior_output
 
@@ -204,6 +214,19 @@ def test_what_no_image_can_measure_does_not_matter(method, noise_std):
         for values in (y, y + 0.1 * beyond)
     )
     torch.testing.assert_close(first, second, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("outer", [Bands([2, 0]), Grayscale(), Gamma(2.2)], ids=["bands", "grayscale", "gamma"])
+@pytest.mark.parametrize("noise_std", [0.0, 0.1])
+@pytest.mark.parametrize("method", ["dps", "mmps", "tmpd"])
+def test_values_at_missing_pixels_do_not_matter_where_they_are_measured_again(outer, noise_std, method):
+    pipe, operator = gaussian_pipe(), outer @ OPERATORS["box"]
+    y, hole = operator(torch.rand(1, 3, SIZE, SIZE, generator=seeded(1))), OPERATORS["box"].mask
+    outs = [
+        pipe(v, operator, noise_std, method, num_inference_steps=3, generator=seeded(), output_type="pt").images
+        for v in (y, y.masked_fill(hole, 0.7))
+    ]
+    assert torch.equal(*outs)
 
 
 def test_projection_stops_where_the_measurements_noise_takes_over():
@@ -460,6 +483,11 @@ def test_thin_calls_are_the_operators():
     [
         (lambda p, x, m: p.inpaint(x, m, method="magic"), "method"),
         (lambda p, x, m: p.inpaint(x, m, method=7), "method"),
+        (lambda p, x, m: p.inpaint(x, m, method=MMPS), "method"),
+        (lambda p, x, m: p(x, Mask), "operator"),
+        (lambda p, x, m: p(x, GaussianBlur(1.0), 0.1, image_size=8.0), "image_size"),
+        (lambda p, x, m: p(x, GaussianBlur(1.0), 0.1, image_size=(8, 8.0)), "image_size"),
+        (lambda p, x, m: p.deblur(x, torch.ones(3, 3) * (1 + 1j)), "kernel"),
         (lambda p, x, m: p.inpaint(x, m, num_samples=0), "num_samples"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=-0.1), "noise_std"),
         (lambda p, x, m: p.inpaint(x, m, noise_std=float("nan")), "noise_std"),

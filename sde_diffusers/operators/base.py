@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.checks import check_operator
+from sde_diffusers.operators.checks import check_operator, checked_image_shape
 from sde_diffusers.operators.least_squares import krylov_solution, least_squares
 
 OwnOperator = TypeVar("OwnOperator", bound="Operator")
@@ -29,12 +29,14 @@ class Operator:
         linear: whether it is a `LinearOperator`.
         image_shape: (C, H, W) of the images, or None if it takes several; see `for_images`.
         device: on which A works, where that isn't known from its argument; None is torch's default.
+        pointwise: whether each value of A x is a function of the same value of x.
         tolerance: at which an iterative solution has been reached: ||A'(y - A x)|| / ||A'y|| for `pseudo_inverse` (and
             the like for `ridge`), the relative residual for `solve`.
         iterations: in which it must be reached.
     """
 
     linear = False
+    pointwise = False
     image_shape: tuple[int, ...] | None = None
     device: torch.device | str | None = None
     tolerance: float = 1e-4
@@ -106,12 +108,22 @@ class Operator:
             known[key] = make().to(like.device)
         return known[key]
 
+    def with_settings_of(self: OwnOperator, *others: "Operator") -> OwnOperator:
+        """Itself, with `tolerance` and `iterations` of the first of others that does not have the default."""
+        for name in ("tolerance", "iterations"):
+            values = [getattr(other, name) for other in others]
+            default = getattr(Operator, name)
+            setattr(self, name, next((value for value in values if value != default), default))
+        return self
+
     def repeat(self, samples: int) -> "Operator":
         """The operator for a batch in which each image is repeated so many times; itself unless it varies."""
         return self
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         """The composition x -> A(B(x)) of two operators, A @ B."""
+        if isinstance(inner, type) or not hasattr(inner, "for_images"):  # its class may be loaded twice
+            raise TypeError(f"A @ B is of two operators, but B is {type(inner).__name__}.")
         return (LinearComposition if self.linear and inner.linear else Composition)(self, inner)
 
     @staticmethod
@@ -129,7 +141,7 @@ class Operator:
             ValueError: if f does not measure each image for itself, in real numbers, or has no derivative.
         """
         operator = FunctionOperator(f, shape, device)
-        check_operator(operator, (2, *shape), "f")
+        check_operator(operator, (2, *checked_image_shape(shape)), "f")
         return operator
 
 
@@ -206,6 +218,16 @@ class LinearOperator(Operator):
         self.require_reached("solution of (a A A' + b) w = y", "||y - (a A A' + b) w|| / ||y||", error)
         return w
 
+    def measured(self, y: Tensor) -> Tensor:
+        """y, with 0 where A measures nothing of any image, that is, 0 of random ones."""
+
+        def seen():
+            generator = torch.Generator().manual_seed(0)
+            x = (torch.randn(self.adjoint(y).shape, generator=generator).to(y) for _ in range(2))
+            return (self(next(x)) != 0) | (self(next(x)) != 0)
+
+        return torch.where(self.constant(("seen", self.image_shape, y.shape), y, seen), y, 0)
+
     def attainable(self, y: Tensor) -> Tensor:
         """A A+ y, the part of y that an image can give."""
         return y if self.gram is not None else self(self.pseudo_inverse(y))
@@ -222,8 +244,8 @@ class LinearOperator(Operator):
         if not worst <= self.tolerance:
             raise ValueError(
                 f"The {what} of `operator` {type(self).__name__} was not found in {self.iterations} iterations: "
-                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for an exact "
-                'measurement: give a `noise_std` above 0 with `method`="mmps", or set `iterations` or `tolerance`.'
+                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for so little "
+                'noise, or none: give a larger `noise_std`, with `method`="mmps", or set `iterations` or `tolerance`.'
             )
 
     @staticmethod
@@ -249,7 +271,7 @@ class LinearOperator(Operator):
         operator = LinearFunctionOperator(f, shape, device)
         if adjoint is not None:
             operator.adjoint = adjoint  # type: ignore[assignment, method-assign]
-        check_operator(operator, (2, *shape), "f")
+        check_operator(operator, (2, *checked_image_shape(shape)), "f")
         return operator
 
 
@@ -261,7 +283,8 @@ def vector_jacobian(y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False)
     """
     if not y.requires_grad:
         raise ValueError(
-            "`operator` can't be differentiated by torch (it leaves it, or detaches its argument): give its `adjoint`."
+            "`operator` can't be differentiated by torch (it leaves it, or detaches its argument): give the `adjoint` "
+            "if it is linear, and else let it return x + (f(x) - x).detach(), with the derivative of the identity."
         )
     return torch.autograd.grad(y, x, v, create_graph=create_graph, retain_graph=True)[0]
 
@@ -270,9 +293,7 @@ class FunctionOperator(Operator):
     """See `Operator.from_function`."""
 
     def __init__(self, f, shape: tuple[int, int, int], device=None):
-        if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-            raise ValueError(f"`shape` must be (C, H, W) of the images, but is {shape!r}.")
-        self.f, self.image_shape, self.device = f, tuple(shape), device
+        self.f, self.image_shape, self.device = f, checked_image_shape(shape), device
 
     def __call__(self, x):
         return self.f(x)
@@ -290,6 +311,7 @@ class Jacobian(LinearOperator):
 
     def __init__(self, operator: Operator, x: Tensor):
         self.image_shape, self.device = tuple(x.shape[1:]), x.device
+        self.with_settings_of(operator).pointwise = operator.pointwise  # J is diagonal
         with torch.inference_mode(False), torch.enable_grad():
             self._x = x.detach().clone().requires_grad_()
             self._y = operator(self._x)
@@ -304,6 +326,13 @@ class Jacobian(LinearOperator):
     def adjoint(self, v):
         return torch.autograd.grad(self._y, self._x, v, retain_graph=True)[0]
 
+    def ridge(self, y, a, b):
+        if not self.pointwise:
+            return super().ridge(y, a, b)
+        slope = self.adjoint(torch.ones_like(y))
+        total = a * slope**2 + b
+        return torch.where(total > 0, slope * y / total, 0)
+
     def measurement_shape(self, image_shape):
         return (image_shape[0], *self._y.shape[1:])
 
@@ -313,6 +342,7 @@ class Composition(Operator):
 
     def __init__(self, outer: Operator, inner: Operator):
         self.outer, self.inner = outer, inner
+        self.with_settings_of(outer, inner)
 
     @property
     def image_size(self):
@@ -331,13 +361,13 @@ class Composition(Operator):
         return self.outer.count(self.inner.measurement_shape(image_shape))
 
     def measured(self, y):
-        return self.outer.measured(y)
+        return self.inner.measured(y) if self.outer.pointwise else self.outer.measured(y)
 
     def __call__(self, x):
         return self.outer(self.inner(x))
 
     def at(self, x):
-        return self.outer.at(self.inner(x)) @ self.inner.at(x)
+        return (self.outer.at(self.inner(x)) @ self.inner.at(x)).with_settings_of(self)
 
     def repeat(self, samples):
         outer, inner = self.outer.repeat(samples), self.inner.repeat(samples)
@@ -353,6 +383,10 @@ class LinearComposition(Composition, LinearOperator):
 
     outer: LinearOperator
     inner: LinearOperator
+    measured = LinearOperator.measured  # what A sees of B may be what B misses
+
+    def count(self, image_shape):
+        return self.measured(torch.ones(self.measurement_shape(image_shape), device=self.device)).flatten(1).sum(1)
 
     def at(self, x):
         return self

@@ -24,6 +24,7 @@ from torch import Tensor
 from sde_diffusers.operators.base import LinearOperator
 from sde_diffusers.operators.decomposed import Decomposed, Dense, Separable
 from sde_diffusers.parameterization import require_choice
+from sde_diffusers.scalars import real_numbers
 from sde_diffusers.sdes.gaussian import require_positive
 
 FEW_PIXELS = 32 * 32
@@ -96,19 +97,16 @@ class Convolution(LinearOperator):
             of at most 32 x 32 pixels (`for_images`), by a singular value decomposition.
 
     Raises:
-        ValueError: if the kernel is not two-dimensional, not finite or zero, or there is no such boundary.
+        ValueError: if the kernel is not two-dimensional, not finite, complex or zero, or there is no such boundary.
     """
 
     def __new__(cls, kernel=None, boundary: str = "reflect"):
         return super().__new__(CircularConvolution if boundary == "circular" else cls)
 
     def __init__(self, kernel: Tensor | np.ndarray | Sequence[Sequence[float]], boundary: str = "reflect"):
-        try:
-            self.kernel = torch.as_tensor(kernel, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):  # texts, None, rows of several lengths
-            self.kernel = torch.zeros(())
+        self.kernel = real_numbers(kernel)
         if self.kernel.ndim != 2 or not self.kernel.isfinite().all() or not self.kernel.any():
-            raise ValueError(f"`kernel` must be a finite (h, w) array that is not 0, but is {kernel!r}.")
+            raise ValueError(f"`kernel` must be a finite and real (h, w) array that is not 0, but is {kernel!r}.")
         require_choice("boundary", boundary, BOUNDARIES)
         self.boundary = boundary
 
@@ -131,7 +129,7 @@ class Convolution(LinearOperator):
         operator = super().for_images(shape, device)
         if type(self) is not Convolution or math.prod(shape[2:]) > FEW_PIXELS:
             return operator
-        small = SmallConvolution(self.kernel, self.boundary)
+        small = SmallConvolution(self.kernel, self.boundary).with_settings_of(self)
         small.image_shape, small.device = tuple(shape[1:]), device
         return small
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
-from sde_diffusers.scalars import whole_number
+from sde_diffusers.scalars import real_numbers, whole_numbers
 
 
 class Grayscale(LinearOperator):
@@ -21,7 +21,7 @@ class Grayscale(LinearOperator):
     """
 
     def __init__(self, weights: Sequence[float] | Tensor = (1 / 3, 1 / 3, 1 / 3)):
-        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        self.weights = real_numbers(weights)
         good = self.weights.ndim == 1 and len(self.weights) > 1 and (self.weights > 0).all()
         if not good or abs(self.weights.sum().item() - 1) > 1e-3:
             raise ValueError(f"`weights` must be two or more positive numbers of sum 1, but are {weights!r}.")
@@ -57,10 +57,9 @@ class Bands(LinearOperator):
     gram = 1.0
 
     def __init__(self, bands: Iterable[int]):
-        bands = list(bands)
-        self.bands = [int(band) for band in bands]
-        whole = all(whole_number(band) >= 0 for band in bands)
-        if not self.bands or not whole or len(set(self.bands)) < len(self.bands):
+        numbers = whole_numbers(bands)
+        self.bands = [int(number) for number in numbers if number >= 0]
+        if not numbers or len(set(self.bands)) < len(numbers):
             raise ValueError(f"`bands` must be different whole numbers of at least 0, but are {bands!r}.")
 
     def measurement_shape(self, image_shape: tuple[int, ...]):

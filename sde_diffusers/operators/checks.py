@@ -10,8 +10,21 @@ import math
 import torch
 from torch import Tensor
 
+from sde_diffusers.scalars import real_number, whole_number, whole_numbers
+
 PRECISION = 1e-3
 """Relative difference that passes: convolutions of GPUs round to ten bits."""
+
+SMALLEST = 1e-15
+"""Measured values lie between it and its inverse: solutions ask for their squares, in float32."""
+
+
+def checked_image_shape(shape) -> tuple[int, ...]:
+    """(C, H, W); a `ValueError` unless these are whole numbers above 0."""
+    sides = whole_numbers(shape)
+    if len(sides) != 3 or not all(side > 0 for side in sides):
+        raise ValueError(f"`shape` must be (C, H, W) of the images, whole numbers above 0, but is {shape!r}.")
+    return tuple(map(int, sides))
 
 
 def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> None:
@@ -21,6 +34,10 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         operator: for images of the given shape (N, C, H, W), on its `device`.
         name: of the argument.
     """
+    if not whole_number(operator.iterations) >= 1:
+        raise ValueError(f"`{name}.iterations` must be a positive integer, but is {operator.iterations!r}.")
+    if not 0 < real_number(operator.tolerance) < math.inf:
+        raise ValueError(f"`{name}.tolerance` must be a finite number above 0, but is {operator.tolerance!r}.")
     device, generator = operator.device, torch.Generator().manual_seed(0)
     if shape[0] == 1:  # two images show whether each is measured for itself
         shape = (2, *shape[1:])
@@ -33,6 +50,12 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
     if not operator.linear:
         x, z = x.sigmoid(), z.sigmoid()  # values of images
     y = measured_values(operator, x, name)
+    size = y.abs().max().item()
+    if size and not SMALLEST <= size <= 1 / SMALLEST:
+        raise ValueError(
+            f"`{name}` must measure values between {SMALLEST} and {1 / SMALLEST:g} of images in [0, 1], but measures "
+            f"{size:.2g}: choose other units."
+        )
     require_same_values(f"`{name}` measures the same images differently from call to call", operator(x), y)
     other = operator(torch.cat([z[:1], x[1:]]))
     require_same_values(
@@ -43,18 +66,17 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         require_same_values(f"`{name}` must measure an image alone as in a batch", alone, y[-1:])
     if operator.linear:
         require_linear(operator, x, z, y, name)
+    else:
+        wide = 2 * torch.rand(shape, generator=generator).to(x) - 0.5
+        require_derivative(operator, x, wide, draw(y.shape), name)
     require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
 
 
-def measured_values(operator, x: Tensor, name: str) -> Tensor:
-    """A x, refused unless it is a real tensor of the shape that the operator announces."""
+def measured_values(operator, x: Tensor, name: str, why: str = "") -> Tensor:
+    """A x, refused unless it is a real and finite tensor of the shape that the operator announces."""
     images = f"{len(x)} images of shape {tuple(x.shape[1:])}"
-    try:
-        expected, y = tuple(operator.measurement_shape(tuple(x.shape))), operator(x)
-    except Exception as error:
-        raise ValueError(
-            f"`{name}` does not measure {images} on {x.device}: {type(error).__name__}: {error}"
-        ) from error
+    fails = f"`{name}` does not measure {images} on {x.device}"
+    expected, y = answer(lambda x: (tuple(operator.measurement_shape(tuple(x.shape))), operator(x)), x, name, fails)
     if not isinstance(y, Tensor):
         raise ValueError(f"`{name}` must return a tensor, but returns {type(y).__name__}.")
     if y.is_complex():
@@ -69,7 +91,21 @@ def measured_values(operator, x: Tensor, name: str) -> Tensor:
             f"{expected} for {images}, but returns {tuple(y.shape)}."
         )
     if not y.isfinite().all():
-        raise ValueError(f"`{name}` measures infinite values or NaN.")
+        raise ValueError(f"`{name}` measures infinite values or NaN of images in [{x.min():.2g}, {x.max():.2g}]{why}.")
+    return y
+
+
+def answer(f, x: Tensor, name: str, fails: str):
+    """f(x); a `ValueError` if it raises anything, or changes x, which would ruin the images that are drawn."""
+    given = x.clone()
+    try:
+        y = f(x)
+    except Exception as error:
+        raise ValueError(f"{fails}: {type(error).__name__}: {error}") from error
+    if not torch.equal(x, given):
+        raise ValueError(
+            f"`{name}` and its adjoint must leave their argument as it is, but change it in place: use x.clone()."
+        )
     return y
 
 
@@ -83,7 +119,7 @@ def require_same_values(what: str, a: Tensor, b: Tensor, first: int = 0) -> None
 def relative(difference: Tensor, values: Tensor) -> float:
     """||difference|| / ||values||; 0 for no difference."""
     norm = difference.double().norm().item()
-    return norm / max(values.double().norm().item(), 1e-30) if norm else 0.0
+    return norm / max(values.double().norm().item(), 1e-300) if norm else 0.0
 
 
 def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
@@ -103,22 +139,36 @@ def require_linear(f, x: Tensor, z: Tensor, y: Tensor, name: str) -> None:
         )
 
 
+def require_derivative(operator, x: Tensor, wide: Tensor, v: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless a nonlinear operator has a derivative at images x, and beyond their range."""
+    y = measured_values(operator, wide, name, ", beyond [0, 1] as denoised ones are: let it work on x.clamp(0, 1)")
+    fails = f"`{name}` can't be differentiated by torch"
+    slopes = [answer(lambda x: operator.at(x).adjoint(v), images, name, fails) for images in (x, wide)]
+    if not all(slope.isfinite().all() for slope in slopes):
+        raise ValueError(
+            f"`{name}` must have a finite derivative, also for images somewhat beyond [0, 1], as denoised ones are: "
+            "let it work on x.clamp(1e-3, 1), say."
+        )
+    if not any(slope.any() for slope in slopes) and not torch.equal(operator(x), y):
+        raise ValueError(
+            f"`{name}` has the derivative 0 everywhere, so that the measurement would change nothing: use "
+            "`Quantization` for rounding, or x + (f(x) - x).detach(), which has the derivative of the identity."
+        )
+
+
 def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
     """Raise a `ValueError` unless <A x, y> = <x, A* y> for the given x and y, and for y = A x."""
-    seen = operator(x)
+    seen = answer(operator, x, name, f"`{name}` can't be differentiated twice by torch")
     for values in (y, seen):
-        try:
-            back = operator.adjoint(values)
-        except RuntimeError as error:
-            raise ValueError(
-                f"`{name}` has no `adjoint`, and torch can't differentiate it: {type(error).__name__}: {error}"
-            ) from error
+        back = answer(
+            operator.adjoint, values, name, f"the `adjoint` of `{name}`, its own or torch's derivative, fails"
+        )
         if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
             what = f"{back.dtype} {tuple(back.shape)}" if isinstance(back, Tensor) else type(back).__name__
             raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")
         left, right = ((a.double() * b.double()).flatten(1).sum(1) for a, b in ((seen, values), (x, back)))
         norms = seen.double().flatten(1).norm(dim=1) * values.double().flatten(1).norm(dim=1)
-        difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-30)
+        difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-300)
         difference = difference / (math.sqrt(values[0].numel()) if values is seen else 1)
         worst = difference.argmax()
         if not difference[worst] <= PRECISION:

@@ -76,4 +76,6 @@ class MaskedFourier(LinearOperator):
         return self.adjoint(self.solve(y, a, b))
 
     def repeat(self, samples: int):
-        return self if len(self.sampled) == 1 else MaskedFourier(self.sampled.repeat_interleave(samples, 0))
+        if len(self.sampled) == 1:
+            return self
+        return MaskedFourier(self.sampled.repeat_interleave(samples, 0)).with_settings_of(self)

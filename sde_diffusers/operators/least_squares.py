@@ -8,9 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-NOTHING = 1e-15
-"""A right-hand side of this norm counts as 0: the square of a smaller one has lost its digits in float32."""
-
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """<a, b> of each image, (N, 1, ..., 1)."""
@@ -22,9 +19,21 @@ def like_images(factor, x: Tensor):
     return factor.reshape(-1, *[1] * (x.ndim - 1)) if isinstance(factor, Tensor) and factor.ndim else factor
 
 
+def largest(a: Tensor) -> Tensor:
+    """max |a| of each image, (N, 1, ..., 1), or 1 where a = 0; in these units squares stay in the dtype's range."""
+    size = a.abs().amax(tuple(range(1, a.ndim)), keepdim=True)
+    return torch.where(size > 0, size, 1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """||a|| of each image, (N, 1, ..., 1)."""
+    size = largest(a)
+    return size * inner(a / size, a / size).sqrt()
+
+
 def relative_norm(square: Tensor, start: Tensor) -> Tensor:
     """The roots (N,) of the quotients of squared norms; 0 where there was nothing to start with."""
-    return torch.where(start > NOTHING**2, square / start, 0).sqrt().flatten()
+    return torch.where(start > 0, square / start, 0).sqrt().flatten()
 
 
 def krylov_solution(
@@ -46,11 +55,12 @@ def krylov_solution(
     Returns:
         M w, and the residual's norm relative to that of b, (N,).
     """
-    precondition = precondition or (lambda r: r)
+    precondition, size = precondition or (lambda r: r), largest(b)
+    b, rounding = b / size, rounding / size
     wanted, residual, direction = 0, b, precondition(b)
-    norm = norm_of_b = inner(b, b)
+    left = norm_of_b = inner(b, b)
     square = start = inner(b, direction)
-    going = (norm > NOTHING**2) & (norm > rounding**2)
+    going = (left > 0) & (left > rounding**2)
     for _ in range(steps):
         if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
             break
@@ -61,12 +71,12 @@ def krylov_solution(
         residual = residual - length * image
         wanted = wanted + like_images(length, product) * product
         shaped = precondition(residual)
-        previous, square, norm = square, inner(residual, shaped), inner(residual, residual)
-        going = going & (square > tolerance**2 * start) & (norm > rounding**2)
+        previous, square, left = square, inner(residual, shaped), inner(residual, residual)
+        going = going & (square > tolerance**2 * start) & (left > rounding**2)
         direction = shaped + torch.where(going, square / previous, 0) * direction
     if not isinstance(wanted, Tensor):  # b = 0
         wanted = torch.zeros_like(system(b)[1])
-    return wanted, relative_norm(norm, norm_of_b)
+    return like_images(size, wanted) * wanted, relative_norm(left, norm_of_b)
 
 
 def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:
@@ -86,23 +96,46 @@ def least_squares(
         x; the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was reached;
         and the number of steps that were done.
     """
+    size = largest(y)
+    y = y / size
     residual, gradient = y, adjoint(y)
+    scale = largest(gradient)  # A in units in which A'y is of the order of 1, too
+    damping, gradient = damping / scale / scale, gradient / scale
     x = best = torch.zeros_like(gradient)
     direction = gradient
     square = start = least = inner(gradient, gradient)
-    going, done = start > NOTHING**2, 0
+    going, done = start > 0, 0
     while done < steps and going.any():
         done += 1
-        image = forward(direction)
+        image = forward(direction / scale)
         curvature = inner(image, image).reshape(square.shape) + damping * inner(direction, direction)
         going = going & (curvature > 0)
         length = torch.where(going, square / curvature, 0)
         x = x + length * direction
         residual = residual - like_images(length, image) * image
-        gradient = adjoint(residual) - damping * x
+        gradient = adjoint(residual) / scale - damping * x
         previous, square = square, inner(gradient, gradient)
         best, least = torch.where(square < least, x, best), torch.minimum(square, least)
         # Where rounding errors of A and A' rule, the way on leads astray.
         going = going & (square > tolerance**2 * start) & (square < 1e12 * least)
         direction = gradient + torch.where(going, square / previous, 0) * direction
-    return best, relative_norm(least, start), done
+    return like_images(size, best) / scale * best, relative_norm(least, start), done
+
+
+def ritz_values(system: Callable[[Tensor], Tensor], start: Tensor, steps: int = 20) -> Tensor:
+    """(N, steps) eigenvalues, the least first, of a symmetric system on the space of so many Lanczos steps, with zeros
+    if that space ends before.
+
+    They lie between the system's own, and the outer ones soon near its ends.
+    """
+    basis: list[Tensor] = []
+    images: list[Tensor] = []
+    for _ in range(steps):
+        image = q = images[-1] if images else start
+        for other in basis + basis:  # twice, for what rounding leaves
+            q = q - inner(other, q) * other
+        length = norm(q)
+        basis.append(torch.where(length > 1e-5 * norm(image), q / length, 0))
+        images.append(system(basis[-1]))
+    q, image = (torch.stack(vectors, 1).flatten(2).double() for vectors in (basis, images))
+    return torch.linalg.eigvalsh((q @ image.mT + image @ q.mT) / 2)

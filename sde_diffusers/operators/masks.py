@@ -1,11 +1,14 @@
 """Missing pixels: y = (1 - m) x, and masks m of several kinds."""
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.scalars import real_number, whole_numbers
 
 
 class Mask(LinearOperator):
@@ -55,7 +58,9 @@ class Mask(LinearOperator):
         return self(y)
 
     def repeat(self, samples: int):
-        return self if len(self.mask) == 1 else Mask(self.mask.repeat_interleave(samples, 0))
+        if len(self.mask) == 1:
+            return self
+        return Mask(self.mask.repeat_interleave(samples, 0)).with_settings_of(self)
 
 
 class Rows(LinearOperator):
@@ -92,11 +97,14 @@ def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> Tensor:
     Raises:
         ValueError: if the box is empty or leaves the image.
     """
-    top, left, bottom, right = box
+    sides = whole_numbers(box)
+    top, left, bottom, right = sides if len(sides) == 4 else [math.nan] * 4
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-        raise ValueError(f"`box` must lie within {height} x {width} pixels and not be empty, but is {box}.")
+        raise ValueError(
+            f"`box` must be (top, left, bottom, right) within {height} x {width} pixels and not empty, but is {box!r}."
+        )
     mask = torch.zeros(height, width, dtype=torch.bool)
-    mask[top:bottom, left:right] = True
+    mask[int(top) : int(bottom), int(left) : int(right)] = True
     return mask
 
 
@@ -104,9 +112,12 @@ def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator
     """Booleans of any shape whose last two dimensions are an image's, True for `share` of its pixels, at random.
 
     Raises:
-        ValueError: unless 0 < share < 1.
+        ValueError: unless 0 < share < 1, and the shape has two dimensions or more.
     """
-    if not 0 < share < 1:
+    sides = whole_numbers(shape)
+    if len(sides) < 2 or not all(side > 0 for side in sides):
+        raise ValueError(f"`shape` must end with (height, width), whole numbers above 0, but is {shape!r}.")
+    if not 0 < real_number(share) < 1:
         raise ValueError(f"`share` must lie between 0 and 1, but is {share!r}.")
     noise = torch.rand(shape, generator=generator).flatten(-2)
     return (noise.argsort(-1).argsort(-1) < round(share * noise.shape[-1])).view(shape)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
-from sde_diffusers.scalars import whole_number
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
 
 
@@ -24,7 +24,13 @@ class ShapeKeeping(Operator):
         return tuple(image_shape)
 
 
-class Gamma(ShapeKeeping):
+class Pointwise(ShapeKeeping):
+    """Base of those that measure each value for itself."""
+
+    pointwise = True
+
+
+class Gamma(Pointwise):
     """y = x^gamma, continued below x = 1e-4 by its tangent.
 
     Raises:
@@ -42,7 +48,7 @@ class Gamma(ShapeKeeping):
         return torch.where(x > self.LEAST, x.clamp(min=self.LEAST) ** self.gamma, tangent)
 
 
-class Saturation(ShapeKeeping):
+class Saturation(Pointwise):
     """y = gain x, clipped to [low, high]: too long an exposure, say. Its derivative is the gain everywhere.
 
     With a derivative of 0 where an image is clipped, one that lies beyond the limits, where the measurement is within,
@@ -54,8 +60,8 @@ class Saturation(ShapeKeeping):
 
     def __init__(self, gain: float = 1.0, low: float = 0.0, high: float = 1.0):
         require_positive(gain=gain)
-        if not low < high:
-            raise ValueError(f"`low` must be less than `high`, but they are {low!r} and {high!r}.")
+        if not real_number(low) < real_number(high):
+            raise ValueError(f"`low` must be a number less than `high`, but they are {low!r} and {high!r}.")
         self.gain, self.low, self.high = gain, low, high
 
     def __call__(self, x: Tensor):
@@ -63,7 +69,7 @@ class Saturation(ShapeKeeping):
         return linear + (linear.clamp(self.low, self.high) - linear).detach()
 
 
-class Quantization(ShapeKeeping):
+class Quantization(Pointwise):
     """y = x rounded to `levels` equidistant values from 0 to 1; its derivative is that of the identity.
 
     Attributes:

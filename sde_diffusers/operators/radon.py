@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.scalars import real_numbers, whole_number
 
 
 class Radon(LinearOperator):
@@ -25,8 +26,8 @@ class Radon(LinearOperator):
     """
 
     def __init__(self, angles: int | Sequence[float] | Tensor):
-        equal = torch.arange(angles) * (180.0 / max(angles, 1)) if isinstance(angles, int) else None
-        self.angles = torch.as_tensor(angles if equal is None else equal).double()
+        count = whole_number(angles)
+        self.angles = (torch.arange(count) * (180.0 / count)).double() if count > 0 else real_numbers(angles)
         if self.angles.ndim != 1 or not len(self.angles) or not self.angles.isfinite().all():
             raise ValueError(f"`angles` must be finite numbers of degrees, or their number, but are {angles!r}.")
         self._known_places: dict = {}

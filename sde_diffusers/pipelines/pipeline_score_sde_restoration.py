@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from sde_diffusers.posteriors.base import PosteriorMethod, posterior_output
 from sde_diffusers.posteriors.exact import ExactPart
 from sde_diffusers.posteriors.measurement import in_model_range, read_noise_std, require_covariance
 from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
-from sde_diffusers.scalars import real_number, whole_number
+from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
 ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
 SMALLER = {"box": Downsampling, "bicubic": Bicubic}  # what made an image small, by PIL's names
@@ -113,7 +112,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`. The guided
                 network is the prior: its covariance is that of x_0 given x_t.
             noise_covariance: in place of `noise_std`, a function w -> C w of measurements (N K, ...), for noise that
-                is not independent: linear, symmetric and positive.
+                is not independent: linear, symmetric and positive. Of missing values it counts for nothing.
             image_size: (height, width) of the images, or one number for both; the default is the operator's, if it
                 takes only one, and else that of the network's training. Networks of this package take any size, those
                 of diffusers multiples of 2^(levels - 1).
@@ -125,14 +124,14 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         """
         if isinstance(method, str):
             require_choice("method", method, POSTERIOR_METHODS)
-        elif not hasattr(method, "changes_denoiser"):  # not by its class, of which another copy may be loaded
+        elif isinstance(method, type) or not hasattr(method, "changes_denoiser"):  # a class may be loaded twice
             raise ValueError(f"`method` must be one of {tuple(POSTERIOR_METHODS)}, or a method, but is {method!r}.")
         chosen: PosteriorMethod = POSTERIOR_METHODS[method]() if isinstance(method, str) else method
         if not whole_number(num_samples) >= 1:
             raise ValueError(f"`num_samples` must be a positive integer, but is {num_samples!r}.")
         num_samples = int(whole_number(num_samples))
-        if not hasattr(operator, "for_images"):  # not by its class, of which another copy may be loaded
-            raise ValueError(f"`operator` must be an `Operator`, but is {type(operator).__name__}.")
+        if isinstance(operator, type) or not hasattr(operator, "for_images"):  # a class may be loaded twice
+            raise ValueError(f"`operator` must be an `Operator`, an instance, but is {operator!r}.")
         size = self._size_of_images("measurement", measurement, operator, image_size)
         device = self._execution_device
         shape = (len(measurement) * num_samples, self.unet.config.in_channels, *size)
@@ -305,9 +304,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             raise ValueError(f"`{name}` must be finite, but holds infinite values or NaN.")
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size
-        size = (size, size) if isinstance(size, Integral) else tuple(size)
-        if len(size) != 2 or not all(whole_number(side) > 0 for side in size):
-            raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size}.")
+        sides = [whole_number(size)] * 2 if whole_number(size) > 0 else whole_numbers(size)
+        if len(sides) != 2 or not all(side > 0 for side in sides):
+            raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size!r}.")
+        size = int(sides[0]), int(sides[1])
         self._require_size(given, size)
         return size
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
-from sde_diffusers.operators.least_squares import like_images
+from sde_diffusers.operators.least_squares import like_images, norm
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
 from sde_diffusers.posteriors.measurement import Measurement, is_white
 from sde_diffusers.sdes.gaussian import require_positive
@@ -42,13 +43,16 @@ class DPS(PosteriorMethod):
     def weight(self, measurement: Measurement, denoised: Tensor, noise_level: float):
         operator, residual = measurement.near(denoised)
         gradient = operator.adjoint(residual)
-        norm, gradient_norm = (v.flatten(1).norm(dim=1).clamp(min=1e-12) for v in (residual, gradient))
+        length, gradient_length = (
+            torch.where(v > 0, v, 1) for v in (norm(residual).flatten(), norm(gradient).flatten())
+        )
         variance = kept_variance(noise_level, self.sigma_data * measurement.half_range)
         noise = measurement.noise(1.0)
-        noise = noise.flatten().to(norm) if isinstance(noise, Tensor) else noise
-        expected = variance * (gradient_norm / norm) ** 2 + noise
+        noise = noise.flatten().to(length) if isinstance(noise, Tensor) else noise
+        expected = variance * (gradient_length / length) ** 2 + noise
         count = measurement.operator.count(denoised.shape)
-        count = count.to(norm.device, norm.dtype, non_blocking=True)
+        count = count.to(length.device, length.dtype, non_blocking=True)
         return (
-            like_images(self.step * variance / noise_level**2 * (count / expected).sqrt() / norm, gradient) * gradient
+            like_images(self.step * variance / noise_level**2 * (count / expected).sqrt() / length, gradient)
+            * gradient
         )

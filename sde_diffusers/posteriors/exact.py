@@ -1,4 +1,7 @@
-"""The part of a measurement that has no noise: images must reproduce it, whatever a method made of it."""
+"""The part of a measurement that has no noise: images must reproduce it, whatever a method made of it.
+
+And what no image can give, which is noise alone: it is left out where A says which it is.
+"""
 
 import copy
 from typing import cast

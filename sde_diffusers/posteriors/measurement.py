@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
-from sde_diffusers.operators.checks import require_adjoint, require_linear
-from sde_diffusers.operators.least_squares import like_images
+from sde_diffusers.operators.checks import PRECISION, answer, require_adjoint, require_linear
+from sde_diffusers.operators.least_squares import like_images, ritz_values
 from sde_diffusers.scalars import real_number
 
 
@@ -42,8 +42,13 @@ class Measurement:
         return self.noise_covariance is None and not isinstance(self.noise_std, Tensor) and self.noise_std == 0
 
     def noise(self, w: Tensor) -> Tensor:
-        """C w, with the covariance C of the noise."""
-        return self.noise_std**2 * w if self.noise_covariance is None else self.noise_covariance(w)
+        """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""
+        if self.noise_covariance is None:
+            return self.noise_std**2 * w
+        measured = (
+            self.operator.measured
+        )  # a missing value has no noise that is known, and tells nothing of the others
+        return measured(self.noise_covariance(measured(w)))
 
     def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:
         """The operator as it is near the denoised images, and what it leaves of y: y - A D."""
@@ -70,12 +75,23 @@ class InRange(Operator):
     def __init__(self, operator: Operator, low: float, high: float):
         self.operator, self.low, self.width = operator, low, high - low
         self.image_shape, self.device = operator.image_shape, operator.device
+        self.with_settings_of(operator).pointwise = operator.pointwise
 
     def __call__(self, x):
-        return self.operator((x - self.low) / self.width)
+        images = (x - self.low) / self.width
+        y = self.operator(images)
+        if not y.isfinite().all() and images.isfinite().all():
+            raise ValueError(
+                "`operator` measures infinite values or NaN of denoised images, whose values reach from "
+                f"{images.min():.3g} to {images.max():.3g}: it must be finite beyond [0, 1], too."
+            )
+        return y
 
     def count(self, image_shape):
         return self.operator.count(image_shape)
+
+    def measured(self, y):
+        return self.operator.measured(y)
 
 
 def in_model_range(operator, y, noise_std, noise_covariance, image_range, shape) -> Measurement:
@@ -143,9 +159,12 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
 
 def require_covariance(covariance, y: Tensor) -> None:
     """Raise a `ValueError` unless a function is a covariance on measurements like y: linear, symmetric, positive."""
+    if not callable(covariance):
+        raise ValueError(f"`noise_covariance` must be a function w -> C w, but is {type(covariance).__name__}.")
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(y.shape, generator=generator).to(y) for _ in range(2))
-    image = covariance(u)
+    fails = f"`noise_covariance` does not take measurements {tuple(y.shape)}"
+    image = answer(covariance, u, "noise_covariance", fails)
     if not isinstance(image, Tensor) or image.shape != y.shape or image.dtype != y.dtype:
         what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(
@@ -153,9 +172,12 @@ def require_covariance(covariance, y: Tensor) -> None:
         )
     require_linear(covariance, u, v, image, "noise_covariance")
     require_adjoint(SelfAdjoint(covariance), u, v, "noise_covariance")
-    least = (u * image).flatten(1).sum(1).min().item()
-    if least < 0:
-        raise ValueError(f"`noise_covariance` must be positive, but <u, C u> = {least:.3g} for a random u.")
+    values = ritz_values(covariance, u)
+    least, largest = values.min().item(), values.abs().max().item()
+    if least < -PRECISION * largest:
+        raise ValueError(
+            f"`noise_covariance` must be positive, but has an eigenvalue of at most {least:.3g}, beside {largest:.3g}."
+        )
 
 
 class SelfAdjoint(LinearOperator):
@@ -187,8 +209,8 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     """
     if not 0 < real_number(photons) < math.inf:
         raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
-    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y >= 0).all():
-        raise ValueError("`y` must be a floating point tensor of counts / photons, at least 0.")
+    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y.isfinite() & (y >= 0)).all():
+        raise ValueError("`y` must be a floating point tensor of counts / photons, finite and at least 0.")
     return (y.clamp(min=1 / photons) / photons).sqrt()
 
 

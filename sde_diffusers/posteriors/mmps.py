@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.least_squares import inner, krylov_solution
+from sde_diffusers.operators.least_squares import krylov_solution, norm
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import Measurement
 from sde_diffusers.scalars import real_number, whole_number
@@ -60,6 +60,6 @@ class MMPS(PosteriorMethod):
             return operator(product + damping * image) + measurement.noise(w), product
 
         # the residual is a difference of measurements, and no better known than these
-        rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * inner(measurement.y, measurement.y).sqrt()
+        rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
         precondition = partial(operator.solve, a=1.0, b=0.0) if measurement.noiseless and operator.direct else None
         return krylov_solution(system, residual, self.steps, rounding=rounding, precondition=precondition)[0]
