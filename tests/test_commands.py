@@ -143,6 +143,32 @@ def test_bits_per_dim(model, capsys, tmp_path):
     assert found["standard_error"] == pytest.approx(abs(expected[0] - expected[1]) / 2)
 
 
+def test_pictures_are_checked_before_any_is_measured(model, capsys, tmp_path, monkeypatch):
+    """What is accepted does not depend on the batches."""
+    monkeypatch.setattr(ScoreSdePipeline, "bits_per_dim", lambda *a, **k: pytest.fail("was measured"))
+    Image.new("L", (8, 8), 9).save(tmp_path / "good.png")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "good_2.png")  # grey, in three equal channels
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    Image.new("RGB", (8, 8), (9, 9, 8)).save(tmp_path / "colour.png")
+    Image.new("I;16", (8, 8), 9).save(tmp_path / "deep.png")
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "real.tiff")
+    Image.new("F", (8, 8), 1.5).save(tmp_path / "beyond.tiff")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:45])
+    good = [str(tmp_path / "good.png"), str(tmp_path / "good_2.png")]
+    for bad, message in (
+        ("wide.png", "has 9 x 8 pixels, but the model's images 8 x 8"),
+        ("colour.png", "`picture` has colours"),
+        ("deep.png", "holds uint16 values, but the model's images uint8"),
+        ("real.tiff", f"holds float32 values, but {good[0]} uint8"),
+        ("cut.png", "cannot be read as a picture"),
+    ):
+        for size in ("1", "16"):
+            assert main(["bits-per-dim", model[1], *good, str(tmp_path / bad), "--batch-size", size]) == 1
+            assert f"{bad} {message}" in capsys.readouterr().err
+    assert main(["bits-per-dim", model[1], str(tmp_path / "beyond.tiff")]) == 1
+    assert "beyond.tiff `images` must lie in [0, 1]" in capsys.readouterr().err
+
+
 def test_restore(model, capsys, tmp_path):
     """What is seen of a picture stays as it is."""
     values = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -189,6 +215,11 @@ def test_show(model, capsys):
         (["convert", "export", "MODEL", "text.png/new"], "text.png is a file"),
         (["restore", "colorize", "MODEL", "wide.png", "new"], "of 3 channels, but the model's images have 1"),
         (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "small.png"], "as the image, but is 8 x 8"),
+        (["restore", "deblur", "MODEL", ".", "new", "--blur", "1"], "picture must be a file, but . is a folder"),
+        (
+            ["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "."],
+            "--mask must be a file, but . is a folder",
+        ),
         (["show", "text.png"], "must be the folder of a pipeline, or an id on the Hub, but is 'text.png'"),
         (
             ["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "1"],

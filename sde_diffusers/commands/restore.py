@@ -71,8 +71,8 @@ def add_restore_parser(commands) -> None:
 
 def run_restore(options) -> int:
     require_new(options.output)
-    picture = opened_picture(options.picture)
-    mask = opened_picture(options.mask) if options.task == "inpaint" else None
+    picture = opened_picture(options.picture, "picture")
+    mask = opened_picture(options.mask, "--mask") if options.task == "inpaint" else None
 
     from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeRestorationPipeline
 
