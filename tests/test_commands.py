@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +213,9 @@ def test_show(model, capsys):
         (["sample", "MODEL", "text.png/new"], "text.png is a file"),
         (["fit-sampler", "MODEL", "--output", "new", "--picture", "fits.text"], "must end in what names a format"),
         (["export", "MODEL", "text.png/new"], "text.png is a file"),
+        (["export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
+        (["convert", "export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
+        (["fit-sampler", "MODEL", "--output", "MODEL/new"], "must not be within the pipeline's own folder"),
         (["convert", "export", "MODEL", "text.png/new"], "text.png is a file"),
         (["restore", "colorize", "MODEL", "wide.png", "new"], "of 3 channels, but the model's images have 1"),
         (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "small.png"], "as the image, but is 8 x 8"),
@@ -235,10 +239,10 @@ def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, me
     Image.new("L", (8, 8), 255).save("small.png")
     Image.new("L", (8, 8)).save("moving.gif", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
     (tmp_path / "text.png").write_text("text")
-    assert main([model[1] if word == "MODEL" else word for word in arguments]) == 1
+    assert main([word.replace("MODEL", model[1]) for word in arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists() and not Path(model[1], "new").exists()
 
 
 def test_the_end_by_control_c(monkeypatch, capsys):

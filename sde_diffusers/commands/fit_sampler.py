@@ -64,7 +64,10 @@ def run_fit_sampler(options) -> int:
 
     from sde_diffusers.fitting.sampler_fit import fit_sampler
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+    from sde_diffusers.saved_folders.repository import require_outside
 
+    if options.output is not None:
+        require_outside(folder, options.output)
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     channels = pipe.unet.config.in_channels
     if options.picture is not None and channels not in (1, 3):
