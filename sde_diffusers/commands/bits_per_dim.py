@@ -11,6 +11,7 @@ from sde_diffusers.commands.arguments import (
     loaded_pipeline,
     own_generators,
     positive_integer,
+    positive_number,
     seed_number,
 )
 from sde_diffusers.commands.picture_files import opened_picture, pictures_of
@@ -43,7 +44,7 @@ def add_bits_per_dim_parser(commands) -> None:
     )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="of the ODE's solver (default: 1e-5)")
+    parser.add_argument("--tolerance", type=positive_number, default=1e-5, help="of the ODE's solver (default: 1e-5)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the first picture (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="pictures at once (default: 16)")
     parser.set_defaults(run=run_bits_per_dim)
@@ -106,7 +107,7 @@ def require_measurable(pipe, files: list[Path]) -> None:
     for file in files:
         picture = opened_picture(file)
         try:
-            numbers, _ = image_values("picture", picture, channels)
+            numbers, _ = image_values("images", picture, channels)
             height, width = numbers.shape[2:]
             if [height, width] != expected:
                 own = f"{expected[1]} x {expected[0]}"
@@ -118,4 +119,4 @@ def require_measurable(pipe, files: list[Path]) -> None:
                 raise ValueError(f"holds {depths[-1]} values, but {files[0]} {depths[0]}: give pictures of one depth.")
             numbers_and_levels(pipe, picture, None, in_units=False)
         except ValueError as error:
-            raise ValueError(f"{file} {error}") from None
+            raise ValueError(f"{file} {str(error).removeprefix('`images` ')}") from None

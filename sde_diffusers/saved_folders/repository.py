@@ -55,9 +55,9 @@ def export_folder(folder: str | Path, output: str | Path, progress: bool = False
         ValueError: if `folder` holds no complete pipeline, or `output` is in it, or lies there and is no empty folder.
     """
     contents, output = repository_contents(folder), Path(output).resolve()
-    require_outside(folder, output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output` must be a new or empty folder, but {output} exists.")
+    require_outside(folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(
         total=sum(content_sizes(contents).values()), unit="B", unit_scale=True, disable=None if progress else True
