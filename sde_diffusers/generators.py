@@ -1,6 +1,7 @@
 """Sources of noise, as arguments."""
 
 import torch
+from torch import Tensor
 
 SEED_HINT = "For a seed: torch.Generator().manual_seed(5)."
 
@@ -26,3 +27,16 @@ def require_generators(generator, count: int, what: str) -> None:
             f"`generator` must be None, a torch.Generator or a list of {count} of them (one for each of the {what}), "
             f"but is {generator!r}. {SEED_HINT}"
         )
+
+
+def latents_size(latents, count: int, channels: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(H, W) of given noise; a ValueError unless it is finite, (count, channels, H, W), and of `size` where given."""
+    if not isinstance(latents, Tensor):
+        raise ValueError(f"`latents` must be a tensor, but are a {type(latents).__name__}.")
+    if not latents.is_floating_point() or not (latents.is_meta or latents.isfinite().all()):
+        raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
+    found = tuple(latents.shape)
+    if len(found) != 4 or found[:2] != (count, channels) or (size is not None and found[2:] != tuple(size)):
+        expected = ", ".join(map(str, (count, channels, *(("H", "W") if size is None else size))))
+        raise ValueError(f"`latents` must have shape ({expected}), but have {found}.")
+    return found[2:]

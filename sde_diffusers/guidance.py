@@ -103,7 +103,8 @@ class Guidance:
         self.classifier_labels = on_device(self._classifier_labels(class_labels, batch_size))
         if self.classifier is not None and w == 1 and not classes_of(self.network):
             class_labels = None  # they are the classifier's alone
-        self.labels = on_device(self._network_labels(class_labels, batch_size))
+        labels = self._network_labels(class_labels, batch_size)
+        self.labels, self.has_class = on_device(labels), labels is not None and bool((labels >= 0).any())
         self.guidance_scale = w
 
     @property
@@ -114,8 +115,8 @@ class Guidance:
     @guidance_scale.setter
     def guidance_scale(self, scale):
         scale = checked_scale("guidance_scale", scale)
-        if scale != 1 and self.labels is None:
-            raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they are None.")
+        if scale != 1 and not self.has_class:
+            raise ValueError(f"`guidance_scale`={scale} needs `class_labels`, but they name no class.")
         require_mixable(self.scheduler, "guidance_scale", scale, (0, 1))
         if scale != 1:
             self._require_no_class(f"`guidance_scale`={scale}", learnt=True)
@@ -182,10 +183,9 @@ class Guidance:
         parameterization = self.scheduler.parameterization
         low, high = parameterization.image_range
         images = parameterization.to_unit_range(x / self.scheduler.sde.alpha(t).item())
-        gradient = class_gradient(self.classifier, images, level / (high - low), self.classifier_labels)
-        gradient = gradient / (high - low)  # by x / alpha
+        by_image = class_gradient(self.classifier, images, level / (high - low), self.classifier_labels)
         # noise = -sigma score and x_0 = (x - sigma noise) / alpha; the answer is linear in both.
-        noise = -self.classifier_scale * level * gradient
+        noise = -self.classifier_scale * level * (by_image / (high - low))
         return output.to(x.dtype) + parameterization.target(-level * noise, noise, self.scheduler.training_time(t))
 
     def frozen(self):
@@ -387,14 +387,14 @@ def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
     try:
         labels = torch.as_tensor(class_labels)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"`class_labels` must be integers, or names of classes, but are {class_labels!r}.") from None
+        allowed = f"integers, or names, of {classes} classes"
+        raise ValueError(f"`class_labels` must be {allowed}, but are {class_labels!r}.") from None
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
-    labels = labels.long()
     if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
         raise ValueError(
             f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
         )
     if ((labels < -1) | (labels >= classes)).any():
         raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
-    return labels.expand(batch_size)
+    return labels.long().expand(batch_size)

@@ -233,8 +233,12 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
     """
     if isinstance(value, Image.Image):
         value = [value]
-    pictures = isinstance(value, (list, tuple)) and all(isinstance(image, Image.Image) for image in value)
-    if pictures and value:
+    if isinstance(value, (list, tuple)) and not (value and all(isinstance(image, Image.Image) for image in value)):
+        held = ", ".join(dict.fromkeys(type(image).__name__ for image in value)) or "nothing"
+        raise ValueError(f"`{name}` must be a list of PIL images, or one array or tensor, but the list holds {held}.")
+    pictures = isinstance(value, (list, tuple))
+    given = tuple(getattr(value, "shape", ()))
+    if pictures:
         arrays = [with_channels_named(name, whole_values(name, image, channels), channels) for image in value]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
@@ -243,14 +247,14 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
         if value.dtype.kind not in "biufc":
             raise ValueError(f"`{name}` must hold numbers, but is an array of {value.dtype}.")
         value = value[..., None] if value.ndim == 2 else value
-        value = value.astype(value.dtype.newbyteorder("="), copy=False)  # FITS files are in the other order
-        value = torch.from_numpy(np.ascontiguousarray(np.moveaxis(value, -1, -3)))
+        value = np.moveaxis(value.astype(value.dtype.newbyteorder("=")), -1, -3)  # FITS files are in the other order
+        value = torch.from_numpy(np.ascontiguousarray(value))
     if not isinstance(value, Tensor):
         raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
     images = value[None] if value.ndim == 3 else value
     if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
         expected = f"{'C' if channels is None else channels} channels"
-        raise ValueError(f"`{name}` must hold images with {expected}, but has shape {tuple(value.shape)}.")
+        raise ValueError(f"`{name}` must hold images with {expected}, but has shape {given or tuple(value.shape)}.")
     return images, pictures
 
 
@@ -327,6 +331,7 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
     """
     if isinstance(value, Image.Image):
         value = [value]
+    given = tuple(getattr(value, "shape", ()))
     if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
         for image in value:
             require_single(name, image)
@@ -338,7 +343,7 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
         mask = torch.from_numpy(np.stack(painted))[:, None]
     else:
         if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.ascontiguousarray(value if value.ndim == 2 else np.moveaxis(value, -1, -3)))
+            value = torch.from_numpy(np.array(value if value.ndim == 2 else np.moveaxis(value, -1, -3), order="C"))
         if not isinstance(value, Tensor):
             raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
         if value.dtype == torch.uint16:
@@ -356,7 +361,7 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
     while mask.ndim < 4:
         mask = mask[None]
     if mask.ndim != 4 or mask.shape[2:] != size:
-        raise ValueError(f"`{name}` must have the image's size {size}, but has shape {tuple(mask.shape)}.")
+        raise ValueError(f"`{name}` must have the image's size {size}, but has shape {given or tuple(mask.shape)}.")
     if not mask.any():
         raise ValueError(f"`{name}` marks no pixel to be painted (white, or 1).")
     return mask

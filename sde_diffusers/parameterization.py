@@ -42,8 +42,9 @@ SDE_NAMES = tuple(GaussianSDE.registered)
 def require_choice(name: str, value, choices) -> None:
     """Raise a `ValueError` that names the argument, and the nearest choice, unless `value` is one of `choices`."""
     if value not in choices or (isinstance(value, bool) and not any(value is choice for choice in choices)):
-        near = difflib.get_close_matches(value, [*map(str, choices)], 1, 0.4) if isinstance(value, str) else []
-        advice = f" Did you mean {near[0]!r}?" if near else ""
+        named = {str(choice): choice for choice in choices}
+        near = difflib.get_close_matches(value, named, 1, 0.4) if isinstance(value, str) else []
+        advice = f" Did you mean {named[near[0]]!r}?" if near else ""
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, but is {value!r}.{advice}")
 
 

@@ -122,7 +122,7 @@ def check_value(component, value) -> None:
     Raises:
         gr.Error: that names the component and the value.
     """
-    if isinstance(component, gr.Number):
+    if isinstance(component, (gr.Number, gr.Slider)):
         if type(value) not in (int, float) or value - value != 0:  # infinite or no number
             raise friendly(f"{component.label} must be a number, but is {shown(value)}.")
         if component.maximum is not None and value > component.maximum:
@@ -132,6 +132,8 @@ def check_value(component, value) -> None:
     elif isinstance(component, (gr.Dropdown, gr.Radio)):
         if type(value) is not str:
             raise friendly(f"{component.label} must be one of the choices, but is {shown(value)}.")
+        if value not in (choices := [choice for _, choice in component.choices]):
+            raise friendly(f"{component.label} must be one of {', '.join(choices)}, but is {shown(value)}.")
     elif isinstance(component, gr.Checkbox):
         if type(value) is not bool:
             raise friendly(f"{component.label} must be true or false, but is {shown(value)}.")

@@ -225,7 +225,7 @@ def load_model(source: str) -> ServedModel:
         test_images = read_sheet(TEST_SHEET, pipe._image_shape)
         if test_images is not None:
             test_images = test_images.flatten(0, 1)
-        if classes == len(test_data["class_names"]):
+        if classes == len(test_data["class_names"]) and not names_of(pipe.unet):
             class_names = test_data["class_names"]
     test_scores = next((known["scores"] for known in test_data["models"].values() if known["network"] == digest), None)
     name = Path(source).name if Path(source).is_dir() else source

@@ -77,7 +77,7 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
 
 def settings_in_words(class_name, sampler, steps, guidance) -> list[str]:
     """For the names of files. Guidance of 1 is none, and not named."""
-    return [class_name, sampler, f"{steps} steps", *([] if guidance == 1 else [f"guidance {guidance:g}"])]
+    return [class_name, sampler, f"{steps} steps", *([] if guidance == 1 else [f"guidance {guidance:.15g}"])]
 
 
 def first_settings(model: ServedModel) -> list:

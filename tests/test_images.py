@@ -135,6 +135,33 @@ def test_pipelines_speak_the_units_of_their_data(dtype, value_range, mode, tmp_p
         assert torch.allclose(read_images("image", values, 1, pixels), unit, atol=1 / pixels.levels)
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (np.zeros((1, 28, 27), np.uint8), r"must hold images with 1 channels, but has shape \(1, 28, 27\)"),
+        (
+            [np.zeros((8, 8), np.uint8)],
+            "must be a list of PIL images, or one array or tensor, but the list holds ndarray",
+        ),
+        ([], ".*but the list holds nothing"),
+    ],
+)
+def test_what_is_no_image_is_told_as_it_was_given(given, message):
+    with pytest.raises(ValueError, match=f"`image` {message}"):
+        read_images("image", given, 1)
+
+
+def test_a_mask_of_another_size_is_told_as_it_was_given():
+    with pytest.raises(ValueError, match=r"`mask` must have the image's size \(8, 8\), but has shape \(1, 8, 8\)"):
+        read_mask("mask", np.ones((1, 8, 8), bool), (8, 8))
+
+
+def test_arrays_that_are_not_writable_are_read_without_a_warning(recwarn):
+    array = np.asarray(Image.new("L", (8, 8), 51))
+    assert not array.flags.writeable
+    assert torch.equal(read_images("image", array), torch.full((1, 1, 8, 8), 0.2)) and not recwarn.list
+
+
 def test_sixteen_bits_survive_on_their_way_to_a_file(tmp_path):
     unit = torch.linspace(0, 1, 65536).view(1, 1, 256, 256)
     to_pil(unit, PixelFormat.of("uint16"))[0].save(tmp_path / "ramp.png")

@@ -524,7 +524,16 @@ def test_to_float16():
         ({"class_labels": -2}, "class_labels"),
         ({"class_labels": [0, 1]}, "class_labels"),
         ({"class_labels": [[0]]}, "class_labels"),
+        ({"class_labels": 10**30}, "class_labels"),
+        ({"class_labels": -1, "guidance_scale": 2.0}, "guidance_scale"),  # no class to guide to
+        ({"latents": torch.full((1, 3, 4, 4), float("nan"))}, "latents"),
+        ({"latents": torch.zeros(1, 3, 4, 4, dtype=torch.complex64)}, "latents"),
+        ({"strength": 0.3}, "strength"),  # of no image
+        ({"data_units": "yes", "output_type": "np"}, "data_units"),
+        ({"data_units": True, "output_type": "latent"}, "data_units"),
+        ({"callback_on_step_end": 5}, "callback_on_step_end"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callback_on_step_end_tensor_inputs"),
+        ({"callback_on_step_end_tensor_inputs": None}, "callback_on_step_end_tensor_inputs"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

@@ -112,7 +112,7 @@ def dequantization_asked(dequantize, passes, levels: int | None) -> tuple[str | 
     kind, count = dequantize, 1
     if not isinstance(dequantize, str):
         given = int(dequantize) if isinstance(dequantize, (bool, np.bool_)) else whole_number(dequantize)
-        if not given >= 0:
+        if not given >= (0 if isinstance(dequantize, (bool, np.bool_)) else 1):
             raise ValueError(
                 f"`dequantize` must be a bool, a number of passes, or one of {', '.join(DEQUANTIZATIONS)}, but is "
                 f"{dequantize!r}."

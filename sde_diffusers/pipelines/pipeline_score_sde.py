@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels, names_of
 from sde_diffusers.fitting.fitted_network import warn_of_other_fit
-from sde_diffusers.generators import require_generators
+from sde_diffusers.generators import latents_size, require_generators
 from sde_diffusers.guidance import Guidance, classes_of, image_shape
 from sde_diffusers.hub.pipeline_mixin import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
@@ -139,6 +139,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
                 (SDEdit, arXiv 2108.01073).
             strength: the share of the time steps that are done, in (0, 1], in whole steps (rounded down) as in
                 diffusers' image-to-image: with more of them, the image that comes out has less to do with `image`.
+                Without an `image` there is none to give.
             guidance_interval: (low, high), noise levels sigma / alpha, in the units of the network's images, between
                 which `guidance_scale` and `guide_scale` hold; elsewhere they are 1 (arXiv 2404.07724). None: always.
             classifier_scale: s of classifier guidance, at least 0: s times the gradient of the pipeline's
@@ -158,11 +159,17 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         require_own_scheduler(self.scheduler)
         if not 0 < real_number(strength) <= 1:
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
+        if image is None and strength != 0.5:
+            raise ValueError(f"`strength`={strength!r} needs an `image` to start from, but that is None.")
+        require_choice("data_units", data_units, (False, True))
+        if data_units and output_type not in ("np", "pt"):
+            raise ValueError(f"`data_units` is for `output_type` 'np' and 'pt', but that is {output_type!r}.")
         if image is not None:
             image = self._start_image(image)
             batch_size = len(image) if batch_size == 1 else batch_size
         size = None if image is None else image.shape[2:]
-        shape = self._check(batch_size, generator, latents, output_type, callback_on_step_end_tensor_inputs, size)
+        callback = callback_on_step_end, callback_on_step_end_tensor_inputs
+        shape = self._check(batch_size, generator, latents, output_type, *callback, size)
         batch_size = shape[0]
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
@@ -182,7 +189,6 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         steps_left = 0 if image is None else int(self.scheduler.num_inference_steps * real_number(strength))
         if image is not None and steps_left == 0:
             raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
-
         if image is not None:
             self.scheduler.start_late(steps_left)
         warn_of_other_fit(self.scheduler, self.unet, guidance)
@@ -196,7 +202,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         else:
             t = self.scheduler.times[self.scheduler.step_index]
             x = self.scheduler.sde.alpha(t) * image.to(device) + self.scheduler.sde.sigma(t) * latents
-        x = self._walk(x, guidance, guidance, generator, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        x = self._walk(x, guidance, guidance, generator, *callback)
         images = self._images(x, output_type, data_units)
         self.maybe_free_model_hooks()
         return ScoreSdePipelineOutput(images, guidance.nfe) if return_dict else (images, guidance.nfe)
@@ -324,7 +330,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
 
     # Arguments and results.
 
-    def _check(self, batch_size, generator, latents, output_type, callback_inputs, size=None) -> tuple[int, ...]:
+    def _check(self, batch_size, generator, latents, output_type, callback, inputs, size=None) -> tuple[int, ...]:
         """Refuse what cannot be sampled; the shape of the images otherwise: `size` (H, W) if given, or that of the
         latents, which may be any, or the network's own."""
         n, channels = whole_number(batch_size), self.unet.config.in_channels
@@ -335,20 +341,13 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         if output_type == "pil":
             require_pil_mode(self.pixel_format, channels)
         require_generators(generator, int(n), "images")
-        unknown = [name for name in callback_inputs if name not in LATENT_NAMES]
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` may hold {LATENT_NAMES} only, but holds {unknown}."
-            )
+        if callback is not None and not callable(callback):
+            raise ValueError(f"`callback_on_step_end` must be a function or None, but is {callback!r}.")
+        if not isinstance(inputs, (list, tuple)) or not set(inputs) <= set(LATENT_NAMES):
+            what = f"a list of {LATENT_NAMES} only, but is {inputs!r}"
+            raise ValueError(f"`callback_on_step_end_tensor_inputs` may be {what}.")
         if latents is not None:
-            if not isinstance(latents, Tensor):
-                raise ValueError(f"`latents` must be a tensor, but are a {type(latents).__name__}.")
-            found = tuple(latents.shape)
-            if len(found) != 4 or found[:2] != (n, channels) or (size is not None and found[2:] != tuple(size)):
-                size = ("H", "W") if size is None else size
-                expected = ", ".join(map(str, (n, channels, *size)))
-                raise ValueError(f"`latents` must have shape ({expected}), but have {found}.")
-            size = found[2:]
+            size = latents_size(latents, int(n), channels, size)
         return (n, channels, *(self._image_shape[1:] if size is None else size))
 
     @property

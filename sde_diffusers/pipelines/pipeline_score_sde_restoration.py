@@ -152,6 +152,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             generator,
             None,
             output_type,
+            callback_on_step_end,
             callback_on_step_end_tensor_inputs,
             size,
         )
