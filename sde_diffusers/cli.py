@@ -5,9 +5,11 @@ Each is a parser whose default `run` takes the parsed arguments and returns the 
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
+from sde_diffusers.commands.arguments import CommandParser, require_device
 from sde_diffusers.commands.bits_per_dim import add_bits_per_dim_parser
 from sde_diffusers.commands.convert import add_convert_parser
 from sde_diffusers.commands.export import add_export_parser
@@ -17,6 +19,25 @@ from sde_diffusers.commands.restore import add_restore_parser
 from sde_diffusers.commands.sample import add_sample_parser
 from sde_diffusers.commands.show import add_show_parser
 
+ARGUMENTS = {
+    "class_labels": "--class",
+    "config": "--config",
+    "datasets": "--dataset",
+    "dequantize": "--dequantize",
+    "factor": "--factor",
+    "gray": "picture",
+    "guidance_scale": "--guidance-scale",
+    "guide_scale": "--guide-scale",
+    "image": "picture",
+    "mask": "--mask",
+    "max_bytes": "--max-gigabytes",
+    "method": "--method",
+    "metrics": "--metric",
+    "noise_std": "--noise-std",
+    "output": "output",
+    "passes": "--passes",
+}
+"""What Python's arguments are called here, in errors that name them."""
 COMMANDS = (
     add_sample_parser,
     add_bits_per_dim_parser,
@@ -32,7 +53,7 @@ COMMANDS = (
 
 def command_line() -> argparse.ArgumentParser:
     """The parser of the whole command line, which takes no time: nothing is imported that a command would need."""
-    parser = argparse.ArgumentParser(prog="sde-diffusers", description="Score-based diffusion models for diffusers.")
+    parser = CommandParser(prog="sde-diffusers", description="Score-based diffusion models for diffusers.")
     parser.add_argument("--version", action="version", version=sys.modules[__package__].__version__)
     parser.add_argument(
         "--print-completion",
@@ -59,20 +80,33 @@ class PrintCompletion(argparse.Action):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 1 after an error, explained in one line on stderr, or 130."""
-    options = command_line().parse_args(arguments)
-    for name, value in vars(options).items():
-        setattr(options, name, [at_home(entry) for entry in value] if isinstance(value, list) else at_home(value))
+    """Run the command; returns the exit status: 0, or 1 after an error, explained in one line on stderr, or as a shell
+    calls the end by a signal: 130 by Ctrl-C, 141 where nobody reads on."""
     try:
-        return options.run(options)
+        try:
+            return run(command_line().parse_args(arguments))
+        finally:
+            print(end="", flush=True)  # a closed pipe shows here, and not when Python ends
     except KeyboardInterrupt:
         print("sde-diffusers: interrupted", file=sys.stderr)
-        return 130  # what a shell calls the end by Ctrl-C
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest, at Python's end
+        return 141
     except Exception as error:  # of any kind, since damaged files provoke any
         print(f"sde-diffusers: error: {in_one_line(error)}", file=sys.stderr)
         if getattr(getattr(error, "response", None), "status_code", None) == 401:  # of the Hub
             print(TOKEN_NOTE, file=sys.stderr)
         return 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command that the options are for."""
+    for name, value in vars(options).items():
+        setattr(options, name, [at_home(entry) for entry in value] if isinstance(value, list) else at_home(value))
+    if getattr(options, "device", None) is not None:
+        require_device(options.device)
+    return options.run(options)
 
 
 def at_home(value):
@@ -86,7 +120,8 @@ def in_one_line(error: Exception) -> str:
     """What an error says; of one that was not written for the reader its kind, too."""
     cause = f" ({error.__cause__})" if isinstance(error, RuntimeError) and error.__cause__ else ""
     explained = isinstance(error, (OSError, RuntimeError, ValueError)) and str(error).strip()
-    return " ".join(f"{'' if explained else type(error).__name__ + ': '}{error}{cause}".split())
+    text = " ".join(f"{'' if explained else type(error).__name__ + ': '}{error}{cause}".split())
+    return re.sub(r"`(\w+)`", lambda name: ARGUMENTS.get(name[1], name[0]), text)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ What its numbers mean is its `PixelFormat`: the value v of a pixel is (v - low) 
 which everything else speaks.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -209,11 +210,11 @@ def read_images(name: str, value, channels: int | None = None, pixels: PixelForm
 
     Args:
         name: of the argument, for messages.
-        value: a PIL image or a list of them (turned into grey or RGB as `channels` says), an array (H, W),
-            (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W). Numbers are of the type of `pixels`, or
-            other integers, and mean what it says; or uint8 or uint16, whose largest value is white; or floating point
-            in [0, 1]. A
-            floating point PIL image is in the units of `pixels` where those are float32, as files are.
+        value: a PIL image or a list of them (grey becomes RGB as `channels` says, but colours never grey), an array
+            (H, W), (H, W, C) or (N, H, W, C), or a tensor (C, H, W) or (N, C, H, W). Numbers are of the type of
+            `pixels`, or other integers, and mean what it says; or uint8 or uint16, whose largest value is white; or
+            floating point in [0, 1]. A floating point PIL image is in the units of `pixels` where those are float32,
+            as files are.
         channels: the number of channels C that the result must have.
         pixels: the format of the model's images; None is uint8.
 
@@ -239,7 +240,7 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
     pictures = isinstance(value, (list, tuple))
     given = tuple(getattr(value, "shape", ()))
     if pictures:
-        arrays = [with_channels_named(name, picture_values(image, channels), channels) for image in value]
+        arrays = [with_channels_named(name, told_values(name, image, channels), channels) for image in value]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
         value = torch.from_numpy(np.stack(arrays))
@@ -256,6 +257,33 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
         expected = f"{'C' if channels is None else channels} channels"
         raise ValueError(f"`{name}` must hold images with {expected}, but has shape {given or tuple(value.shape)}.")
     return images, pictures
+
+
+def told_values(name: str, image: Image.Image, channels: int | None) -> np.ndarray:
+    """`picture_values` of the only picture of a file; warns where its colours become grey, as they do in training."""
+    require_single(name, image)
+    if channels != 1:
+        return picture_values(image, channels)
+    values = picture_values(image, 3)
+    if (values != values[:1]).any():
+        warnings.warn(f"`{name}` has colours, but the model's images are grey: its luminance is read.", stacklevel=2)
+        return picture_values(image, 1)
+    return values[:1]
+
+
+def require_single(name: str, image: Image.Image) -> None:
+    """Raise a ValueError if a file of several pictures is given, of which only one would be read.
+
+    A camera's MPO file has its photograph first, and what belongs to that after it.
+    """
+    if image.format == "MPO":
+        return
+    try:
+        count = getattr(image, "n_frames", 1)
+    except ValueError:  # its file is closed, and this picture all that was read
+        return
+    if count > 1:
+        raise ValueError(f"`{name}` holds {count} pictures in one file: choose one by `seek`, and give its `copy()`.")
 
 
 def with_channels_named(name: str, values: np.ndarray, channels: int | None) -> np.ndarray:
@@ -312,6 +340,8 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
         value = [value]
     given = tuple(getattr(value, "shape", ()))
     if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
+        for image in value:
+            require_single(name, image)
         painted = [painted_pixels(image) for image in value]
         sizes = {(mask.shape[1], mask.shape[0]) for mask in painted}
         if sizes != {(size[1], size[0])}:

@@ -2,9 +2,12 @@
 
 import gzip
 import io
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +76,13 @@ def test_dry_run_lists_files_with_sizes(hub, capsys):
     "arguments, message",
     [
         (["push", "nowhere", ID], "nowhere"),
-        (["push", str(FOLDER), ID, "--max-gigabytes", "0.001"], "`max_bytes`"),
-        (["push", str(FOLDER), ID, "--metric", "FID=3.5"], "`datasets`"),
+        (["push", str(FOLDER), ID, "--max-gigabytes", "0.001"], "--max-gigabytes allows 0.001 GB"),
+        (["push", str(FOLDER), ID, "--metric", "FID=3.5"], "--metric ['FID'] need --dataset"),
         (["push-space", str(FOLDER), "tester/space", "--model", ID], "app.py"),
         (["export", "nowhere", "out"], "nowhere"),
         (["export", "owner/model", "out"], "`folder` must be a folder, but owner/model"),
         (["export", str(FOLDER / "unet"), "out"], "model_index.json"),
-        (["export", str(FOLDER), str(FOLDER)], "`output` must be a new or empty folder"),
+        (["export", str(FOLDER), str(FOLDER)], "output must be a new or empty folder"),
         (["export", str(FOLDER), str(FOLDER / "README.md")], "README.md exists"),
     ],
 )
@@ -123,8 +126,8 @@ def test_what_has_no_place_on_the_hub(capsys, tmp_path, path, content, message):
     assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [["a/b/../c"], ["a b"], [ID, "--revision=a..b"], [ID, "--max-gigabytes=inf"]])
-def test_a_dry_run_checks_names_and_numbers(capsys, words):
+@pytest.mark.parametrize("words", [["a/b/../c"], ["a b"], [ID, "--revision=a..b"]])
+def test_a_dry_run_checks_names(capsys, words):
     assert main(["push", str(FOLDER), *words, "--dry-run"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -148,6 +151,7 @@ def test_no_checkpoints(capsys, tmp_path, content):
         ["push"],
         ["push", "a", "b", "--metric", "FID"],
         ["push", "a", "b", "--unknown"],
+        ["push", "a", "b", "--max-gigabytes", "inf"],
         ["push-space", "a", "b"],
         ["export", "a"],
     ],
@@ -156,6 +160,42 @@ def test_arguments_are_checked(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
+
+
+def test_configurations_that_are_no_json(capsys, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n")
+    for source in ("score_sde", "edm"):
+        arguments = ["convert", source, str(tmp_path / "w.pth"), str(tmp_path / "out")]
+        assert main([*arguments, "--config", str(tmp_path / "x.png")]) == 1
+        assert f"--config {tmp_path / 'x.png'} is no JSON file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["convert", "diffusers"], ["convert", "export"]])
+def test_a_folder_that_is_not_here_is_taken_for_an_id(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse_connection)
+    output = [] if arguments == ["show"] else [str(tmp_path / "out")]
+    assert main([*arguments, "nowhere/at-all", *output]) == 1
+    error = capsys.readouterr().err
+    assert "There is no folder nowhere/at-all. The Hub" in error and "cannot be reached: refused" in error
+
+
+def refuse_connection(*arguments, **options):
+    raise ConnectionError("refused")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["push", str(FOLDER), ID, "--dry-run"], ["--print-completion", "bash"], ["--help"]]
+)
+def test_a_closed_pipe_is_no_error(arguments):
+    """As by `| head -1`, which reads no more."""
+    if "--print-completion" in arguments:
+        pytest.importorskip("shtab", reason="shtab is not installed")
+    command = [sys.executable, "-m", "sde_diffusers.cli", *arguments]
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": buffered}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
 
 
 def test_a_refused_token_is_explained(hub, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.cli import COMMANDS, command_line, main
+from sde_diffusers.fitting.sampler_fit import MOST_STEPS
 
 HELP = """
 import sys
@@ -143,6 +145,31 @@ def test_bits_per_dim(model, capsys, tmp_path):
     assert found["standard_error"] == pytest.approx(abs(expected[0] - expected[1]) / 2)
 
 
+def test_pictures_are_checked_before_any_is_measured(model, capsys, tmp_path, monkeypatch):
+    """What is accepted does not depend on the batches."""
+    monkeypatch.setattr(ScoreSdePipeline, "bits_per_dim", lambda *a, **k: pytest.fail("was measured"))
+    Image.new("L", (8, 8), 9).save(tmp_path / "good.png")
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "good_2.png")  # grey, in three equal channels
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    Image.new("RGB", (8, 8), (9, 9, 8)).save(tmp_path / "colour.png")
+    Image.new("I;16", (8, 8), 9).save(tmp_path / "deep.png")
+    Image.new("F", (8, 8), 0.5).save(tmp_path / "real.tiff")
+    Image.new("F", (8, 8), 1.5).save(tmp_path / "beyond.tiff")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:45])
+    good = [str(tmp_path / "good.png"), str(tmp_path / "good_2.png")]
+    for bad, message in (
+        ("wide.png", "has 9 x 8 pixels, but the model's images 8 x 8"),
+        ("deep.png", "holds uint16 values, but the model's images uint8"),
+        ("real.tiff", f"holds float32 values, but {good[0]} uint8"),
+        ("cut.png", "cannot be read as a picture"),
+    ):
+        for size in ("1", "16"):
+            assert main(["bits-per-dim", model[1], *good, str(tmp_path / bad), "--batch-size", size]) == 1
+            assert f"{bad} {message}" in capsys.readouterr().err
+    assert main(["bits-per-dim", model[1], str(tmp_path / "beyond.tiff")]) == 1
+    assert "beyond.tiff must lie in [0, 1]" in capsys.readouterr().err
+
+
 def test_restore(model, capsys, tmp_path):
     """What is seen of a picture stays as it is."""
     values = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -175,7 +202,6 @@ def test_show(model, capsys):
         (["sample", "MODEL", "."], "exists"),
         (["sample", "nowhere", "new"], "nowhere"),
         (["sample", "MODEL", "new", "--snr", "0.2"], "add --sampler predictor-corrector"),
-        (["sample", "MODEL", "new", "--eta", "-1"], "`eta` must be a finite number of at least 0"),
         (["sample", "MODEL", "new", "--sampler", "consistency"], "consisten"),
         (["bits-per-dim", "MODEL", "nothing.png"], "no file or folder nothing.png"),
         (["bits-per-dim", "MODEL", "wide.png"], "wide.png has 9 x 8 pixels, but the model's images 8 x 8"),
@@ -186,13 +212,26 @@ def test_show(model, capsys):
         (["sample", "MODEL", "text.png/new"], "text.png is a file"),
         (["fit-sampler", "MODEL", "--output", "new", "--picture", "fits.text"], "must end in what names a format"),
         (["export", "MODEL", "text.png/new"], "text.png is a file"),
+        (["export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
+        (["convert", "export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
+        (["fit-sampler", "MODEL", "--output", "MODEL/new"], "must not be within the pipeline's own folder"),
         (["convert", "export", "MODEL", "text.png/new"], "text.png is a file"),
-        (["restore", "colorize", "MODEL", "wide.png", "new"], "of 3 channels, but the model's images have 1"),
-        (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "small.png"], "as the image, but is 8 x 8"),
-        (["show", "text.png"], "must be the folder of a pipeline, or an id on the Hub, but is 'text.png'"),
         (
-            ["restore", "super-resolve", "MODEL", "wide.png", "new", "--factor", "1"],
-            "`factor` must be an integer above 1",
+            ["restore", "colorize", "MODEL", "wide.png", "new"],
+            "colorize needs a model of 3 channels, but the images of",
+        ),
+        (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "small.png"], "as the image, but is 8 x 8"),
+        (["restore", "deblur", "MODEL", ".", "new", "--blur", "1"], "picture must be a file, but . is a folder"),
+        (
+            ["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "."],
+            "--mask must be a file, but . is a folder",
+        ),
+        (["show", "text.png"], "must be the folder of a pipeline, or an id on the Hub, but is 'text.png'"),
+        (["restore", "colorize", "MODEL", "colour.png", "new"], "colorize needs a model of 3 channels"),
+        (["sample", "MODEL", "new", "--guidance-scale", "2"], "--guidance-scale=2.0 needs --class"),
+        *(
+            (["show", "MODEL", "--device", device], "--device must be one of what this machine has, cpu")
+            for device in ("tpu", "CPU", "cuda:99", "meta", "")
         ),
         (["restore", "inpaint", "MODEL", "wide.png", "new", "--mask", "text.png"], "text.png cannot be read"),
         (["show", "owner/model", "--device", "cpu"], "owner/model"),
@@ -203,11 +242,12 @@ def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, me
     Image.new("L", (9, 8)).save("wide.png")
     Image.new("L", (8, 8), 255).save("small.png")
     Image.new("L", (8, 8)).save("moving.gif", save_all=True, append_images=[Image.new("L", (8, 8), 255)])
+    Image.new("RGB", (8, 8), (0, 0, 255)).save("colour.png")
     (tmp_path / "text.png").write_text("text")
-    assert main([model[1] if word == "MODEL" else word for word in arguments]) == 1
+    assert main([word.replace("MODEL", model[1]) for word in arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists() and not Path(model[1], "new").exists()
 
 
 def test_the_end_by_control_c(monkeypatch, capsys):
@@ -220,12 +260,48 @@ def test_the_end_by_control_c(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["--steps", "0"], ["--seed", "-1"], ["--seed", str(2**63)], ["--sampler", "best"], ["--unknown"]]
+    "command, option, values",
+    [
+        ("sample model out", "--steps", ("0", "1000001", "99999999999", "9" * 5000, "1.5")),
+        ("sample model out", "--number", ("0", "99999999999")),
+        ("sample model out", "--seed", ("-1", str(2**63))),
+        ("sample model out", "--sampler", ("best",)),
+        ("sample model out", "--guidance-scale", ("-1", "inf", "x")),
+        ("sample model out", "--guide-scale", ("-1", "nan")),
+        ("sample model out", "--eta", ("-1", "nan")),
+        ("sample model out", "--snr", ("0", "-1", "nan")),
+        ("bits-per-dim model in", "--tolerance", ("0", "-1", "nan", "inf")),
+        ("restore super-resolve model in out", "--factor", ("1", "1025", "10000000")),
+        ("restore deblur model in out", "--blur", ("0", "-1", "nan", "1001")),
+        ("restore inpaint model in out --mask m", "--noise-std", ("-1", "nan")),
+        ("fit-sampler model", "--steps", ("1", str(MOST_STEPS + 1))),
+        ("fit-sampler model", "--latents", ("2",)),
+        ("push folder me/it", "--max-gigabytes", ("-1", "inf")),
+    ],
 )
-def test_arguments_of_a_wrong_form(words):
-    with pytest.raises(SystemExit) as stop:
-        main(["sample", "model", "out", *words])
-    assert stop.value.code == 2
+def test_numbers_out_of_range_are_refused_by_the_options_name(capsys, command, option, values):
+    for value in values:
+        with pytest.raises(SystemExit) as stop:
+            main([*command.split(), option, value])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and f"argument {option}: " in error and repr(value) in error
+
+
+def test_options_of_several_values_come_last(capsys):
+    """As the usage has it, which argparse would print the other way round."""
+    for words in (["sample", "--class", "Bag", "model", "out"], ["fit-sampler", "--steps", "3", "4", "model"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        error = capsys.readouterr().err
+        assert error.startswith(f"usage: sde-diffusers {words[0]} [-h] model")
+        assert f"{words[1]} takes all that follows: it comes last, or is ended by --" in error
+    options = command_line().parse_args(["sample", "--class", "Bag", "3", "--", "model", "out"])
+    assert (options.classes, options.model, str(options.output)) == (["Bag", 3], "model", "out")
+
+
+def test_an_array_by_any_spelling(model, capsys, tmp_path):
+    found = answer(capsys, "sample", model[1], tmp_path / "out.NPY", "--steps", 1, "--class", 0)
+    assert found["files"] == [str(tmp_path / "out.NPY")] and np.load(tmp_path / "out.NPY").shape == (1, 8, 8, 1)
 
 
 def test_completion(capsys):

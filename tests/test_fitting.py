@@ -241,7 +241,9 @@ def test_the_command_stores_what_gains(converted, tmp_path, capsys):
     pipe.save_pretrained(folder)
     arguments = [folder, "--steps", "2", "--latents", "16", "--device", "cpu", "--picture", picture, "--json"]
     assert main(["fit-sampler", *map(str, arguments)]) == 0
-    (report,) = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
+    (report,) = printed["fits"]
+    assert printed["output"] == str(folder)
     stored = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["fits"]["steps"]
     assert report["stored"] and report["numbers"]["levels"] == stored["2"]["levels"]
     assert sorted(stored) == ["2", "3"] and picture.exists()  # that for three steps stays

@@ -75,6 +75,38 @@ def test_transparency_is_on_white_and_pictures_are_upright():
     assert np.array_equal(read_images("image", photo, 1)[0, 0] * 255, np.rot90(np.asarray(photo), -1))
 
 
+def test_no_picture_loses_colours_or_frames_without_a_word(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    same = Image.fromarray(np.stack([grey] * 3, 2))
+    expected = read_images("image", grey, 1)
+    for image in (same, same.convert("RGBA"), same.quantize(), Image.fromarray(grey).convert("CMYK")):
+        assert torch.equal(read_images("image", image, 1), read_images("image", image.convert("L"), 1))
+    assert torch.equal(read_images("image", same, 1), expected)
+    same.putpixel((0, 0), (255, 0, 0))
+    for image in (same, same.convert("P"), same.convert("RGBA")):
+        with pytest.warns(UserWarning, match="`image` has colours"):
+            assert torch.equal(
+                read_images("image", image, 1), read_images("image", image.convert("RGB").convert("L"), 1)
+            )
+    frames = [Image.fromarray(grey), Image.fromarray(grey[::-1].copy())]
+    photo, depth = (frame.copy() for frame in frames)
+    photo.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[depth])  # as cameras write it
+    assert read_images("image", Image.open(tmp_path / "photo.jpg"), 1).sub(expected).abs().max() < 0.02
+    for name in ("moving.gif", "pages.tiff"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with Image.open(tmp_path / name) as moving:
+            with pytest.raises(ValueError, match="`image` holds 2 pictures"):
+                read_images("image", moving)
+            with pytest.raises(ValueError, match="`mask` holds 2 pictures"):
+                read_mask("mask", moving, (8, 8))
+            moving.seek(1)
+            assert torch.equal(read_images("image", moving.copy(), 1), read_images("image", frames[1], 1))
+        frames[0].save(tmp_path / name)
+        with Image.open(tmp_path / name) as still:
+            still.load()
+        assert torch.equal(read_images("image", still, 1), expected)
+
+
 @pytest.mark.parametrize("white", [255, 65535, 1.0])
 def test_soft_masks_count_from_one_half_at_every_depth(white):
     dtype = {255: np.uint8, 65535: np.uint16, 1.0: np.float32}[white]

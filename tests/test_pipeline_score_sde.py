@@ -508,6 +508,7 @@ def test_to_float16():
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.0}, "batch_size"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"num_inference_steps": 10**12}, "num_inference_steps"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
         ({"guidance_scale": float("nan"), "class_labels": 1}, "guidance_scale"),
         ({"guidance_scale": "2", "class_labels": 1}, "guidance_scale"),

@@ -227,6 +227,24 @@ def test_nothing_is_overwritten(tmp_path):
     assert files(out) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_no_export_goes_into_the_folder_that_it_copies(tmp_path):
+    """Or else later exports would hold the copies."""
+    folder, link = tmp_path / "saved", tmp_path / "link"
+    shutil.copytree(PRETRAINED / "fashion-mnist-ve", folder)
+    link.symlink_to(folder)
+    before = sorted(tmp_path.rglob("*"))
+    for source, output in (
+        (folder, folder / "inner"),
+        (folder, folder / "unet" / "new" / "inner"),
+        (link, folder / "inner"),
+        (folder, link / "inner"),
+        (folder, tmp_path / "other" / ".." / "saved" / "inner"),
+    ):
+        with pytest.raises(ValueError, match="`output` must not be within the pipeline's own folder"):
+            export_folder(source, output)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def fail(source, target, length):
         raise OSError(28, "No space left on device", target.name)

@@ -509,6 +509,11 @@ def test_thin_calls_are_the_operators():
         (lambda p, x, m: p.colorize(x), "weights"),
         (lambda p, x, m: p(x, Downsampling(2), image_size=(16, 15)), "factor"),
         (lambda p, x, m: p(x, Downsampling(2), image_size=-16), "image_size"),
+        (lambda p, x, m: p(x, Downsampling(2), image_size=10**9), "image_size"),  # no memory is asked for
+        (lambda p, x, m: p.inpaint(x, m, num_inference_steps=10**12), "num_inference_steps"),
+        (lambda p, x, m: p.super_resolve(x, 10**7), "factor"),
+        (lambda p, x, m: p.super_resolve(torch.rand(1, 1, 80, 80), 1024), "image"),
+        (lambda p, x, m: p.deblur(x, 1e9), "std"),
         (lambda p, x, m: p.super_resolve(x, 2, "lanczos"), "resample"),
         (lambda p, x, m: p.deblur(x, -1.0), "std"),
         (lambda p, x, m: p.deblur(x, 1.0, method="projection"), "method"),

@@ -1,14 +1,34 @@
 """What the sub-commands have in common on the command line, and the model that they name."""
 
 import argparse
+import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+MOST = 1_000_000
+"""More images, steps or pixels than that are a slip of the hand, and no memory holds them."""
 
-def add_command(commands, name: str, meaning: str, examples: str, description: str | None = None):
-    """A sub-command's parser: one line of meaning in the list of all; description and examples in its own help."""
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that explains what an option of several values did where it took arguments that were not for it."""
+
+    def error(self, message):
+        for action in self._actions:
+            option = action.option_strings[0] if action.option_strings and action.nargs == "+" else None
+            if option and message.startswith(("the following arguments are required", f"argument {option}:")):
+                message += f"; {option} takes all that follows: it comes last, or is ended by --"
+        super().error(message)
+
+
+def add_command(commands, name: str, meaning: str, examples: str, description: str | None = None, usage=None):
+    """A sub-command's parser: one line of meaning in the list of all; description and examples in its own help.
+
+    `usage` is for options of several values, which argparse prints before the arguments that they would take.
+    """
     return commands.add_parser(
         name,
+        usage=usage and f"%(prog)s [-h] {usage}",
         help=meaning,
         description=description or f"{meaning[0].upper()}{meaning[1:]}.",
         epilog=f"examples:{examples.rstrip()}",
@@ -35,10 +55,35 @@ def class_label(text: str) -> int | str:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def positive_integer(text: str) -> int:
-    if not re.fullmatch(r"\d+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, but is {text!r}")
-    return int(text)
+def integer(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Reads an integer of that range."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,18}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be an integer from {least} to {most:,}, but is {text!r}")
+        return int(text)
+
+    return read
+
+
+def number(what: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    """Reads a finite number that is allowed; `what` says which are."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and allowed(value)):
+            raise argparse.ArgumentTypeError(f"must be a finite number {what}, but is {text!r}")
+        return value
+
+    return read
+
+
+positive_integer = integer(1)
+positive_number = number("above 0", lambda value: value > 0)
+number_from_zero = number("of at least 0", lambda value: value >= 0)
 
 
 def seed_number(text: str) -> int:
@@ -46,6 +91,18 @@ def seed_number(text: str) -> int:
     if not re.fullmatch(r"\d+", text) or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2^63 - 1, but is {text!r}")
     return int(text)
+
+
+def require_device(device: str) -> None:
+    """Raise a ValueError unless this machine has such a device."""
+    import torch
+
+    devices = ["cpu"]
+    for kind in ("cuda", "mps", "xpu"):
+        count = getattr(torch, kind).device_count() if hasattr(torch, kind) else 0
+        devices += [kind, *(f"{kind}:{k}" for k in range(count))] if count else []
+    if device not in devices:
+        raise ValueError(f"--device must be one of what this machine has, {', '.join(devices)}, but is {device!r}.")
 
 
 def loaded_pipeline(pipeline_class, options):

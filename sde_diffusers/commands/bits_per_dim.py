@@ -11,6 +11,7 @@ from sde_diffusers.commands.arguments import (
     loaded_pipeline,
     own_generators,
     positive_integer,
+    positive_number,
     seed_number,
 )
 from sde_diffusers.commands.picture_files import opened_picture, pictures_of
@@ -39,11 +40,11 @@ def add_bits_per_dim_parser(commands) -> None:
         choices=("uniform", "truncated_normal"),
         help="noise within a grey level, which makes real numbers of a picture's whole ones: the same everywhere "
         "(uniform, the default), or bell-shaped, which gives fewer bits for a model that was told the grey levels, as "
-        "its card says; pictures of floating-point numbers take none",
+        "its card says; models of floating-point images take none",
     )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="of the ODE's solver (default: 1e-5)")
+    parser.add_argument("--tolerance", type=positive_number, default=1e-5, help="of the ODE's solver (default: 1e-5)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the first picture (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="pictures at once (default: 16)")
     parser.set_defaults(run=run_bits_per_dim)
@@ -55,21 +56,16 @@ def run_bits_per_dim(options) -> int:
     import torch
     from tqdm import tqdm
 
-    from sde_diffusers.guidance import image_shape
     from sde_diffusers.likelihood import standard_errors
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
-    _, height, width = image_shape(pipe.unet)
+    require_measurable(pipe, files)
     bits, estimates, nfe = [], [], []
     with tqdm(total=len(files), unit="picture", disable=None) as bar:
         for start in range(0, len(files), options.batch_size):
             batch = files[start : start + options.batch_size]
             pictures = [opened_picture(file) for file in batch]
-            for file, picture in zip(batch, pictures, strict=True):
-                if picture.size != (width, height):
-                    size = " x ".join(map(str, picture.size))
-                    raise ValueError(f"{file} has {size} pixels, but the model's images {width} x {height}.")
             output = pipe.bits_per_dim(
                 pictures,
                 generator=own_generators(options.seed, range(start, start + len(batch))),
@@ -95,3 +91,32 @@ def run_bits_per_dim(options) -> int:
     if len(files) > 1:
         print(f"{mean:8.4f}  mean, with a standard error of {error:.4f}")
     return 0
+
+
+def require_measurable(pipe, files: list[Path]) -> None:
+    """Raise a ValueError that names the file unless all are pictures that the model measures, of one depth.
+
+    They are read one after another, and again when they are measured: in memory are no more of them than a batch.
+    """
+    from sde_diffusers.guidance import image_shape
+    from sde_diffusers.images import image_values
+    from sde_diffusers.likelihood.questions import numbers_and_levels
+
+    channels, *expected = image_shape(pipe.unet)
+    depths: list[str] = []
+    for file in files:
+        picture = opened_picture(file)
+        try:
+            numbers, _ = image_values("images", picture, channels)
+            height, width = numbers.shape[2:]
+            if [height, width] != expected:
+                own = f"{expected[1]} x {expected[0]}"
+                raise ValueError(f"has {width} x {height} pixels, but the model's images {own}.")
+            depths.append(str(numbers.dtype).removeprefix("torch."))
+            if depths[-1] in {"uint8", "uint16"} - {pipe.pixel_format.dtype}:
+                raise ValueError(f"holds {depths[-1]} values, but the model's images {pipe.pixel_format.dtype}.")
+            if depths[-1] != depths[0]:
+                raise ValueError(f"holds {depths[-1]} values, but {files[0]} {depths[0]}: give pictures of one depth.")
+            numbers_and_levels(pipe, picture, None, in_units=False)
+        except ValueError as error:
+            raise ValueError(f"{file} {str(error).removeprefix('`images` ')}") from None

@@ -72,6 +72,9 @@ def run_convert(options) -> int:
     require_writable(options.output)
     with stages(2) as begin:
         begin(f"Reading {options.input}")
+        from sde_diffusers.saved_folders.repository import require_outside
+
+        require_outside(options.input, options.output)
         from diffusers.utils import logging
 
         from sde_diffusers.convert.diffusers_pipelines import from_diffusers

@@ -7,7 +7,9 @@ from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
     class_label,
+    integer,
     loaded_pipeline,
+    number_from_zero,
     positive_integer,
     seed_number,
 )
@@ -28,18 +30,24 @@ def add_fit_sampler_parser(commands) -> None:
         "fit samplers of few steps to a model",
         FIT_EXAMPLES,
         "Fit the noise levels and the coefficients of samplers of few steps to a model's network, and store them in "
-        "its scheduler's configuration. Sampling in so many steps then takes them.",
+        "its scheduler's configuration. Sampling in so many steps then takes them. --json prints the folder "
+        '("output") and what became of each number of steps ("fits").',
+        usage="model [options]",
     )
     add_model_arguments(parser)
     parser.add_argument(
-        "--steps", type=positive_integer, nargs="+", default=[2, 3, 4, 5, 6, 8], help="(default: 2 3 4 5 6 8)"
+        "--steps", type=integer(2, 12), nargs="+", default=[2, 3, 4, 5, 6, 8], help="(default: 2 3 4 5 6 8)"
     )
     parser.add_argument("--output", type=Path, help="a new folder for the model (default: the model's own folder)")
     parser.add_argument("--picture", type=Path, help="a new picture: solutions of the ODE, default steps, fitted ones")
     parser.add_argument("--class", dest="label", type=class_label, metavar="CLASS", help="(default: all in turn)")
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
-    parser.add_argument("--guide-scale", type=float, default=1.0, help="of the sampling to come (default: 1, none)")
-    parser.add_argument("--latents", type=positive_integer, help="from how many the fit learns (default: 96 or more)")
+    parser.add_argument(
+        "--guidance-scale", type=number_from_zero, default=1.0, help="of the sampling to come (default: 1, none)"
+    )
+    parser.add_argument(
+        "--guide-scale", type=number_from_zero, default=1.0, help="of the sampling to come (default: 1, none)"
+    )
+    parser.add_argument("--latents", type=integer(8), help="from how many the fit learns (default: 96 or more)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of these latents (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=64, help="latents at once (default: 64)")
     parser.add_argument(
@@ -64,7 +72,10 @@ def run_fit_sampler(options) -> int:
 
     from sde_diffusers.fitting.sampler_fit import fit_sampler
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+    from sde_diffusers.saved_folders.repository import require_outside
 
+    if options.output is not None:
+        require_outside(folder, options.output)
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     channels = pipe.unet.config.in_channels
     if options.picture is not None and channels not in (1, 3):
@@ -93,7 +104,8 @@ def run_fit_sampler(options) -> int:
         save_fit_picture(fits, options.picture)
     if options.json:
         keys = ("steps", "error", "default_error", "stored", "numbers")
-        print(json.dumps([{key: getattr(fit, key) for key in keys} for fit in fits]))
+        entries = [{key: getattr(fit, key) for key in keys} for fit in fits]
+        print(json.dumps({"output": str(options.output or folder), "fits": entries}))
     else:
         print("steps  error of the default  fitted  noise levels")
         for fit in fits:

@@ -26,15 +26,17 @@ def pictures_of(paths: list[Path]) -> list[Path]:
     return found
 
 
-def opened_picture(path: Path):
+def opened_picture(path: Path, argument: str | None = None):
     """The picture in a file, whole. Raises a ValueError that names the file if it holds none, or several."""
     from PIL import Image
 
+    if path.is_dir():
+        raise ValueError(f"{argument or 'A picture'} must be a file, but {path} is a folder.")
     try:
         with Image.open(path) as image:
-            count = getattr(image, "n_frames", 1)
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a camera's photograph is the first
             image.load()
-    except OSError as error:
+    except Exception as error:  # of any kind, since damaged files provoke any
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
     if count > 1:
         raise ValueError(f"{path} holds {count} pictures: give each in a file of its own.")

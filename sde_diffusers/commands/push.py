@@ -1,9 +1,8 @@
 """`sde-diffusers push` and `push-space`: a pipeline, or an app that shows one, sent to the Hub."""
 
 import argparse
-import math
 
-from sde_diffusers.commands.arguments import add_command
+from sde_diffusers.commands.arguments import add_command, number_from_zero
 
 TOKEN_NOTE = "The token is that of `hf auth login` or of the environment variable HF_TOKEN."
 PUSH_EXAMPLES = """
@@ -64,7 +63,9 @@ def add_commit_arguments(parser, what: str) -> None:
         help="visibility of a repository that is created (default: as your account has it)",
     )
     parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--max-gigabytes", type=float, default=20, help="refuse to send more (default: %(default)g)")
+    parser.add_argument(
+        "--max-gigabytes", type=number_from_zero, default=20.0, help="refuse to send more (default: 20)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
 
 
@@ -77,13 +78,6 @@ def named_number(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} must have the form NAME=VALUE, VALUE a number")
-
-
-def most_bytes(options) -> int:
-    """What --max-gigabytes allows."""
-    if not (math.isfinite(options.max_gigabytes) and options.max_gigabytes >= 0):
-        raise ValueError(f"--max-gigabytes must be a finite number of at least 0, but is {options.max_gigabytes}.")
-    return int(options.max_gigabytes * 1e9)
 
 
 def run_push(options) -> int:
@@ -99,7 +93,7 @@ def run_push(options) -> int:
         private=options.private,
         create_pr=options.create_pr,
         revision=options.revision,
-        max_bytes=most_bytes(options),
+        max_bytes=int(options.max_gigabytes * 1e9),
         dry_run=options.dry_run,
         samples=options.samples,
         license=options.license,
@@ -120,7 +114,7 @@ def run_push_space(options) -> int:
         options.model,
         commit_message=options.message,
         private=options.private,
-        max_bytes=most_bytes(options),
+        max_bytes=int(options.max_gigabytes * 1e9),
         dry_run=options.dry_run,
     )
     return report_commit(result, options)

@@ -7,7 +7,10 @@ from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
     class_label,
+    integer,
     loaded_pipeline,
+    number,
+    number_from_zero,
     own_generators,
     positive_integer,
     seed_number,
@@ -55,10 +58,13 @@ def add_restore_parser(commands) -> None:
         if task == "inpaint":
             options.add_argument("--mask", type=Path, required=True, help="picture, white where pixels are missing")
         if task == "super-resolve":
-            options.add_argument("--factor", type=positive_integer, required=True, help="of height and width")
+            options.add_argument("--factor", type=integer(2, 1024), required=True, help="of height and width")
         if task == "deblur":
-            options.add_argument("--blur", type=float, required=True, help="deviation of the Gaussian blur in pixels")
-        options.add_argument("--noise-std", type=float, help="of the picture, whose white is 1 (default: the task's)")
+            blur = number("above 0 and up to 1000", lambda value: 0 < value <= 1000)
+            options.add_argument("--blur", type=blur, required=True, help="deviation of the Gaussian blur in pixels")
+        options.add_argument(
+            "--noise-std", type=number_from_zero, help="of the picture, whose white is 1 (default: the task's)"
+        )
         options.add_argument(
             "--method", default="mmps", help="of posterior sampling (default: mmps; any other word lists them)"
         )
@@ -71,12 +77,17 @@ def add_restore_parser(commands) -> None:
 
 def run_restore(options) -> int:
     require_new(options.output)
-    picture = opened_picture(options.picture)
-    mask = opened_picture(options.mask) if options.task == "inpaint" else None
+    picture = opened_picture(options.picture, "picture")
+    mask = opened_picture(options.mask, "--mask") if options.task == "inpaint" else None
 
     from sde_diffusers.pipelines.pipeline_score_sde_restoration import ScoreSdeRestorationPipeline
 
     pipe = loaded_pipeline(ScoreSdeRestorationPipeline, options)
+    channels = pipe.unet.config.in_channels
+    if options.task == "colorize" and channels != 3:
+        raise ValueError(
+            f"restore colorize needs a model of 3 channels, but the images of {options.model} have {channels}."
+        )
     how = {
         "method": options.method,
         "num_samples": options.samples,

@@ -8,8 +8,10 @@ from sde_diffusers.commands.arguments import (
     add_model_arguments,
     class_label,
     loaded_pipeline,
+    number_from_zero,
     own_generators,
     positive_integer,
+    positive_number,
     seed_number,
 )
 from sde_diffusers.commands.picture_files import require_new, save_pictures
@@ -31,6 +33,7 @@ def add_sample_parser(commands) -> None:
         SAMPLE_EXAMPLES,
         "Draw images from a model. Image k is that of the seed SEED + k, in batches of any size (but that the "
         "Langevin steps of predictor-corrector, as in the paper, are as long as suits all images of a batch).",
+        usage="model out [options]",
     )
     add_model_arguments(parser)
     parser.add_argument("output", type=Path, metavar="out", help="a new folder for pictures, or a new .npy file")
@@ -44,22 +47,28 @@ def add_sample_parser(commands) -> None:
         metavar="CLASS",
         help="names or numbers: one for all images, or one for each",
     )
-    parser.add_argument("--guidance-scale", type=float, default=1.0, help="towards the class (default: 1, none)")
-    parser.add_argument("--guide-scale", type=float, default=1.0, help="away from the weaker guide (default: 1, none)")
+    parser.add_argument(
+        "--guidance-scale", type=number_from_zero, default=1.0, help="towards the class (default: 1, none)"
+    )
+    parser.add_argument(
+        "--guide-scale", type=number_from_zero, default=1.0, help="away from the weaker guide (default: 1, none)"
+    )
     parser.add_argument(
         "--sampler",
         choices=SAMPLERS,
         help="instead of the one that the model was saved with; consistency models have their own, others the rest",
     )
-    parser.add_argument("--eta", type=float, help="noise of the exponential sampler: 0 for the ODE, 1 for the SDE")
-    parser.add_argument("--snr", type=float, help="of the predictor-corrector's Langevin steps, such as 0.1")
+    parser.add_argument(
+        "--eta", type=number_from_zero, help="noise of the exponential sampler: 0 for the ODE, 1 for the SDE"
+    )
+    parser.add_argument("--snr", type=positive_number, help="of the predictor-corrector's Langevin steps, such as 0.1")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the first image (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="images at once (default: 16)")
     parser.set_defaults(run=run_sample)
 
 
 def run_sample(options) -> int:
-    array = options.output.suffix == ".npy"
+    array = options.output.suffix.lower() == ".npy"
     if array and options.output.exists():
         raise ValueError(f"{options.output} exists.")
     require_new(options.output)
@@ -98,7 +107,8 @@ def run_sample(options) -> int:
             )
     if array:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        np.save(options.output, np.concatenate(arrays))
+        with options.output.open("wb") as file:  # by its own name: numpy would add .npy to another spelling
+            np.save(file, np.concatenate(arrays))
         files = [options.output]
     if options.json:
         seeds = list(range(options.seed, options.seed + number))

@@ -46,7 +46,7 @@ def read_tensors(path, advice=""):
 
 
 def read_json(path):
-    """The dictionary in a JSON file.
+    """The dictionary in a JSON file, that of a converter's `config`.
 
     Raises:
         ValueError: If it holds none.
@@ -54,10 +54,10 @@ def read_json(path):
     """
     try:
         contents = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON file: {error}.") from error
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"`config` {path} is no JSON file: {error}.") from error
     if not isinstance(contents, dict):
-        raise ValueError(f"{path} must hold a dictionary, but holds a {type(contents).__name__}.")
+        raise ValueError(f"`config` {path} must hold a dictionary, but holds a {type(contents).__name__}.")
     return contents
 
 

@@ -6,6 +6,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded, network_answer
+from sde_diffusers.hub.pull import cached_copy, unreachable_hub
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.saved_folders.single_file import PACKAGE
@@ -64,9 +65,12 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
             has other components, its terminal signal-to-noise ratio is zero (no finite noise level then stands for
             t = 1), its network also predicts variances, its scheduler is of another kind, an option of network or
             scheduler cannot be taken over, which is named, or the answers differ from the recorded ones.
+        OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
     """
     pipe = pipe_or_path
     if isinstance(pipe, (str, Path)):
+        if not Path(pipe).is_dir() and (unreachable := unreachable_hub(str(pipe))):
+            pipe = cached_copy(str(pipe), unreachable)
         index = DiffusionPipeline.load_config(pipe)
         require_trusted_libraries(index, pipe, PACKAGE)
         folder = pipe if Path(pipe).is_dir() else DiffusionPipeline.download(pipe)

@@ -30,17 +30,10 @@ def pull_model(
     Raises:
         OSError: if there is no such repository, or the Hub cannot be reached and there is no earlier download.
     """
-    unreachable = None
-    try:
-        if not local_files_only:
-            require_hub(repo_id, "model", token)
-    except ConnectionError as error:
-        if force_download:
-            raise
-        unreachable = error
-    except HFValidationError as error:
-        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+    unreachable = None if local_files_only else unreachable_hub(repo_id, token)
     if unreachable is not None:
+        if force_download:
+            raise unreachable
         pull_log.warning("%s Looking for %s in the cache.", unreachable, repo_id)
     try:
         with clear_transport_errors(f"Downloading {repo_id}"):
@@ -57,6 +50,35 @@ def pull_model(
     except LocalEntryNotFoundError as error:
         if unreachable is None:
             raise
-        raise OSError(f"{unreachable} The cache holds no complete copy of {repo_id}.") from error
+        raise without_copy(repo_id, unreachable) from error
     except HFValidationError as error:
         raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+
+
+def unreachable_hub(repo_id: str, token: str | bool | None = None) -> ConnectionError | None:
+    """Why the Hub cannot be reached, if so.
+
+    Raises:
+        OSError: if there is no such folder, and can be no such repository.
+    """
+    try:
+        require_hub(repo_id, "model", token)
+    except ConnectionError as error:
+        return error
+    except HFValidationError as error:
+        raise OSError(f"{repo_id} is neither a folder nor the id of a repository.") from error
+    return None
+
+
+def cached_copy(repo_id: str, unreachable: ConnectionError) -> str:
+    """The folder of an earlier download, or an OSError if there is none."""
+    pull_log.warning("%s Looking for %s in the cache.", unreachable, repo_id)
+    try:
+        return snapshot_download(repo_id, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise without_copy(repo_id, unreachable) from error
+
+
+def without_copy(repo_id: str, unreachable: ConnectionError) -> OSError:
+    """The error where all three fail: folder, Hub and cache."""
+    return OSError(f"There is no folder {repo_id}. {unreachable} The cache holds no complete copy of {repo_id}.")

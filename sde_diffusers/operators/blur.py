@@ -29,6 +29,8 @@ from sde_diffusers.sdes.gaussian import require_positive
 
 FEW_PIXELS = 32 * 32
 """Up to so many the matrix of a convolution is decomposed as it is, which takes half a second."""
+WIDEST = 1000
+"""Pixels, of a Gaussian's deviation: what is wider leaves one colour."""
 BOUNDARIES = ("reflect", "symmetric", "replicate", "zero", "circular", "valid")
 
 
@@ -58,11 +60,13 @@ class GaussianBlur(Separable):
         boundary: what is beyond the edges, one of `BOUNDARIES`; the default keeps constant images and their energy.
 
     Raises:
-        ValueError: if `std` is no finite number above 0, there is no such boundary, or nothing is left to measure.
+        ValueError: unless 0 < `std` <= 1000, if there is no such boundary, or nothing is left to measure.
     """
 
     def __init__(self, std: float, boundary: str = "symmetric"):
         require_positive(std=std)
+        if std > WIDEST:
+            raise ValueError(f"`std` must be at most {WIDEST} pixels, but is {std!r}.")
         require_choice("boundary", boundary, BOUNDARIES)
         self.std, self.boundary = std, boundary
         self.reach = math.ceil(4 * std)

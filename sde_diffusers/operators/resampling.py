@@ -13,7 +13,7 @@ class Downsampling(LinearOperator):
     """The mean of each factor x factor block: y has shape (N, C, H / factor, W / factor).
 
     Raises:
-        ValueError: if the factor is no integer above 1.
+        ValueError: if the factor is no integer from 2 to 1024.
     """
 
     def __init__(self, factor: int):
@@ -37,7 +37,7 @@ class Bicubic(Separable):
     rounding and clipping of 8 bits: a cubic (a = -1/2) stretched by the factor, its weights of sum 1.
 
     Raises:
-        ValueError: if the factor is no integer above 1.
+        ValueError: if the factor is no integer from 2 to 1024.
     """
 
     def __init__(self, factor: int):
@@ -64,9 +64,9 @@ def cubic(x: Tensor) -> Tensor:
 
 
 def checked_factor(factor) -> int:
-    """A factor; a `ValueError` unless it is an integer above 1."""
-    if not whole_number(factor) >= 2:
-        raise ValueError(f"`factor` must be an integer above 1, but is {factor!r}.")
+    """A factor; a `ValueError` unless it is an integer from 2 to 1024."""
+    if not 2 <= whole_number(factor) <= 1024:
+        raise ValueError(f"`factor` must be an integer from 2 to 1024, but is {factor!r}.")
     return int(whole_number(factor))
 
 

@@ -34,6 +34,7 @@ from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
 from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
 ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
+LONGEST_SIDE = 2**16  # of images, in pixels
 SMALLER = {"box": Downsampling, "bicubic": Bicubic}  # what made an image small, by PIL's names
 
 
@@ -250,7 +251,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
         Args:
             image: PIL, an array (H / factor, W / factor, C) or a tensor, uint8 or in [0, 1]; or N of them.
-            factor: integer above 1.
+            factor: integer from 2 to 1024.
             resample: how they were made small, "box" (means of factor x factor pixels) or "bicubic", as in PIL.
             kwargs: of `__call__`.
         """
@@ -305,8 +306,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size
         sides = [whole_number(size)] * 2 if whole_number(size) > 0 else whole_numbers(size)
-        if len(sides) != 2 or not all(side > 0 for side in sides):
-            raise ValueError(f"`image_size` must be a whole number above 0, or (height, width), but is {size!r}.")
+        if len(sides) != 2 or not all(0 < side <= LONGEST_SIDE for side in sides):
+            what = "`image_size`" if given == "image_size" else f"`{name}` means images whose size"
+            allowed = f"a whole number from 1 to {LONGEST_SIDE:,}, or (height, width)"
+            raise ValueError(f"{what} must be {allowed}, but is {size!r}.")
         size = int(sides[0]), int(sides[1])
         self._require_size(given, size)
         return size

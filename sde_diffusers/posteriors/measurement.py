@@ -45,9 +45,7 @@ class Measurement:
         """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""
         if self.noise_covariance is None:
             return self.noise_std**2 * w
-        measured = (
-            self.operator.measured
-        )  # a missing value has no noise that is known, and tells nothing of the others
+        measured = self.operator.measured  # a missing value's noise is unknown, and tells nothing of the others'
         return measured(self.noise_covariance(measured(w)))
 
     def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:

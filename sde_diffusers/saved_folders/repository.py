@@ -52,11 +52,12 @@ def export_folder(folder: str | Path, output: str | Path, progress: bool = False
         What was written.
 
     Raises:
-        ValueError: if `folder` holds no complete pipeline, or what lies at `output` is no empty folder.
+        ValueError: if `folder` holds no complete pipeline, or `output` is in it, or lies there and is no empty folder.
     """
     contents, output = repository_contents(folder), Path(output).resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output` must be a new or empty folder, but {output} exists.")
+    require_outside(folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(
         total=sum(content_sizes(contents).values()), unit="B", unit_scale=True, disable=None if progress else True
@@ -70,6 +71,12 @@ def export_folder(folder: str | Path, output: str | Path, progress: bool = False
                 shutil.copyfileobj(CallbackIOWrapper(bar.update, opened), written, PIECE)
         copy.replace(output)
     return contents
+
+
+def require_outside(folder: str | Path, output: Path) -> None:
+    """Raise a ValueError if `output` is within the folder, by links too: whoever copies that next would get both."""
+    if Path(folder).resolve() in output.resolve().parents:
+        raise ValueError(f"`output` must not be within the pipeline's own folder {folder}, but is {output}.")
 
 
 def folder_contents(folder: str | Path) -> Contents:

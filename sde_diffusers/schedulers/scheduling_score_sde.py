@@ -27,6 +27,7 @@ from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
+MOST_TIME_STEPS = 1_000_000
 BOUNDS = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
 # Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
 # noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
@@ -224,15 +225,16 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
         """Lay the time grid and reset the count of calls.
 
         Args:
-            num_inference_steps: number of time steps, at least 1 (not of network evaluations: see `timesteps`).
+            num_inference_steps: number of time steps, 1 to 1,000,000 (not of network evaluations: see `timesteps`).
             device: of `timesteps`.
 
         Raises:
-            ValueError: if `num_inference_steps` is no positive integer.
+            ValueError: if `num_inference_steps` is no such integer.
         """
         n = whole_number(num_inference_steps)
-        if not n >= 1:
-            raise ValueError(f"`num_inference_steps` must be a positive integer, but is {num_inference_steps!r}.")
+        if not 1 <= n <= MOST_TIME_STEPS:
+            allowed = f"a positive integer, at most {MOST_TIME_STEPS:,}"
+            raise ValueError(f"`num_inference_steps` must be {allowed}, but is {num_inference_steps!r}.")
         self.num_inference_steps = int(n)
         self.times, self._ends_step = self._plan(int(n))
         self.timesteps = self.network_time(self.times).to(device=device, dtype=torch.float32)
