@@ -53,8 +53,8 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
     size = y.abs().max().item()
     if size and not SMALLEST_SCALE <= size <= 1 / SMALLEST_SCALE:
         raise ValueError(
-            f"`{name}` must measure values between {SMALLEST_SCALE} and {1 / SMALLEST_SCALE:g} of images in [0, 1], but measures "
-            f"{size:.2g}: choose other units."
+            f"`{name}` must measure values from {SMALLEST_SCALE} to {1 / SMALLEST_SCALE:g} of images in [0, 1], but "
+            f"measures {size:.2g}: choose other units."
         )
     require_same_values(f"`{name}` measures the same images differently from call to call", operator(x), y)
     other = operator(torch.cat([z[:1], x[1:]]))
