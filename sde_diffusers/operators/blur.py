@@ -29,8 +29,7 @@ from sde_diffusers.sdes.gaussian import require_positive
 
 FEW_PIXELS = 32 * 32
 """Up to so many the matrix of a convolution is decomposed as it is, which takes half a second."""
-WIDEST = 1000
-"""Pixels, of a Gaussian's deviation: what is wider leaves one colour."""
+WIDEST = 1000  # deviation of a Gaussian, in pixels: what is wider leaves one colour
 BOUNDARIES = ("reflect", "symmetric", "replicate", "zero", "circular", "valid")
 
 
