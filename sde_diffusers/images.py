@@ -222,11 +222,13 @@ def read_images(name: str, value, channels: int | None = None, pixels: PixelForm
         ValueError: on another type, shape or range.
     """
     pixels = pixels or PixelFormat()
-    images, pictures = image_values(name, value, channels)
+    images, pictures = image_values(name, value, channels, pixels)
     return unit_values(name, images, pixels, in_units=pictures and pixels.dtype == "float32")
 
 
-def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor, bool]:
+def image_values(
+    name: str, value, channels: int | None = None, pixels: PixelFormat | None = None
+) -> tuple[Tensor, bool]:
     """Images as `read_images` takes them: their numbers as they are, (N, C, H, W), and whether PIL images held them.
 
     Raises:
@@ -240,7 +242,7 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
     pictures = isinstance(value, (list, tuple))
     given = tuple(getattr(value, "shape", ()))
     if pictures:
-        arrays = [with_channels_named(name, told_values(name, image, channels), channels) for image in value]
+        arrays = [with_channels_named(name, told_values(name, image, channels, pixels), channels) for image in value]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
         value = torch.from_numpy(np.stack(arrays))
@@ -259,12 +261,14 @@ def image_values(name: str, value, channels: int | None = None) -> tuple[Tensor,
     return images, pictures
 
 
-def told_values(name: str, image: Image.Image, channels: int | None) -> np.ndarray:
+def told_values(name: str, image: Image.Image, channels: int | None, pixels: PixelFormat | None) -> np.ndarray:
     """`picture_values` of the only picture of a file; warns where its colours become grey, as they do in training."""
     require_single(name, image)
     if channels != 1:
         return picture_values(image, channels)
     values = picture_values(image, 3)
+    if image.mode == "I" and pixels is not None and pixels.dtype == "int16" and values.max() <= 32767:
+        return values.astype(np.int16)  # as `to_pil` writes them; PIL's mode has signed numbers only
     if (values != values[:1]).any():
         warnings.warn(f"`{name}` has colours, but the model's images are grey: its luminance is read.", stacklevel=2)
         return picture_values(image, 1)

@@ -166,6 +166,13 @@ def test_arrays_that_are_not_writable_are_read_without_a_warning(recwarn):
     assert torch.equal(read_images("image", array), torch.full((1, 1, 8, 8), 0.2)) and not recwarn.list
 
 
+def test_pictures_of_signed_numbers_are_read_back_whether_some_are_below_0_or_none():
+    pixels = PixelFormat.of("int16", (-1024, 3071))
+    for low in (-1024, 0, 300):  # a uint16 picture's white would be 65535
+        unit = pixels.to_unit(torch.arange(low, low + 64).view(1, 1, 8, 8))
+        assert torch.allclose(read_images("image", to_pil(unit, pixels), 1, pixels), unit)
+
+
 def test_sixteen_bits_survive_on_their_way_to_a_file(tmp_path):
     unit = torch.linspace(0, 1, 65536).view(1, 1, 256, 256)
     to_pil(unit, PixelFormat.of("uint16"))[0].save(tmp_path / "ramp.png")

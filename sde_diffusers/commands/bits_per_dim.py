@@ -107,7 +107,7 @@ def require_measurable(pipe, files: list[Path]) -> None:
     for file in files:
         picture = opened_picture(file)
         try:
-            numbers, _ = image_values("images", picture, channels)
+            numbers, _ = image_values("images", picture, channels, pipe.pixel_format)
             height, width = numbers.shape[2:]
             if [height, width] != expected:
                 own = f"{expected[1]} x {expected[0]}"

@@ -55,7 +55,7 @@ def likelihood_start(scheduler, eps: float | None = None, dequantize=None, level
 def read_numbers(pipe, name: str, images, in_units: bool = False) -> Tensor:
     """Images as the pipeline returns them (PIL, arrays, tensors): their numbers, (N, C, H, W)."""
     if not isinstance(images, Tensor):
-        images, pictures = image_values(name, images, pipe.unet.config.in_channels)
+        images, pictures = image_values(name, images, pipe.unet.config.in_channels, pipe.pixel_format)
         if pictures and images.is_floating_point() and not in_units and pipe.pixel_format.levels is None:
             # as files are, in the units of the data
             images = pipe.pixel_format.to_unit(images, torch.float64)
