@@ -534,6 +534,7 @@ def test_to_float16():
         ({"callback_on_step_end": 5}, "callback_on_step_end"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callback_on_step_end_tensor_inputs"),
         ({"callback_on_step_end_tensor_inputs": None}, "callback_on_step_end_tensor_inputs"),
+        ({"callback_on_step_end_tensor_inputs": [["latents"]]}, "callback_on_step_end_tensor_inputs"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named):

@@ -9,6 +9,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from sde_diffusers.generators import latents_size
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.likelihood.probability_flow import ProbabilityFlow
 from sde_diffusers.likelihood.questions import check_shape, check_solver, checked_images
@@ -47,8 +48,7 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
 def decode_latents(pipe, latents, class_labels=None, rtol=1e-5, atol=1e-5, variable=None) -> ProbabilityFlowOutput:
     """See `ScoreSdePipeline.decode`."""
     check_shape(pipe, "latents", latents)
-    if not (latents.is_floating_point() and latents.isfinite().all()):
-        raise ValueError(f"`latents` must be finite floating point numbers, but are {latents.dtype} or not finite.")
+    latents_size(latents, len(latents), pipe.unet.config.in_channels)
     check_solver(rtol, atol, variable)
     flow = ProbabilityFlow(pipe, latents.shape, Guidance(pipe, len(latents), class_labels), variable)
     z = latents.to(pipe._execution_device)

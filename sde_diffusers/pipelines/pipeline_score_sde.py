@@ -343,7 +343,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         require_generators(generator, int(n), "images")
         if callback is not None and not callable(callback):
             raise ValueError(f"`callback_on_step_end` must be a function or None, but is {callback!r}.")
-        if not isinstance(inputs, (list, tuple)) or not set(inputs) <= set(LATENT_NAMES):
+        if not isinstance(inputs, (list, tuple)) or not all(name in LATENT_NAMES for name in inputs):
             what = f"a list of {LATENT_NAMES} only, but is {inputs!r}"
             raise ValueError(f"`callback_on_step_end_tensor_inputs` may be {what}.")
         if latents is not None:
