@@ -308,7 +308,7 @@ def holed_in_place(x):
         (lambda x: x @ torch.ones(3, 3), None, "does not measure 2 images"),
         (lambda x: torch.from_numpy(2 * x.numpy()), None, "adjoint"),
         (lambda x: 2 * x.detach(), None, "adjoint"),
-        (lambda x: 1e-17 * x, None, "between 1e-15 and 1e.15 .* measures .*e-17"),
+        (lambda x: 1e-17 * x, None, r"from 1e-15 to 1e\+15 .* measures .*e-17"),
         (lambda x: 1e17 * x, None, r"measures .*e\+17"),
         (holed_in_place, None, "in place"),
         (lambda x: (x.data.mul_(0.5), 2 * x)[1], None, "in place"),

@@ -161,7 +161,8 @@ def test_show_data(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "Duplicates: 1 images are in train and in test, such as train/cat/2_00.png = test/cat/again.png" in printed
     assert "scheduler.image_range=[-1, 1]: model.sigma_data=" in printed
-    assert Image.open(tmp_path / "o.png").width > 300
+    with Image.open(tmp_path / "o.png") as sheet:
+        assert sheet.width > 300
     noise(tmp_path / "data" / "train" / "dog", 1, shape=(9, 9), seed=9)
     assert show_data.main(words) == 1
     captured = capsys.readouterr()
