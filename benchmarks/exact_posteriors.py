@@ -51,6 +51,7 @@ FIRST_SEED, BIAS = 3, "bias of the mean, MMPS (30 steps)"
 DETERMINED = 1e-4  # deviation of a pixel below which nothing is left to draw
 SIGMA_MIN, SIGMA_MAX = 1e-3, 20.0
 NOISE = 0.1  # in the same range
+NOISES = ("0", "scalar", "per value")
 
 
 def operators():
@@ -140,7 +141,8 @@ class Problem(Counted):
         return (z.square() @ values / values.sum()).sqrt().quantile(0.95).item()
 
 
-def exact_table(folder, steps, only, some_operators, seeds):
+def exact_table(arguments, folder):
+    steps, only, seeds = arguments.steps, arguments.only, arguments.seeds
     path = folder / "exact.json"
     records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
     done = {(r["operator"], r["noise"], r["method"], r["seed"]) for r in records}
@@ -151,7 +153,7 @@ def exact_table(folder, steps, only, some_operators, seeds):
         write_results(folder, "exact", results, exact_lines(records))
 
     methods = {name: f for name, f in posterior_methods().items() if not only or any(o in name for o in only)}
-    cells = [(name, noise) for noise in ("scalar", "0", "per value") for name in some_operators or operators()]
+    cells = [(name, noise) for noise in arguments.noises for name in arguments.operators or operators()]
     for name, noise in tqdm(cells, desc="problems"):
         problem = Problem(operators()[name], noise)
         if problem.covariance.trace() < SIZE**2 * DETERMINED**2:
@@ -178,7 +180,7 @@ def exact_lines(records) -> str:
     """A table for each kind of noise: a row for each method, its errors of mean / covariance for each operator."""
     names = [name for name in operators() if any(r["operator"] == name for r in records)]
     text = ""
-    for noise in ("0", "scalar", "per value"):
+    for noise in NOISES:
         rows = [r for r in records if r["noise"] == noise]
         if not rows:
             continue

@@ -2,7 +2,7 @@
 
     python benchmarks/restoration.py gaussian OUTPUT_FOLDER
     python benchmarks/restoration.py exact OUTPUT_FOLDER [--steps 100] [--only WORD ...] [--operators NAME ...]
-                                                         [--seeds 1]
+                                                         [--noises NAME ...] [--seeds 1]
     python benchmarks/restoration.py nonlinear OUTPUT_FOLDER
     python benchmarks/restoration.py images OUTPUT_FOLDER [--data fashion-mnist] [--dataset FOLDER] [--count 200]
                                                           [--pipeline FOLDER] [--only WORD ...]
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 from calibration import calibration_table
-from exact_posteriors import exact_table, nonlinear_table
+from exact_posteriors import NOISES, exact_table, nonlinear_table
 from posterior_methods import generator
 from restored_images import image_table
 from side_by_side import write_results
@@ -205,6 +205,7 @@ def main():
     parser.add_argument("--steps", type=int, help="time steps of the sampler; 20, and 100 for exact")
     parser.add_argument("--only", nargs="*", default=(), help="methods whose names hold one of these words")
     parser.add_argument("--operators", nargs="*", default=(), help="exact: names of operators, all by default")
+    parser.add_argument("--noises", nargs="*", default=NOISES, choices=NOISES, help="exact: all by default")
     parser.add_argument("--seeds", type=int, default=1, help="exact: runs of each method, whose errors are pooled")
     parser.add_argument(
         "--data", choices=("fashion-mnist", "cifar10"), default="fashion-mnist", help="images, calibration: of what"
@@ -219,7 +220,8 @@ def main():
     if arguments.table == "gaussian":
         gaussian_table(arguments.folder)
     elif arguments.table == "exact":
-        exact_table(arguments.folder, arguments.steps or 100, arguments.only, arguments.operators, arguments.seeds)
+        arguments.steps = arguments.steps or 100
+        exact_table(arguments, arguments.folder)
     elif arguments.table == "nonlinear":
         nonlinear_table(arguments.folder)
     else:

@@ -353,10 +353,14 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
             raise ValueError(f"`{name}` must be {size[1]} x {size[0]} pixels as the image, but is {of}.")
         mask = torch.from_numpy(np.stack(painted))[:, None]
     else:
+        numbers = isinstance(value, Tensor) and not value.is_complex()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            numbers, value = True, value.astype(value.dtype.newbyteorder("="))
+        if not numbers or not 2 <= value.ndim <= 4 or 0 in value.shape:
+            what = f"{value.dtype} {given}" if isinstance(value, (np.ndarray, Tensor)) else type(value)
+            raise ValueError(f"`{name}` must be a PIL image, or an array or tensor of 2 to 4 axes, but is {what}.")
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value if value.ndim == 2 else np.moveaxis(value, -1, -3), order="C"))
-        if not isinstance(value, Tensor):
-            raise ValueError(f"`{name}` must be a PIL image, an array or a tensor, but is {type(value)}.")
         if value.dtype == torch.uint16:
             value = value.to(torch.int32)
             white = 65535

@@ -1,6 +1,6 @@
 """Numbers as people give them: of Python, numpy or torch.
 
-What is no number (text, a boolean, an array of several) is read as NaN, which no comparison holds for, so that
+What is no number (text, a boolean, an array with axes) is read as NaN, which no comparison holds for, so that
 
     if not 0 <= real_number(eta) < math.inf: raise ValueError(...)
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 def real_number(value) -> float | int:
     """A scalar of Python, numpy or torch as a number of Python; NaN for anything else."""
-    if isinstance(value, (Tensor, np.ndarray, np.generic)) and np.prod(value.shape) == 1:
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) and not value.shape:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
@@ -39,12 +39,13 @@ def whole_numbers(values) -> list[float | int]:
 
 
 def real_numbers(values) -> Tensor:
-    """A tensor, an array or a sequence of real numbers in float64; a NaN for anything else, complex ones too."""
+    """A tensor, an array or a sequence of real numbers in float64; a NaN for anything else, such as booleans."""
     try:
         tensor = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
     except (TypeError, ValueError, RuntimeError):  # texts, None, rows of several lengths
         return torch.tensor(math.nan, dtype=torch.float64)
-    return torch.tensor(math.nan, dtype=torch.float64) if tensor.is_complex() else tensor.double()
+    unreal = tensor.is_complex() or tensor.dtype == torch.bool
+    return torch.tensor(math.nan, dtype=torch.float64) if unreal else tensor.double()
 
 
 def plain(value):

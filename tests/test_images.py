@@ -160,6 +160,17 @@ def test_a_mask_of_another_size_is_told_as_it_was_given():
         read_mask("mask", np.ones((1, 8, 8), bool), (8, 8))
 
 
+def test_masks_that_are_none_are_refused_by_name():
+    for value in (np.ones(8, bool), np.ones((0, 8, 8, 1), bool), np.ones((8, 8), complex), np.array([[None]])):
+        with pytest.raises(
+            ValueError, match="`mask` must be a PIL image, or an array or tensor of 2 to 4 axes, but is"
+        ):
+            read_mask("mask", value, (8, 8))
+    painted = np.zeros((8, 8), ">u2")
+    painted[2, 3] = 65535
+    assert read_mask("mask", painted, (8, 8)).nonzero().tolist() == [[0, 0, 2, 3]]
+
+
 def test_arrays_that_are_not_writable_are_read_without_a_warning(recwarn):
     array = np.asarray(Image.new("L", (8, 8), 51))
     assert not array.flags.writeable

@@ -166,7 +166,7 @@ def test_observed_pixels_are_bit_for_bit_the_given_ones():
 def test_count():
     mask = random_mask((2, 1, 8, 12), 0.75, generator())
     assert Mask(mask).count(SHAPE).flatten().tolist() == [72.0, 72.0]  # 24 of 96 pixels, 3 channels
-    assert Downsampling(2).count(SHAPE).item() == 3 * 4 * 6
+    assert Downsampling(2).count(SHAPE).tolist() == [3 * 4 * 6] * 2
 
 
 def test_known_values():
@@ -198,6 +198,12 @@ def test_masks():
     assert torch.equal(pixels, random_mask((5, 1, 8, 12), 0.75, generator()))
     strokes = stroke_mask(40, 60, generator=generator())
     assert strokes.shape == (40, 60) and 0.01 < strokes.float().mean() < 0.5
+    for arguments in ({"strokes": 0}, {"strokes": 2.5}, {"thickness": -3}, {"height": 8.5}):
+        name = next(iter(arguments))
+        with pytest.raises(ValueError, match=f"`{name}` must be a whole number above 0, but is {arguments[name]}"):
+            stroke_mask(**{"height": 40, "width": 60, **arguments})
+    with pytest.raises(ValueError, match="`height`"):
+        box_mask(8.5, 12, (2, 3, 5, 9))
 
 
 def test_bicubic_is_that_of_pil():
@@ -264,7 +270,7 @@ def test_an_operator_needs_no_more_than_a():
     own, known = OwnBlur().for_images(SHAPE), Convolution([[0.25, 0.5, 0.25]], "circular")
     x, y = draw_pair(known)
     own.tolerance = 1e-12
-    assert own.measurement_shape(SHAPE) == SHAPE and own.count(SHAPE).item() == 288
+    assert own.measurement_shape(SHAPE) == SHAPE and own.count(SHAPE).tolist() == [288, 288]
     torch.testing.assert_close(own.adjoint(y), known.adjoint(y))
     seen = known.attainable(y)
     torch.testing.assert_close(own.solve(seen, 0.7, 0.1), known.solve(seen, 0.7, 0.1))

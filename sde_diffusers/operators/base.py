@@ -9,7 +9,6 @@ A(x + u) = A(x) + J u + ...
 """
 
 import copy
-import math
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
@@ -80,8 +79,10 @@ class Operator:
         return tuple(y.shape)
 
     def count(self, image_shape: tuple[int, ...]) -> Tensor:
-        """Number of measured values of each image, (N,) or (1,) float."""
-        return torch.tensor([float(math.prod(self.measurement_shape(image_shape)[1:]))])
+        """Number of measured values of each image, (N,) or (1,) float; see `measured`."""
+        operator = self.for_images(image_shape, self.device)
+        ones = torch.ones(operator.measurement_shape(image_shape), device=self.device)
+        return operator.measured(ones).flatten(1).sum(1)
 
     def shape_of_images(self, y: Tensor) -> tuple[int, ...]:
         """(C, H, W) of the images that y is a measurement of.
@@ -102,11 +103,18 @@ class Operator:
 
     def constant(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """The tensor `make()` on the device of `like`, for whose dtype it is made once: a GPU waits for each copy."""
+        self.require_floating(like)
         known = self.__dict__.setdefault("_constants", {})
         key = (name, like.device, like.dtype)
         if key not in known:
-            known[key] = make().to(like.device)
+            with torch.inference_mode(False):  # whose tensors no gradient could pass later
+                known[key] = make().to(like.device)
         return known[key]
+
+    def require_floating(self, x: Tensor) -> None:
+        """Raise a `ValueError` for integers, whose sums overflow, and whose dtype has no weights below 1."""
+        if not (x.is_floating_point() or x.is_complex()):
+            raise ValueError(f"{type(self).__name__} takes floating point images in [0, 1], but they are {x.dtype}.")
 
     def with_settings_of(self: OwnOperator, *others: "Operator") -> OwnOperator:
         """Itself, with `tolerance` and `iterations` of the first of others that does not have the default."""
@@ -357,9 +365,6 @@ class Composition(Operator):
     def measurement_shape(self, image_shape):
         return self.outer.measurement_shape(self.inner.measurement_shape(image_shape))
 
-    def count(self, image_shape):
-        return self.outer.count(self.inner.measurement_shape(image_shape))
-
     def measured(self, y):
         return self.inner.measured(y) if self.outer.pointwise else self.outer.measured(y)
 
@@ -384,9 +389,6 @@ class LinearComposition(Composition, LinearOperator):
     outer: LinearOperator
     inner: LinearOperator
     measured = LinearOperator.measured  # what A sees of B may be what B misses
-
-    def count(self, image_shape):
-        return self.measured(torch.ones(self.measurement_shape(image_shape), device=self.device)).flatten(1).sum(1)
 
     def at(self, x):
         return self

@@ -104,7 +104,7 @@ class Convolution(LinearOperator):
     """
 
     def __new__(cls, kernel=None, boundary: str = "reflect"):
-        return super().__new__(CircularConvolution if boundary == "circular" else cls)
+        return super().__new__(CircularConvolution if (cls, boundary) == (Convolution, "circular") else cls)
 
     def __init__(self, kernel: Tensor | np.ndarray | Sequence[Sequence[float]], boundary: str = "reflect"):
         self.kernel = real_numbers(kernel)

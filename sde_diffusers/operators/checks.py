@@ -163,9 +163,11 @@ def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
         back = answer(
             operator.adjoint, values, name, f"the `adjoint` of `{name}`, its own or torch's derivative, fails"
         )
-        if not isinstance(back, Tensor) or back.shape != x.shape or back.is_complex():
+        if not isinstance(back, Tensor) or back.shape != x.shape or back.dtype != x.dtype:
             what = f"{back.dtype} {tuple(back.shape)}" if isinstance(back, Tensor) else type(back).__name__
-            raise ValueError(f"`{name}` must have an adjoint that returns real images {tuple(x.shape)}, not {what}.")
+            raise ValueError(
+                f"`{name}` must have an adjoint that returns real images {tuple(x.shape)} of {x.dtype}, not {what}."
+            )
         left, right = ((a.double() * b.double()).flatten(1).sum(1) for a, b in ((seen, values), (x, back)))
         norms = seen.double().flatten(1).norm(dim=1) * values.double().flatten(1).norm(dim=1)
         difference = (left - right).abs() / (norms / math.sqrt(values[0].numel())).clamp(min=1e-300)

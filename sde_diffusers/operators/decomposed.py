@@ -93,9 +93,13 @@ class Dense(Decomposed):
 
     def _part(self, k: int, like: Tensor) -> Tensor:
         """U (m, r), the singular values (r,) or V' (r, H W)."""
-        if "_parts" not in self.__dict__:
-            self._parts = torch.linalg.svd(self._matrix(), full_matrices=False)
-        return self.constant(("part", k), like, lambda: self._parts[k].to(like.dtype))
+
+        def part():
+            if "_parts" not in self.__dict__:
+                self._parts = torch.linalg.svd(self._matrix(), full_matrices=False)
+            return self._parts[k].to(like.dtype)
+
+        return self.constant(("part", k), like, part)
 
     def _values(self, height, width):
         return self._part(1, torch.empty(0, dtype=torch.float64))
@@ -129,27 +133,28 @@ class Separable(Decomposed):
         raise NotImplementedError
 
     def measurement_shape(self, image_shape: tuple[int, ...]):
-        return (*image_shape[:2], *(len(self._axis(n)[1]) for n in image_shape[2:]))
+        return (*image_shape[:2], *(len(self._decomposed_axis(n)[1]) for n in image_shape[2:]))
 
     def _image_size(self, y):
         return tuple(self._axis_size(m) for m in y.shape[2:])
 
-    def _axis(self, n: int, like: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Singular values (r,), U (m, r) and V (n, r) along an axis of n pixels."""
+    def _decomposed_axis(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Singular values (r,), U (m, r) and V (n, r) along an axis of n pixels, in double precision."""
         known = self.__dict__.setdefault("_known_axes", {})
-        key = (n, None, None) if like is None else (n, like.device, like.dtype)
-        if (n, None, None) not in known:
-            u, s, v = torch.linalg.svd(self._axis_matrix(n), full_matrices=False)
-            known[n, None, None] = s, u, v.T
-        if key not in known:
-            known[key] = tuple(part.to(like) for part in known[n, None, None])
-        return known[key]
+        if n not in known:
+            with torch.inference_mode(False):
+                u, s, v = torch.linalg.svd(self._axis_matrix(n), full_matrices=False)
+            known[n] = s, u, v.T
+        return known[n]
+
+    def _axis(self, n: int, part: int, like: Tensor) -> Tensor:
+        return self.constant(("axis", n, part), like, lambda: self._decomposed_axis(n)[part].to(like.dtype))
 
     def _values(self, height, width):
-        return self._axis(height)[0][:, None] * self._axis(width)[0]
+        return self._decomposed_axis(height)[0][:, None] * self._decomposed_axis(width)[0]
 
     def _between(self, x, size, part, back):
-        rows, columns = (self._axis(n, x)[part] for n in size)
+        rows, columns = (self._axis(n, part, x) for n in size)
         return rows @ x @ columns.T if back else rows.T @ x @ columns
 
     def _analyse(self, x):

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
-from sde_diffusers.scalars import real_number, whole_numbers
+from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
 
 class Mask(LinearOperator):
@@ -91,12 +91,20 @@ class Rows(LinearOperator):
         return self if len(self.kept) == 1 else Rows(self.kept.repeat_interleave(samples, 0))
 
 
+def require_counts(**numbers) -> None:
+    """Raise a `ValueError` that names the first of these that is no whole number above 0."""
+    for name, value in numbers.items():
+        if not whole_number(value) > 0:
+            raise ValueError(f"`{name}` must be a whole number above 0, but is {value!r}.")
+
+
 def box_mask(height: int, width: int, box: tuple[int, int, int, int]) -> Tensor:
     """(H, W) booleans, True in rows top..bottom and columns left..right of box = (top, left, bottom, right).
 
     Raises:
-        ValueError: if the box is empty or leaves the image.
+        ValueError: if the box is empty or leaves the image, or that has no size.
     """
+    require_counts(height=height, width=width)
     sides = whole_numbers(box)
     top, left, bottom, right = sides if len(sides) == 4 else [math.nan] * 4
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
@@ -126,7 +134,12 @@ def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator
 def stroke_mask(
     height: int, width: int, strokes: int = 4, thickness: int = 3, generator: torch.Generator | None = None
 ) -> Tensor:
-    """(H, W) booleans, True under free-form brush strokes: broken lines of random corners."""
+    """(H, W) booleans, True under free-form brush strokes: broken lines of random corners.
+
+    Raises:
+        ValueError: unless all numbers are whole and above 0.
+    """
+    require_counts(height=height, width=width, strokes=strokes, thickness=thickness)
     picture = Image.new("L", (width, height))
     for _ in range(strokes):
         corners = torch.rand(4, 2, generator=generator) * torch.tensor([width, height])

@@ -30,11 +30,10 @@ class Radon(LinearOperator):
         self.angles = (torch.arange(count) * (180.0 / count)).double() if count > 0 else real_numbers(angles)
         if self.angles.ndim != 1 or not len(self.angles) or not self.angles.isfinite().all():
             raise ValueError(f"`angles` must be finite numbers of degrees, or their number, but are {angles!r}.")
-        self._known_places: dict = {}
 
     @staticmethod
     def _bins(height, width) -> int:
-        return 2 * math.ceil(math.hypot(height - 1, width - 1) / 2) + 1
+        return 2 * max(math.ceil(math.hypot(height - 1, width - 1) / 2), 1) + 1
 
     def measurement_shape(self, image_shape: tuple[int, ...]):
         if image_shape[1] != 1:
@@ -43,19 +42,23 @@ class Radon(LinearOperator):
 
     def _places(self, size, like):
         """Of each angle and pixel (angles, H W): the lower of its two bins, counted over all angles, and its share."""
-        key = (size, like.device, like.dtype)
-        if key not in self._known_places:
-            height, width = size
+        height, width = size
+        bins = self._bins(height, width)
+
+        def places():
             rows, columns = torch.arange(height).double(), torch.arange(width).double()
             across = (columns - (width - 1) / 2).expand(height, -1).flatten()
             up = ((height - 1) / 2 - rows)[:, None].expand(-1, width).flatten()
             radians = torch.deg2rad(self.angles)[:, None]
-            bins = self._bins(height, width)
-            place = across * radians.cos() + up * radians.sin() + (bins - 1) / 2
-            lower = place.floor().clamp(0, bins - 2)
-            index = lower.long() + bins * torch.arange(len(self.angles))[:, None]
-            self._known_places[key] = index.to(like.device), (lower + 1 - place).to(like)
-        return self._known_places[key]
+            return across * radians.cos() + up * radians.sin() + (bins - 1) / 2
+
+        def lower():
+            return places().floor().clamp(0, bins - 2)
+
+        index = self.constant(
+            ("index", size), like, lambda: lower().long() + bins * torch.arange(len(self.angles))[:, None]
+        )
+        return index, self.constant(("share", size), like, lambda: (lower() + 1 - places()).to(like.dtype))
 
     def __call__(self, x: Tensor):
         index, share = self._places(tuple(x.shape[2:]), x)

@@ -24,6 +24,7 @@ class Downsampling(LinearOperator):
         return smaller_shape(image_shape, self.factor)
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         return avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Tensor):

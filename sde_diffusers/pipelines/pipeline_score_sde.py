@@ -305,8 +305,9 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
 
         Args:
             tile_size: side in pixels, one that the network takes.
-            overlap: of neighbouring tiles, 4 to half of `tile_size`; None = a quarter. Both should be multiples of
-                what the network takes in one step (of its patches and strides), which then lie alike in all tiles.
+            overlap: of neighbouring tiles, 4 to half of `tile_size`; None = a quarter, but at least 4. Both should be
+                multiples of what the network takes in one step (of its patches and strides), which then lie alike in
+                all tiles.
 
         Raises:
             ValueError: on other numbers.
@@ -314,7 +315,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         size = whole_number(tile_size)
         if not size >= 8:
             raise ValueError(f"`tile_size` must be an integer of at least 8, but is {tile_size!r}.")
-        common = size // 4 if overlap is None else whole_number(overlap)
+        common = max(size // 4, 4) if overlap is None else whole_number(overlap)
         if not 4 <= common <= size // 2:
             raise ValueError(f"`overlap` must be an integer from 4 to {size // 2}, but is {overlap!r}.")
         before, self.tiles = self.tiles, Tiles(int(size), int(common))

@@ -25,7 +25,7 @@ from sde_diffusers.operators.channels import Grayscale
 from sde_diffusers.operators.checks import check_operator
 from sde_diffusers.operators.masks import Mask
 from sde_diffusers.operators.resampling import Bicubic, Downsampling
-from sde_diffusers.parameterization import require_choice
+from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
 from sde_diffusers.posteriors.base import PosteriorMethod, posterior_output
 from sde_diffusers.posteriors.exact import ExactPart
@@ -93,14 +93,15 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
         Args:
             measurement: (N, ...) floating point, of the shape that `operator` gives to N images, in units of images in
-                [0, 1]. What it holds at missing pixels does not matter.
+                [0, 1]. What it holds at missing pixels, such as NaN, does not matter.
             operator: A, one of `sde_diffusers.operators`, or any `LinearOperator` or `Operator` of yours. It is tried
                 before anything is drawn: see `sde_diffusers.operators.checks`.
             noise_std: deviation of the measurement's independent noise, in the same units: a number; one for each of
                 the N measurements (list or tensor), or for each measured value (a tensor of two or more dimensions
-                that broadcasts to the measurement). Where it is 0 the images reproduce the measurement: observed
-                pixels exactly, other operators' values but for the clipping to [0, 1] and the operator's `tolerance`;
-                those of a nonlinear operator as well as the method does it. For counts see `poisson_noise_std`.
+                that broadcasts to the measurement); at most 1e15. Where it is 0 the images reproduce the measurement:
+                observed pixels in [0, 1] exactly, other operators' values but for the clipping to [0, 1] and the
+                operator's `tolerance`; those of a nonlinear operator as well as the method does it. For counts see
+                `poisson_noise_std`.
             method: "mmps", "pigdm", "dps", "projection", "tmpd", "diffpir" or "daps" (see
                 `sde_diffusers.posteriors`), or an instance of one of these with other parameters: `MMPS(steps=5)`.
             num_samples: number K of samples for each measurement.
@@ -140,6 +141,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         check_operator(repeated, shape)
         one_each = operator.for_images((len(measurement), *shape[1:]), device)
         self._require_measured("measurement", measurement, one_each, size)
+        if not one_each.measured(measurement.to(device, torch.float32)).isfinite().all():
+            raise ValueError("`measurement` must be finite in float32, but holds infinite values or NaN.")
         noise_std = read_noise_std(noise_std, measurement)
         if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
             raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
@@ -167,6 +170,11 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         )
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
+        if chosen.changes_denoiser and steps == 1 and self._starts_from_pure_noise():
+            raise ValueError(
+                "`num_inference_steps` must be at least 2, but is 1: this scheduler starts from pure noise, which"
+                " does not tell how images vary, and so not what the measurement says of them."
+            )
         self.scheduler.leave_fit()  # which is to the network's answers alone
 
         measurement = measurement.to(device, torch.float32).repeat_interleave(num_samples, 0)
@@ -218,9 +226,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them. Of any size that
                 the network takes, as in all of these methods.
-            mask: white (True, 1) where pixels are missing, whatever `image` holds there: a PIL image painted by hand
-                (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor. One, or
-                one for each image, or several for one image.
+            mask: white (True, 1) where pixels are missing, of whatever colour they are in `image`: a PIL image painted
+                by hand (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor.
+                One, or one for each image, or several for one image.
             kwargs: of `__call__`.
         """
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
@@ -301,8 +309,6 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2 or not len(y):
             what = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"`{name}` must be a floating point tensor (N, ...), but is {what}.")
-        if not y.isfinite().all():
-            raise ValueError(f"`{name}` must be finite, but holds infinite values or NaN.")
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size
         sides = [whole_number(size)] * 2 if whole_number(size) > 0 else whole_numbers(size)
@@ -323,6 +329,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 f"`{name}` must have the shape {expected}, what {type(operator).__name__} makes of images "
                 f"{shape[1:]}, but has {tuple(y.shape)}."
             )
+
+    def _starts_from_pure_noise(self) -> bool:
+        t = self.scheduler.times[0]
+        return bool(self.scheduler.sde.sigma(t) > self.scheduler.sde.alpha(t) * PURE_NOISE)
 
     def _kernel_reached(self) -> tuple[float, float]:
         """alpha and sigma of the state after a step that ended at a grid point."""

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
-from sde_diffusers.operators.checks import PRECISION, answer, require_adjoint, require_linear
+from sde_diffusers.operators.checks import PRECISION, SMALLEST_SCALE, answer, require_adjoint, require_linear
 from sde_diffusers.operators.least_squares import like_images, ritz_values
-from sde_diffusers.scalars import real_number
+from sde_diffusers.operators.weighted import Scaled, Weights, spread_of_values
+from sde_diffusers.scalars import real_number, real_numbers
+
+LEAST_KNOWN = 1e-3
+"""Deviation of a measured value's noise, in units of how far the value varies, below which it is in units of that."""
 
 
 @dataclass
@@ -37,9 +41,11 @@ class Measurement:
     drawn_from: tuple | None = None
 
     @property
-    def noiseless(self) -> bool:
-        """Whether the measurement is exact, of all images."""
-        return self.noise_covariance is None and not isinstance(self.noise_std, Tensor) and self.noise_std == 0
+    def noiseless(self) -> Tensor:
+        """Whether the measurement is exact, of each image: (N, 1, ..., 1) booleans, or one for all."""
+        if self.noise_covariance is not None or not is_white(self.noise_std):
+            return torch.tensor(False)
+        return torch.as_tensor(self.noise_std == 0)
 
     def noise(self, w: Tensor) -> Tensor:
         """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""
@@ -85,6 +91,9 @@ class InRange(Operator):
             )
         return y
 
+    def at(self, x):
+        return Scaled(self.operator.at((x - self.low) / self.width), 1 / self.width)
+
     def count(self, image_shape):
         return self.operator.count(image_shape)
 
@@ -93,7 +102,7 @@ class InRange(Operator):
 
 
 def in_model_range(operator, y, noise_std, noise_covariance, image_range, shape) -> Measurement:
-    """The measurement of images in a network's range, low + (high - low) x.
+    """The measurement of images in a network's range, low + (high - low) x; see `in_units_of_noise`.
 
     Args:
         operator, y, noise_std, noise_covariance: as for a `Measurement`, of images (N, C, H, W) in [0, 1].
@@ -102,10 +111,28 @@ def in_model_range(operator, y, noise_std, noise_covariance, image_range, shape)
     low, high = image_range
     width, half = high - low, (high - low) / 2
     if not operator.linear:
-        return Measurement(InRange(operator, low, high), y, noise_std, half, noise_covariance)
+        operator = InRange(operator, low, high)
+        return in_units_of_noise(Measurement(operator, y, noise_std, half, noise_covariance), image_range, shape)
     offset = operator(torch.full(shape, low, device=y.device, dtype=y.dtype))
     covariance = None if noise_covariance is None else lambda w: width**2 * noise_covariance(w)
-    return Measurement(operator, offset + width * y, width * noise_std, half, covariance)
+    measurement = Measurement(operator, offset + width * y, width * noise_std, half, covariance)
+    return in_units_of_noise(measurement, image_range, shape)
+
+
+def in_units_of_noise(measurement: Measurement, image_range, shape) -> Measurement:
+    """A measurement whose noise differs from value to value, each value divided by its deviation s: A / s, y / s.
+
+    The posterior is the same; what does not solve for it exactly then counts values by how well they are known,
+    whatever their units. The least s is `LEAST_KNOWN` times what the value varies by, for exact values, too.
+    """
+    if is_white(measurement.noise_std) or measurement.noise_covariance is not None:
+        return measurement
+    std = measurement.noise_std
+    scale = torch.maximum(std, LEAST_KNOWN * spread_of_values(measurement.operator, shape, *image_range).to(std))
+    scale = torch.where(scale > 0, scale, 1)  # nothing is measured there
+    operator = Weights(1 / scale) @ measurement.operator
+    operator.image_shape, operator.device = measurement.operator.image_shape, measurement.operator.device
+    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=std / scale)
 
 
 def is_white(noise_std) -> bool:
@@ -122,17 +149,17 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
         y: (N, ...).
 
     Raises:
-        ValueError: on another shape, or values that are not finite or below 0.
+        ValueError: on another shape, or values out of range.
     """
+    largest = 1 / SMALLEST_SCALE
     allowed = (
-        f"a finite number of at least 0, {len(y)} of them (one for each measurement), or a tensor of two or more "
+        f"a number from 0 to {largest:g}, {len(y)} of them (one for each measurement), or a tensor of two or more "
         f"dimensions that broadcasts to the measurement's {tuple(y.shape)}"
     )
     if isinstance(noise_std, (list, tuple, np.ndarray)):
-        try:
-            noise_std = torch.as_tensor(np.asarray(noise_std, dtype=np.float64))
-        except (TypeError, ValueError):
-            raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.") from None
+        given, noise_std = noise_std, real_numbers(noise_std)
+        if noise_std.isnan().any():
+            raise ValueError(f"`noise_std` must be {allowed}, but is {given!r}.")
     if isinstance(noise_std, Tensor):
         what = f"has shape {tuple(noise_std.shape)}"
         if noise_std.ndim == 1:
@@ -142,7 +169,7 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             fits = noise_std.ndim <= y.ndim and all(a in (1, b) for a, b in sizes)
         if not fits or noise_std.is_complex() or noise_std.dtype == torch.bool:
             raise ValueError(f"`noise_std` must be {allowed}, but {what} of {noise_std.dtype}.")
-        if not (noise_std.isfinite() & (noise_std >= 0)).all():
+        if not ((noise_std >= 0) & (noise_std <= largest)).all():
             raise ValueError(
                 f"`noise_std` must be {allowed}, but reaches from {noise_std.min()} to {noise_std.max()}."
             )
@@ -150,7 +177,7 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             return noise_std.flatten()[0].item()
         noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
         return noise_std.to(y.device, torch.float32)
-    if not 0 <= real_number(noise_std) < math.inf:
+    if not 0 <= real_number(noise_std) <= largest:
         raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.")
     return float(real_number(noise_std))
 

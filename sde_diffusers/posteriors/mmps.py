@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -61,5 +60,10 @@ class MMPS(PosteriorMethod):
 
         # the residual is a difference of measurements, and no better known than these
         rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
-        precondition = partial(operator.solve, a=1.0, b=0.0) if measurement.noiseless and operator.direct else None
-        return krylov_solution(system, residual, self.steps, rounding=rounding, precondition=precondition)[0]
+        exact = measurement.noiseless.to(residual.device)
+
+        def precondition(r):
+            return torch.where(exact, operator.solve(r, 1.0, 0.0), r)
+
+        known = precondition if operator.direct and exact.any() else None
+        return krylov_solution(system, residual, self.steps, rounding=rounding, precondition=known)[0]

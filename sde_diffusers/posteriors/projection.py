@@ -49,10 +49,8 @@ class Projection(PosteriorMethod):
         operator = measurement.operator.at(x)  # itself
         length = 1.0 if operator.gram is None else math.sqrt(operator.gram)
         noise = torch.as_tensor(alpha * per_image(measurement.noise_std, x) / length)
-        left = noise > sigma
-        if noise.device.type == "cpu" and left.all():  # one of a GPU is not waited for
-            return x
+        left = noise > sigma  # drawn for all the same: an image of its own generator must not depend on the others
         added = expand_like((sigma**2 - noise**2).clamp(min=0).sqrt(), x)
         # y plus A times white noise, so that also its covariance is that of A x_t
         projected = operator.consistent(x, alpha * measurement.y + operator(added * draw()))
-        return projected if left.ndim == 0 else torch.where(left, x, projected)
+        return torch.where(left.to(x.device, non_blocking=True), x, projected)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import Measurement, per_value
+from sde_diffusers.sdes.gaussian import require_positive
 
 
 @dataclass
@@ -28,8 +29,7 @@ class TMPD(PosteriorMethod):
     floor: float = 1e-3
 
     def __post_init__(self):
-        if not self.floor > 0:
-            raise ValueError(f"`floor` must be above 0, but is {self.floor!r}.")
+        require_positive(floor=self.floor)
 
     def check(
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
