@@ -162,9 +162,7 @@ def test_a_mask_of_another_size_is_told_as_it_was_given():
 
 def test_masks_that_are_none_are_refused_by_name():
     for value in (np.ones(8, bool), np.ones((0, 8, 8, 1), bool), np.ones((8, 8), complex), np.array([[None]])):
-        with pytest.raises(
-            ValueError, match="`mask` must be a PIL image, or an array or tensor of 2 to 4 axes, but is"
-        ):
+        with pytest.raises(ValueError, match="`mask` must be .* an array or tensor of 2 to 4 axes, but is"):
             read_mask("mask", value, (8, 8))
     painted = np.zeros((8, 8), ">u2")
     painted[2, 3] = 65535
