@@ -54,8 +54,8 @@ def numbered_classes(class_labels, class_names: list[str] | None):
 
     if isinstance(class_labels, str):
         return number(class_labels)
-    if hasattr(class_labels, "tolist") and getattr(getattr(class_labels, "dtype", None), "kind", "") in "UO":
-        class_labels = class_labels.tolist()  # an array of text
+    if isinstance(class_labels, np.ndarray):
+        class_labels = class_labels.tolist()  # of text, or of types that torch lacks
     if isinstance(class_labels, (list, tuple)) and any(isinstance(label, str) for label in class_labels):
         return [number(label) for label in class_labels]
     return class_labels

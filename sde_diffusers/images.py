@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sde_diffusers.whole_pictures import require_whole
+
 INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
 VALUE_TYPES = (*INTEGER_RANGES, "float32")
 # torch computes next to nothing with uint16: tensors hold such values as int32.
@@ -57,7 +59,7 @@ class PixelFormat:
                 f"`value_range` must be finite numbers (low, high) with low < high, but is {value_range}."
             )
         if dtype == "float32":
-            return cls(dtype, float(low), float(high))
+            return cls(dtype, float(np.float32(low)), float(np.float32(high)))  # as its values are kept
         least, most = INTEGER_RANGES[dtype]
         if low != int(low) or high != int(high) or low < least or high > most:
             raise ValueError(
@@ -87,7 +89,7 @@ class PixelFormat:
         """[0, 1] -> values, a tensor of `torch_dtype`; integers are rounded, and clipped to (low, high)."""
         values = self.low + (self.high - self.low) * unit.float()
         if self.dtype == "float32":
-            return values
+            return values.clamp(self.low, self.high)  # but for rounding, they lie between
         return values.round().clamp(self.low, self.high).to(self.torch_dtype)
 
 
@@ -255,6 +257,8 @@ def image_values(
     if not isinstance(value, Tensor):
         raise ValueError(f"`{name}` must be a PIL image, a list of them, an array or a tensor, but is {type(value)}.")
     images = value[None] if value.ndim == 3 else value
+    if images.is_complex():
+        raise ValueError(f"`{name}` must hold real numbers, but is {images.dtype}.")
     if images.ndim != 4 or not images.numel() or (channels is not None and images.shape[1] != channels):
         expected = f"{'C' if channels is None else channels} channels"
         raise ValueError(f"`{name}` must hold images with {expected}, but has shape {given or tuple(value.shape)}.")
@@ -263,7 +267,7 @@ def image_values(
 
 def told_values(name: str, image: Image.Image, channels: int | None, pixels: PixelFormat | None) -> np.ndarray:
     """`picture_values` of the only picture of a file; warns where its colours become grey, as they do in training."""
-    require_single(name, image)
+    require_whole(name, image)
     if channels != 1:
         return picture_values(image, channels)
     values = picture_values(image, 3)
@@ -273,21 +277,6 @@ def told_values(name: str, image: Image.Image, channels: int | None, pixels: Pix
         warnings.warn(f"`{name}` has colours, but the model's images are grey: its luminance is read.", stacklevel=2)
         return picture_values(image, 1)
     return values[:1]
-
-
-def require_single(name: str, image: Image.Image) -> None:
-    """Raise a ValueError if a file of several pictures is given, of which only one would be read.
-
-    A camera's MPO file has its photograph first, and what belongs to that after it.
-    """
-    if image.format == "MPO":
-        return
-    try:
-        count = getattr(image, "n_frames", 1)
-    except ValueError:  # its file is closed, and this picture all that was read
-        return
-    if count > 1:
-        raise ValueError(f"`{name}` holds {count} pictures in one file: choose one by `seek`, and give its `copy()`.")
 
 
 def with_channels_named(name: str, values: np.ndarray, channels: int | None) -> np.ndarray:
@@ -345,7 +334,7 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
     given = tuple(getattr(value, "shape", ()))
     if isinstance(value, (list, tuple)) and value and all(isinstance(image, Image.Image) for image in value):
         for image in value:
-            require_single(name, image)
+            require_whole(name, image)
         painted = [painted_pixels(image) for image in value]
         sizes = {(mask.shape[1], mask.shape[0]) for mask in painted}
         if sizes != {(size[1], size[0])}:

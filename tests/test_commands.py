@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -296,7 +297,7 @@ def test_options_of_several_values_come_last(capsys):
         assert error.startswith(f"usage: sde-diffusers {words[0]} [-h] model")
         assert f"{words[1]} takes all that follows: it comes last, or is ended by --" in error
     options = command_line().parse_args(["sample", "--class", "Bag", "3", "--", "model", "out"])
-    assert (options.classes, options.model, str(options.output)) == (["Bag", 3], "model", "out")
+    assert (options.classes, options.model, str(options.output)) == (["Bag", "3"], "model", "out")
 
 
 def test_an_array_by_any_spelling(model, capsys, tmp_path):
@@ -310,3 +311,103 @@ def test_completion(capsys):
         main(["--print-completion", "bash"])
     script = capsys.readouterr().out
     assert stop.value.code == 0 and "bits-per-dim" in script and "--guidance-scale" in script
+
+
+def saved(folder, **config):
+    """A tiny model of 8 x 8 images in a folder."""
+    torch.manual_seed(0)
+    options = {"in_channels": 1, "block_out_channels": (8,), "layers_per_block": 1, "scale_by_sigma": False, **config}
+    unet = NCSNppUNet2DModel(sample_size=8, attention_resolutions=(), **options)
+    ScoreSdePipeline(unet=unet.eval(), scheduler=ScoreSdeExponentialScheduler(sde="vp")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_class_that_is_named_by_a_number(tmp_path, capsys):
+    """`--class 1` is the class of that name, the first; a number that is no name is a number."""
+    folder = saved(tmp_path / "model", num_class_embeds=4, class_names=["1", "2", "3"])
+    pipe = ScoreSdePipeline.from_pretrained(folder)
+    for word, number in [("1", 0), ("3", 2), ("0", 0)]:
+        answer(capsys, "sample", folder, tmp_path / f"{word}.npy", "--class", word, "--steps", 2)
+        expected = pipe(
+            1, 2, class_labels=number, generator=[torch.Generator().manual_seed(0)], output_type="np"
+        ).images
+        np.testing.assert_array_equal(np.load(tmp_path / f"{word}.npy"), (255 * expected).round().astype(np.uint8))
+    assert main(["sample", folder, str(tmp_path / "other"), "--class", "7"]) == 1
+
+
+@pytest.mark.parametrize("command", ["sample", "array", "restore", "fit-sampler"])
+def test_a_full_disk_leaves_nothing_half(tmp_path, capsys, command):
+    """A process that can write files of 50 bytes only."""
+    folder, out = saved(tmp_path / "model"), tmp_path / "out"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "picture.png")
+    words = {
+        "sample": ["sample", folder, str(out), "--steps", "1"],
+        "array": ["sample", folder, f"{out}.npy", "--steps", "1", "--number", "4"],
+        "restore": [
+            "restore",
+            "deblur",
+            folder,
+            str(tmp_path / "picture.png"),
+            str(out),
+            "--blur",
+            "1",
+            "--steps",
+            "1",
+        ],
+        "fit-sampler": ["fit-sampler", folder, "--steps", "2", "--latents", "8"],
+    }[command]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    limited = (
+        "import resource, signal, sys; from sde_diffusers.cli import main; import torch, tqdm\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"import sde_diffusers; resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\nsys.exit(main({words!r}))"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_noise_is_not_that_of_fitted_steps(tmp_path, capsys):
+    """With `--eta 1`, as the model was saved, the steps that were fitted to the ODE are not taken."""
+    folder = Path(__file__).parents[1] / "pretrained" / "fashion-mnist-ve"
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    assert config["eta"] == 1 and "3" in config["fits"]["steps"]
+    answer(capsys, "sample", folder, tmp_path / "noisy.npy", "--steps", 3, "--eta", 1)
+    answer(capsys, "sample", folder, tmp_path / "fitted.npy", "--steps", 3)
+    assert (np.load(tmp_path / "noisy.npy") != np.load(tmp_path / "fitted.npy")).any()
+
+
+def test_what_no_picture_holds_is_refused_with_what_does(tmp_path, capsys):
+    folder = saved(tmp_path / "model", in_channels=5)
+    assert main(["sample", folder, str(tmp_path / "out")]) == 1
+    assert "name a file of numbers, such as" in capsys.readouterr().err
+    answer(capsys, "sample", folder, tmp_path / "out.npy", "--steps", 1)
+    assert np.load(tmp_path / "out.npy").shape == (1, 8, 8, 5)
+
+
+def test_floating_point_pictures_at_the_end_of_their_range(tmp_path, capsys):
+    """1.1 is not a number of float32, in which pictures are kept: the nearest is above it."""
+    folder = saved(tmp_path / "model", value_dtype="float32", value_range=[-0.5, 1.1])
+    pixels = np.full((8, 8), 1.1, np.float32)
+    pixels[0] = -0.5
+    Image.fromarray(pixels).save(tmp_path / "ends.tiff")
+    assert np.isfinite(answer(capsys, "bits-per-dim", folder, tmp_path / "ends.tiff")["mean"])
+    answer(capsys, "sample", folder, tmp_path / "drawn", "--steps", 1)
+    assert np.isfinite(answer(capsys, "bits-per-dim", folder, tmp_path / "drawn")["mean"])
+
+
+def test_every_coloured_picture_is_told_of(tmp_path, capsys):
+    folder = saved(tmp_path / "model")
+    for name in ("one", "two"):
+        Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / f"{name}.png")
+    assert main(["bits-per-dim", folder, str(tmp_path / "one.png"), str(tmp_path / "two.png")]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "luminance" in line]
+    assert [line.split(" has colours")[0] for line in told] == [str(tmp_path / f"{n}.png") for n in ("one", "two")]
+
+
+def test_deep_colours_are_not_halved(tmp_path, capsys):
+    folder = saved(tmp_path / "model", in_channels=3)
+    pixels = np.arange(192, dtype=np.uint16).reshape(8, 8, 3) * 256
+    tifffile.imwrite(tmp_path / "deep.tiff", pixels, photometric="rgb")
+    assert main(["bits-per-dim", folder, str(tmp_path / "deep.tiff")]) == 1
+    assert "colours of 16 bits, of which PIL keeps 8" in capsys.readouterr().err

@@ -160,6 +160,12 @@ def test_a_mask_of_another_size_is_told_as_it_was_given():
         read_mask("mask", np.ones((1, 8, 8), bool), (8, 8))
 
 
+def test_numbers_that_are_not_real_are_refused():
+    for value in (np.ones((8, 8), complex), torch.ones(1, 8, 8, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match="`images` must hold real numbers, but is torch.complex"):
+            read_images("images", value)
+
+
 def test_masks_that_are_none_are_refused_by_name():
     for value in (np.ones(8, bool), np.ones((0, 8, 8, 1), bool), np.ones((8, 8), complex), np.array([[None]])):
         with pytest.raises(ValueError, match="`mask` must be .* an array or tensor of 2 to 4 axes, but is"):

@@ -50,9 +50,11 @@ def add_model_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs instead of text")
 
 
-def class_label(text: str) -> int | str:
-    """A class by its number or its name."""
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+def class_of(pipe, label: str | None) -> int | str | None:
+    """A class by its name or, for what is the name of none, by its number."""
+    if label is None or label in (pipe.class_names or ()) or not re.fullmatch(r"-?\d+", label):
+        return label
+    return int(label)
 
 
 def integer(least: int, most: int = MOST) -> Callable[[str], int]:

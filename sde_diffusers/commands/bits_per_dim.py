@@ -2,16 +2,18 @@
 
 import json
 import math
+import sys
+import warnings
 from pathlib import Path
 
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_label,
+    class_of,
     loaded_pipeline,
+    number,
     own_generators,
     positive_integer,
-    positive_number,
     seed_number,
 )
 from sde_diffusers.commands.picture_files import opened_picture, pictures_of
@@ -34,7 +36,7 @@ def add_bits_per_dim_parser(commands) -> None:
     )
     add_model_arguments(parser)
     parser.add_argument("pictures", type=Path, nargs="+", help="files, or folders of them, of the model's size")
-    parser.add_argument("--class", dest="label", type=class_label, help="the likelihood given this class")
+    parser.add_argument("--class", dest="label", help="the likelihood given this class")
     parser.add_argument(
         "--dequantize",
         choices=("uniform", "truncated_normal"),
@@ -44,7 +46,8 @@ def add_bits_per_dim_parser(commands) -> None:
     )
     parser.add_argument("--passes", type=positive_integer, help="dequantizations that are averaged (default: 1)")
     parser.add_argument("--probes", type=positive_integer, default=1, help="of the trace, for each (default: 1)")
-    parser.add_argument("--tolerance", type=positive_number, default=1e-5, help="of the ODE's solver (default: 1e-5)")
+    tolerance = number("from 1e-12 to 0.1", lambda value: 1e-12 <= value <= 0.1)
+    parser.add_argument("--tolerance", type=tolerance, default=1e-5, help="of the ODE's solver (default: 1e-5)")
     parser.add_argument("--seed", type=seed_number, default=0, help="of the first picture (default: 0)")
     parser.add_argument("--batch-size", type=positive_integer, default=16, help="pictures at once (default: 16)")
     parser.set_defaults(run=run_bits_per_dim)
@@ -61,6 +64,7 @@ def run_bits_per_dim(options) -> int:
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     require_measurable(pipe, files)
+    label = class_of(pipe, options.label)
     bits, estimates, nfe = [], [], []
     with tqdm(total=len(files), unit="picture", disable=None) as bar:
         for start in range(0, len(files), options.batch_size):
@@ -74,7 +78,7 @@ def run_bits_per_dim(options) -> int:
                 probes=options.probes,
                 rtol=options.tolerance,
                 atol=options.tolerance,
-                class_labels=options.label,
+                class_labels=label,
             )
             bits += output.bits_per_dim.tolist()
             estimates.append(output.estimates.cpu())
@@ -107,7 +111,12 @@ def require_measurable(pipe, files: list[Path]) -> None:
     for file in files:
         picture = opened_picture(file)
         try:
-            numbers, _ = image_values("images", picture, channels, pipe.pixel_format)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                numbers, _ = image_values("images", picture, channels, pipe.pixel_format)
+            for note in told:
+                print(f"{file} {str(note.message).removeprefix('`images` ')}", file=sys.stderr)
+            warnings.filterwarnings("ignore", "`images` has colours")  # told of by the file's name
             height, width = numbers.shape[2:]
             if [height, width] != expected:
                 own = f"{expected[1]} x {expected[0]}"

@@ -6,14 +6,14 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_label,
+    class_of,
     integer,
     loaded_pipeline,
     number_from_zero,
     positive_integer,
     seed_number,
 )
-from sde_diffusers.commands.picture_files import require_picture_name, require_writable
+from sde_diffusers.commands.picture_files import require_picture_name, require_writable, save_picture, write_whole
 
 FIT_EXAMPLES = """
   sde-diffusers fit-sampler runs/demo/pipeline
@@ -40,7 +40,7 @@ def add_fit_sampler_parser(commands) -> None:
     )
     parser.add_argument("--output", type=Path, help="a new folder for the model (default: the model's own folder)")
     parser.add_argument("--picture", type=Path, help="a new picture: solutions of the ODE, default steps, fitted ones")
-    parser.add_argument("--class", dest="label", type=class_label, metavar="CLASS", help="(default: all in turn)")
+    parser.add_argument("--class", dest="label", metavar="CLASS", help="(default: all in turn)")
     parser.add_argument(
         "--guidance-scale", type=number_from_zero, default=1.0, help="of the sampling to come (default: 1, none)"
     )
@@ -87,7 +87,7 @@ def run_fit_sampler(options) -> int:
             pipe,
             options.steps,
             torch.Generator().manual_seed(options.seed),
-            options.label,
+            class_of(pipe, options.label),
             guidance_scale=options.guidance_scale,
             guide_scale=options.guide_scale,
             num_latents=options.latents,
@@ -99,7 +99,7 @@ def run_fit_sampler(options) -> int:
     elif any(folder.glob("*.py")):  # whose code is then this version's, too
         pipe.save_pretrained(folder)
     else:
-        pipe.scheduler.save_config(folder / "scheduler")
+        write_whole(folder / "scheduler" / pipe.scheduler.config_name, pipe.scheduler.to_json_string().encode())
     if options.picture is not None:
         save_fit_picture(fits, options.picture)
     if options.json:
@@ -123,5 +123,4 @@ def save_fit_picture(fits, path: Path) -> None:
     rows = [fits[0].images["solution"]] + [fit.images[name] for fit in fits for name in ("default", "fitted")]
     grid = torch.cat([torch.cat([*row[:SHOWN]], 2) for row in rows], 1)  # (C, rows H, SHOWN W)
     values = (255 * grid).round().byte().permute(1, 2, 0).squeeze(2).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
+    save_picture(Image.fromarray(values), path)

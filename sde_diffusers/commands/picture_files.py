@@ -1,5 +1,6 @@
 """Pictures as files: those that a command is given, and those that it writes."""
 
+import io
 import os
 from collections import Counter
 from pathlib import Path
@@ -30,16 +31,22 @@ def opened_picture(path: Path, argument: str | None = None):
     """The picture in a file, whole. Raises a ValueError that names the file if it holds none, or several."""
     from PIL import Image
 
+    from sde_diffusers.whole_pictures import deeper_than_pil, pictures_in
+
     if path.is_dir():
         raise ValueError(f"{argument or 'A picture'} must be a file, but {path} is a folder.")
     try:
         with Image.open(path) as image:
-            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a camera's photograph is the first
+            deep, count = deeper_than_pil(image), pictures_in(image)
             image.load()
     except Exception as error:  # of any kind, since damaged files provoke any
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if deep:
+        raise ValueError(f"{path} holds colours of 16 bits, of which PIL keeps 8: give them in Python, as an array.")
     if count > 1:
-        raise ValueError(f"{path} holds {count} pictures: give each in a file of its own.")
+        raise ValueError(
+            f"{path} holds {count} pictures: give each in a file of its own, and bands in Python, as an array."
+        )
     return image
 
 
@@ -76,5 +83,28 @@ def save_pictures(pictures: dict, folder: Path) -> list[Path]:
     paths = []
     for name, image in pictures.items():
         paths.append(folder / f"{name}{'.tiff' if image.mode in ('I', 'F') else '.png'}")
-        image.save(paths[-1])
+        save_picture(image, paths[-1])
     return paths
+
+
+def save_picture(image, path: Path) -> None:
+    """Write a PIL image in the format that its name says; see `write_whole`."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[path.suffix.lower()])
+    write_whole(path, content.getvalue())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that has its name only once all of it is on the disk, in a folder that is made if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    try:
+        with incomplete.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(incomplete, path)
+    finally:
+        incomplete.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_label,
+    class_of,
     integer,
     loaded_pipeline,
     number,
@@ -70,7 +70,7 @@ def add_restore_parser(commands) -> None:
         )
         options.add_argument("--samples", type=positive_integer, default=1, help="number of results (default: 1)")
         options.add_argument("--steps", type=positive_integer, help="time steps (default: the sampler's own)")
-        options.add_argument("--class", dest="label", type=class_label, help="what the picture shows")
+        options.add_argument("--class", dest="label", help="what the picture shows")
         options.add_argument("--seed", type=seed_number, default=0, help="of the first sample (default: 0)")
         options.set_defaults(run=run_restore)
 
@@ -92,7 +92,7 @@ def run_restore(options) -> int:
         "method": options.method,
         "num_samples": options.samples,
         "num_inference_steps": options.steps,
-        "class_labels": options.label,
+        "class_labels": class_of(pipe, options.label),
         "generator": own_generators(options.seed, range(options.samples)),
     }
     if options.noise_std is not None:

@@ -1,12 +1,13 @@
 """`sde-diffusers sample`: images drawn from a model."""
 
+import io
 import json
 from pathlib import Path
 
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_label,
+    class_of,
     loaded_pipeline,
     number_from_zero,
     own_generators,
@@ -14,7 +15,7 @@ from sde_diffusers.commands.arguments import (
     positive_number,
     seed_number,
 )
-from sde_diffusers.commands.picture_files import require_new, save_pictures
+from sde_diffusers.commands.picture_files import require_new, save_pictures, write_whole
 
 SAMPLERS = ("exponential", "predictor-corrector", "probability-flow", "consistency")
 OWN_SETTINGS = {"eta": "exponential", "snr": "predictor-corrector"}  # and whose they are
@@ -43,7 +44,6 @@ def add_sample_parser(commands) -> None:
         "--class",
         dest="classes",
         nargs="+",
-        type=class_label,
         metavar="CLASS",
         help="names or numbers: one for all images, or one for each",
     )
@@ -83,6 +83,8 @@ def run_sample(options) -> int:
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
+    require_mode(pipe, array, options.output)
+    classes = [class_of(pipe, label) for label in classes]
     pipe.scheduler = chosen_sampler(options, pipe.scheduler)
     files, arrays, nfe = [], [], 0
     for start in range(0, number, options.batch_size):
@@ -106,9 +108,9 @@ def run_sample(options) -> int:
                 {f"{k:05}": image for k, image in zip(numbers, images, strict=True)}, options.output
             )
     if array:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("wb") as file:  # by its own name: numpy would add .npy to another spelling
-            np.save(file, np.concatenate(arrays))
+        content = io.BytesIO()
+        np.save(content, np.concatenate(arrays))
+        write_whole(options.output, content.getvalue())
         files = [options.output]
     if options.json:
         seeds = list(range(options.seed, options.seed + number))
@@ -117,6 +119,19 @@ def run_sample(options) -> int:
     else:
         print(f"Wrote {number} image{'s' * (number > 1)} to {options.output}: {nfe} evaluations of networks for each.")
     return 0
+
+
+def require_mode(pipe, array: bool, output: Path) -> None:
+    """Raise a ValueError if pictures can't hold what the model draws."""
+    from sde_diffusers.images import require_pil_mode
+
+    channels = pipe.unet.config.in_channels
+    try:
+        if not array:
+            require_pil_mode(pipe.pixel_format, channels)
+    except ValueError:
+        kind = f"{pipe.pixel_format.dtype} images of {channels} channels"
+        raise ValueError(f"No picture can hold {kind}: name a file of numbers, such as {output}.npy.") from None
 
 
 def chosen_sampler(options, own):
@@ -144,4 +159,6 @@ def chosen_sampler(options, own):
                 f"--{key} {value:g} is for the sampler {OWN_SETTINGS[key]!r}, but this one is {chosen.__name__}: "
                 f"add --sampler {OWN_SETTINGS[key]}."
             )
+    if options.eta:  # what was fitted has no noise
+        settings["fits"] = None
     return chosen.from_config(own.config, **settings) if options.sampler or settings else own

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitInfo
 
@@ -23,6 +23,9 @@ from sde_diffusers.saved_folders.trusted_libraries import require_no_code_named,
 from sde_diffusers.saved_folders.whole_folder import load_whole, whole_save
 
 hub_log = logging.getLogger(__name__)
+
+
+Pipeline = TypeVar("Pipeline", bound="HubPipelineMixin")
 
 
 class HubPipelineMixin:
@@ -111,7 +114,7 @@ class HubPipelineMixin:
             )
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs):
+    def from_pretrained(cls: type[Pipeline], pretrained_model_name_or_path: str | Path, **kwargs) -> Pipeline:
         """Load a pipeline from a folder or from the Hub; the arguments are those of `DiffusionPipeline`.
 
         No code of the repository is executed: its classes are looked up in this package. Of a folder into which others

@@ -4,7 +4,8 @@ The mathematics is in `sde_diffusers/likelihood/`; these are the methods by whic
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,10 @@ from sde_diffusers.likelihood.log_probability import image_class_log_prob, image
 from sde_diffusers.likelihood.variational_bound import VariationalBoundOutput, image_variational_bound
 
 
-def outside_inference_mode(method):
+Method = TypeVar("Method", bound=Callable)
+
+
+def outside_inference_mode(method: Method) -> Method:
     """Leave `torch.inference_mode` for a method, with gradients asked for or not as before."""
 
     @functools.wraps(method)
@@ -31,7 +35,7 @@ def outside_inference_mode(method):
         with torch.inference_mode(False), torch.set_grad_enabled(asked):
             return method(*args, **kwargs)
 
-    return run
+    return cast(Method, run)
 
 
 class CodesAndLikelihoodsMixin:

@@ -6,6 +6,7 @@ network is evaluated, and turns each answer into the next state.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         classifier_scale: float = 0.0,
         guide_scale: float = 1.0,
         data_units: bool = False,
-    ) -> ScoreSdePipelineOutput | tuple:
+    ) -> ScoreSdePipelineOutput:
         """Draw images, from noise or (`image`) starting with given ones.
 
         Args:
@@ -128,7 +129,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
             latents: (N, C, H, W) standard normal noise to start from instead of drawing it.
             output_type: "pil", "np", "pt", or "latent" for the last state as it is, in the scheduler's image range.
                 PIL images have the data's own depth; PIL has no modes for more than 8 bits and several channels.
-            return_dict: whether to return a `ScoreSdePipelineOutput` and not the tuple (images, nfe).
+            return_dict: False returns the tuple (images, nfe), which the annotation leaves out.
             callback_on_step_end: called as `callback(pipe, k, timestep, {"latents": x})` after every evaluation of
                 the network (there are `pipe.num_timesteps`), of which `pipe.scheduler.at_grid_point` tells whether it
                 ended a time step. A dictionary that it returns may replace "latents". It may set
@@ -205,7 +206,8 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         x = self._walk(x, guidance, guidance, generator, *callback)
         images = self._images(x, output_type, data_units)
         self.maybe_free_model_hooks()
-        return ScoreSdePipelineOutput(images, guidance.nfe) if return_dict else (images, guidance.nfe)
+        output = ScoreSdePipelineOutput(images, guidance.nfe)
+        return output if return_dict else cast(Any, (images, guidance.nfe))
 
     def _walk(self, x, guidance, answer, generator, callback, callback_inputs, project=lambda x: x):
         """Follow the scheduler's steps from the state x, with the network's `answer(x)` at each.

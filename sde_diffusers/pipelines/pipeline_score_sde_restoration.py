@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         guide_scale: float = 1.0,
         noise_covariance: Callable[[Tensor], Tensor] | None = None,
         image_size: int | tuple[int, int] | None = None,
-    ) -> ScoreSdeRestorationOutput | tuple:
+    ) -> ScoreSdeRestorationOutput:
         """Draw images from the posterior given a measurement.
 
         Args:
@@ -109,7 +110,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             class_labels: a class, or N of them (list or tensor), in [0, num_class_embeds); None = no class.
             generator: source of all noise, or a list of N K of them.
             output_type: "pil", "np" or "pt".
-            return_dict: whether to return a `ScoreSdeRestorationOutput` and not its values as a tuple.
+            return_dict: False returns the output's values as a tuple, which the annotation leaves out.
             callback_on_step_end, callback_on_step_end_tensor_inputs: see `ScoreSdePipeline`.
             guidance_scale, guidance_interval, classifier_scale, guide_scale: see `ScoreSdePipeline`. The guided
                 network is the prior: its covariance is that of x_0 given x_t.
@@ -216,11 +217,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             nfe=guidance.nfe,
             products=self.scheduler.step_index * chosen.products,
         )
-        return output if return_dict else (output.images, output.mean, output.std, output.nfe, output.products)
+        values = (output.images, output.mean, output.std, output.nfe, output.products)
+        return output if return_dict else cast(Any, values)
 
     # What people ask for.
 
-    def inpaint(self, image: Images, mask: Images, **kwargs) -> ScoreSdeRestorationOutput | tuple:
+    def inpaint(self, image: Images, mask: Images, **kwargs) -> ScoreSdeRestorationOutput:
         """Paint the missing pixels of images.
 
         Args:
@@ -239,7 +241,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
     def colorize(
         self, gray: Images, weights: Sequence[float] | Tensor = (1 / 3, 1 / 3, 1 / 3), **kwargs
-    ) -> ScoreSdeRestorationOutput | tuple:
+    ) -> ScoreSdeRestorationOutput:
         """Give colours to grey images.
 
         Args:
@@ -252,9 +254,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         gray = read_images("gray", gray, 1, self.pixel_format)
         return self._restore("gray", gray, Grayscale(weights), gray.shape[2:], kwargs)
 
-    def super_resolve(
-        self, image: Images, factor: int, resample: str = "box", **kwargs
-    ) -> ScoreSdeRestorationOutput | tuple:
+    def super_resolve(self, image: Images, factor: int, resample: str = "box", **kwargs) -> ScoreSdeRestorationOutput:
         """Enlarge images that were made small.
 
         Args:
@@ -277,7 +277,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         noise_std: float | Sequence[float] | np.ndarray | Tensor = ROUNDING_STD,
         boundary: str | None = None,
         **kwargs,
-    ) -> ScoreSdeRestorationOutput | tuple:
+    ) -> ScoreSdeRestorationOutput:
         """Sharpen blurred images.
 
         Args:
