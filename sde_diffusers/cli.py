@@ -24,11 +24,13 @@ ARGUMENTS = {
     "config": "--config",
     "datasets": "--dataset",
     "dequantize": "--dequantize",
+    "description": "--description",
     "factor": "--factor",
     "gray": "picture",
     "guidance_scale": "--guidance-scale",
     "guide_scale": "--guide-scale",
     "image": "picture",
+    "license": "--license",
     "mask": "--mask",
     "max_bytes": "--max-gigabytes",
     "method": "--method",
@@ -36,6 +38,8 @@ ARGUMENTS = {
     "noise_std": "--noise-std",
     "output": "output",
     "passes": "--passes",
+    "samples": "--samples",
+    "tags": "--tag",
 }
 """What Python's arguments are called here, in errors that name them."""
 COMMANDS = (

@@ -22,6 +22,13 @@ GENERATED = "<!-- Generated. Without this line the text stays as it is when the 
 WEIGHTS = re.compile(r"diffusion_pytorch_model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.safetensors")
 WEIGHTS_INDEX = re.compile(r"diffusion_pytorch_model\.safetensors\.index(?:\.(?P<variant>.+))?\.json")
 
+CARD_WORDS = {
+    "license": re.compile(r"[a-z0-9][a-z0-9.+-]*"),
+    "datasets": re.compile(r"[\w.-]+(/[\w.-]+)?"),
+    "tags": re.compile(r"\S(.*\S)?"),
+}
+CARD_EXAMPLES = {"license": '"apache-2.0"', "datasets": '"owner/name"', "tags": '"image-generation"'}
+
 
 def is_integer(value) -> bool:
     """Whether a value of a JSON file is an integer of at least 1."""
@@ -84,11 +91,18 @@ def model_card(
 
     Raises:
         ValueError: on a metric that is no finite number, or without a data set that it was measured on; on one string
-            in the place of several; on configurations in the folder that hold values of other kinds.
+            in the place of several; on words that are no identifiers of the Hub; on a description for a card that was
+            written by hand; on configurations in the folder that hold values of other kinds.
     """
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
+    for name, values in {"license": [license or "mit"], "datasets": datasets or [], "tags": tags or []}.items():
+        for value in values:
+            if not CARD_WORDS[name].fullmatch(value):
+                raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {value!r}.")
+    if description is not None and earlier is not None and GENERATED not in earlier.text:
+        raise ValueError("`description` is for a card that is generated, but this README.md was written by hand.")
     for path, rules in CARD_VALUES.items():
         if (Path(folder) / path).is_file():
             check_values(Path(folder) / path, rules)

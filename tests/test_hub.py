@@ -281,6 +281,26 @@ def test_a_card_written_by_hand_stays(hub, pipe):
     assert [result.metric_value for result in card.data.eval_results] == [2.0]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"license": "not a license"},
+            "`license` must be such as the Hub has, \"apache-2.0\", but is 'not a license'",
+        ),
+        ({"tags": [""]}, "`tags`"),
+        ({"datasets": ["a b"]}, "`datasets`"),
+        ({"samples": "nowhere.png"}, "`samples` nowhere.png cannot be read as a picture"),
+        ({"description": "Mine."}, "`description` is for a card that is generated"),
+    ],
+)
+def test_what_a_card_cannot_hold_is_refused(saved, tmp_path, given, message):
+    folder = shutil.copytree(saved, tmp_path / "with_card")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\nMine.\n")
+    with pytest.raises(ValueError, match=message):
+        push_model(folder, ID, dry_run=True, **given)
+
+
 def test_a_generated_card_is_renewed(hub, pipe):
     pipe.push_to_hub(ID, license="mit", description="Old.")
     pipe.push_to_hub(ID, description="New.")

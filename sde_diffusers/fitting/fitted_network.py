@@ -35,6 +35,8 @@ def rounded_digests(network: nn.Module) -> dict[str, str]:
 def how_asked(guidance) -> dict:
     """What of a `Guidance` a fit depends on, as JSON has it."""
     values = {key: getattr(guidance, key) for key in ASKED}
+    if guidance.guidance_scale == guidance.guide_scale == 1:
+        values["interval"] = None  # of what is not done
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 

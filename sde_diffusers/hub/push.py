@@ -181,7 +181,11 @@ def card_on_hub(repo_id: str, revision: str | None, token: str | None) -> ModelC
 def picture_bytes(picture: str | Path | Image.Image) -> bytes:
     """A picture as a PNG file."""
     if not isinstance(picture, Image.Image):
-        picture = Image.open(picture)
+        try:
+            picture = Image.open(picture)
+            picture.load()
+        except Exception as error:  # of any kind, since damaged files provoke any
+            raise ValueError(f"`samples` {picture} cannot be read as a picture: {error}.") from error
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -22,7 +22,6 @@ from sde_diffusers.likelihood.log_likelihood import LikelihoodOutput, LogProbOut
 from sde_diffusers.likelihood.log_probability import image_class_log_prob, image_log_prob
 from sde_diffusers.likelihood.variational_bound import VariationalBoundOutput, image_variational_bound
 
-
 Method = TypeVar("Method", bound=Callable)
 
 
