@@ -20,6 +20,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.cli import COMMANDS, command_line, main
+from sde_diffusers.commands import sample
 from sde_diffusers.fitting.sampler_fit import MOST_STEPS
 
 HELP = """
@@ -258,6 +259,18 @@ def test_the_end_by_control_c(monkeypatch, capsys):
     monkeypatch.setattr("sde_diffusers.commands.show.loaded_pipeline", interrupted)
     assert main(["show", "model"]) == 130
     assert capsys.readouterr().err == "sde-diffusers: interrupted\n"
+
+
+def test_an_interrupted_command_says_what_is_there(model, capsys, tmp_path, monkeypatch):
+    def interrupted(pictures, folder, save=sample.save_pictures):
+        if folder.exists():
+            raise KeyboardInterrupt
+        return save(pictures, folder)
+
+    monkeypatch.setattr(sample, "save_pictures", interrupted)
+    out = tmp_path / "out"
+    assert main(["sample", model[1], str(out), "--number", "5", "--batch-size", "2", "--steps", "1"]) == 130
+    assert f"2 of 5 images are in {out}." in capsys.readouterr().err and len(list(out.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from pathlib import Path
 
 from sde_diffusers.commands.arguments import (
@@ -87,26 +88,31 @@ def run_sample(options) -> int:
     classes = [class_of(pipe, label) for label in classes]
     pipe.scheduler = chosen_sampler(options, pipe.scheduler)
     files, arrays, nfe = [], [], 0
-    for start in range(0, number, options.batch_size):
-        numbers = range(start, min(start + options.batch_size, number))
-        pipe.set_progress_bar_config(disable=None, desc=f"images {numbers[0] + 1}-{numbers[-1] + 1} of {number}")
-        images, nfe = pipe(
-            batch_size=len(numbers),
-            num_inference_steps=options.steps,
-            class_labels=None if options.classes is None else classes[start : numbers[-1] + 1],
-            guidance_scale=options.guidance_scale,
-            guide_scale=options.guide_scale,
-            generator=own_generators(options.seed, numbers),
-            output_type="np" if array else "pil",
-            data_units=array,
-            return_dict=False,
-        )
-        if array:
-            arrays.append(images)
-        else:
-            files += save_pictures(
-                {f"{k:05}": image for k, image in zip(numbers, images, strict=True)}, options.output
+    try:
+        for start in range(0, number, options.batch_size):
+            numbers = range(start, min(start + options.batch_size, number))
+            pipe.set_progress_bar_config(disable=None, desc=f"images {numbers[0] + 1}-{numbers[-1] + 1} of {number}")
+            images, nfe = pipe(
+                batch_size=len(numbers),
+                num_inference_steps=options.steps,
+                class_labels=None if options.classes is None else classes[start : numbers[-1] + 1],
+                guidance_scale=options.guidance_scale,
+                guide_scale=options.guide_scale,
+                generator=own_generators(options.seed, numbers),
+                output_type="np" if array else "pil",
+                data_units=array,
+                return_dict=False,
             )
+            if array:
+                arrays.append(images)
+            else:
+                files += save_pictures(
+                    {f"{k:05}": image for k, image in zip(numbers, images, strict=True)}, options.output
+                )
+    except KeyboardInterrupt:
+        if files:
+            print(f"{len(files)} of {number} images are in {options.output}.", file=sys.stderr)
+        raise
     if array:
         content = io.BytesIO()
         np.save(content, np.concatenate(arrays))
