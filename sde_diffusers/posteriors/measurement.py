@@ -132,7 +132,8 @@ def in_units_of_noise(measurement: Measurement, image_range, shape) -> Measureme
     scale = torch.where(scale > 0, scale, 1)  # nothing is measured there
     operator = Weights(1 / scale) @ measurement.operator
     operator.image_shape, operator.device = measurement.operator.image_shape, measurement.operator.device
-    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=std / scale)
+    noise_std = 1.0 if (std == scale).all() else std / scale
+    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=noise_std)
 
 
 def is_white(noise_std) -> bool:
