@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from run.text_keys import BASE, read_file, read_words
+from run.written_folder import write_whole
 
 
 class ConfigError(ValueError):
@@ -91,7 +92,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
 
 def save_config(config, path: Path) -> None:
     """Write the whole configuration, defaults included, as a YAML file that can be read again."""
-    OmegaConf.save(OmegaConf.structured(config), path)
+    write_whole(path, lambda incomplete: OmegaConf.save(OmegaConf.structured(config), incomplete))
 
 
 def as_dict(config) -> dict[str, Any]:

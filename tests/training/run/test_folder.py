@@ -163,6 +163,55 @@ def test_a_folder_in_use_is_refused(tiny, run, tmp_path, capsys):
     assert "cannot be written" in refused(capsys, tiny, tmp_path / "file")
 
 
+@pytest.mark.parametrize("config", [None, "a: [", "notes", "steps: 5\ndata: {dataset: mine}\noutput_dir: here\n"])
+def test_a_folder_that_was_never_a_runs_loses_nothing(tiny, finished, tmp_path, capsys, config):
+    """Whatever its names are; and neither is it taken for a run."""
+    folder = tmp_path / "mine"
+    kept = [
+        "figures/thesis.pdf",
+        "checkpoints/mine.ckpt",
+        "best/b.txt",
+        "averages/a.txt",
+        "tensorboard/t",
+        "notes.txt",
+    ]
+    for name in [*kept, "metrics.jsonl", "images.json", "pipeline/model.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    before = {path: path.is_file() and path.read_text() for path in folder.rglob("*")}
+    for words in (
+        [],
+        ["resume=latest"],
+        ["overwrite=true"],
+        [f"resume={finished}/checkpoints/step-00000003", "overwrite=true"],
+    ):
+        error = refused(capsys, tiny, folder, *EVERYTHING, *words)
+        assert "nothing in it is deleted" in error, error
+        assert {path: path.is_file() and path.read_text() for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("again", ["resume=latest", "overwrite=true"])
+def test_a_run_that_died_before_its_first_checkpoint_can_begin_again(tiny, tmp_path, monkeypatch, again):
+    """Also if it died while it deleted an earlier one, or before it had written more than its configuration."""
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    def begin(*words):
+        with pytest.raises(KeyboardInterrupt):
+            train.main([str(tiny), f"output_dir={tmp_path}/run", "steps=2", *words])
+
+    for died_in in ("run.training_run.TrainingRun.train_step", "run.training_run.describe_run", "run.folder.discard"):
+        with monkeypatch.context() as patch:
+            patch.setattr(died_in, die)
+            begin(again)
+        assert names(tmp_path / "run"), died_in
+    run_here(tiny, tmp_path / "run", "steps=2", again)
+    assert list(metrics(tmp_path / "run")) == [1, 2]
+
+
 def test_a_run_that_lost_its_folder_writes_nothing_more(tiny, tmp_path, capsys, monkeypatch):
     def lose(run):
         if run.step == 4:
