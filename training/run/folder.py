@@ -49,13 +49,29 @@ def checkpoint_to_resume(config: RunConfig) -> Path | None:
 
     Raises:
         ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds; what the
-            folder holds is no run.
+            folder holds is no run; it is later than the last step, or overwrite=true would delete it.
     """
     if config.resume is None:
         return None
     own = Path(config.output_dir) / CHECKPOINTS
+    if config.overwrite and (config.resume == "latest" or _is_in(Path(config.resume), own)):
+        raise ConfigError(
+            f"resume={config.resume} goes on with the run in output_dir={config.output_dir}, which overwrite=true "
+            "deletes: leave out one of them"
+        )
     if config.resume == "latest":
-        return max(list_checkpoints(own), key=step_of, default=None)
+        path = max(list_checkpoints(own), key=step_of, default=None)
+    else:
+        path = _given_checkpoint(config, own)
+    if path is not None and step_of(path) > config.steps:
+        raise ConfigError(
+            f"steps must be at least {step_of(path)}, of the checkpoint {path} that the run goes on from, but is "
+            f"{config.steps}"
+        )
+    return path
+
+
+def _given_checkpoint(config: RunConfig, own: Path) -> Path:
     path = Path(config.resume)
     if path not in list_checkpoints(path.parent):
         raise ConfigError(f'resume must be null, "latest" or a checkpoint\'s folder, but is {config.resume!r}')

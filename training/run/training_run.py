@@ -252,7 +252,7 @@ class TrainingRun:
                         self.save()
                 if signal and self.step < config.steps:
                     saved = checkpoint_path(self.checkpoints, self.step)
-                    again = how_to_resume(self.accelerator, self.network)
+                    again = how_to_resume(self.accelerator, self.network, config.overwrite)
                     self.accelerator.print(f"{signal}: saved {saved}. Resume with:\n    {again}")
                     return
                 self.after_step()

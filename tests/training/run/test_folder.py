@@ -46,6 +46,16 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+def test_what_a_resumed_run_cannot_do_is_refused_by_its_keys(tiny, run, capsys):
+    before = metrics(run)
+    for resume in ("latest", f"{run}/checkpoints/step-00000006"):
+        error = refused(capsys, tiny, run, *EVERYTHING, f"resume={resume}", "overwrite=true")
+        assert f"resume={resume} goes on with the run in output_dir={run}, which overwrite=true deletes" in error
+    error = refused(capsys, tiny, run, *EVERYTHING, "resume=latest", "steps=2")
+    assert "steps must be at least 12, of the checkpoint" in error and error.endswith("but is 2")
+    assert steps(run) == [3, 6, 9, 12] and metrics(run) == before
+
+
 def test_going_back_begins_another_history(tiny, run, capsys):
     old = metrics(run)
     lower = [*EVERYTHING[1:], "optimizer.lr=1e-4"]
