@@ -66,6 +66,7 @@ class ClassifierTraining(TrainingRun):
     result = "classifier"
 
     def build_objective(self):
+        self.record.require_classes(self.data)
         _, labels = next(self.data.batches(min(8, self.data.num_images or 8), seed=0))
         self.checked_labels(labels, self.data.name)
         return NoisyClassification(self.config.noise.sigma_min, self.config.noise.sigma_max)

@@ -108,6 +108,48 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
         assert json.loads((tmp_path / "run" / "pipeline" / part).read_text()) == before
 
 
+def of_classes(folder, names):
+    for seed, name in enumerate(names):
+        noise(folder / name, 3, seed=seed)
+    return f"data.dataset={folder}"
+
+
+def refused(tmp_path, capsys, *words):
+    assert train.main([str(tmp_path / "small.yaml"), *map(str, words)]) == 1
+    return capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_classes(tmp_path, run, capsys):
+    words = of_classes(tmp_path / "data", "123"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3"
+    run(*words)
+    (tmp_path / "data" / "1").rename(tmp_path / "data" / "4")
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=5")
+    assert "the classes were ['1', '2', '3'] when the run began, but those of" in error
+    assert "are ['2', '3', '4'] now" in error and "Traceback" not in error
+    words = (words[0], f"output_dir={tmp_path}/unconditional")
+    run(*words)
+    (tmp_path / "data" / "4").rename(tmp_path / "data" / "5")
+    run(*words, "resume=latest", "steps=5")  # it has no use for classes
+
+
+def test_initial_weights_of_other_classes(tmp_path, run, capsys):
+    run(of_classes(tmp_path / "first", "abc"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3")
+    words = [f"output_dir={tmp_path}/second", "model.num_class_embeds=3", f"initial_weights={tmp_path}/run/pipeline"]
+    config = tmp_path / "run" / "pipeline" / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    assert content["class_names"] == ["a", "b", "c"]
+    capsys.readouterr()
+    run(of_classes(tmp_path / "other", "abd"), *words)
+    assert "are ['a', 'b', 'c'], and here ['a', 'b', 'd']; new_layers=" in capsys.readouterr().out
+    run(f"data.dataset={tmp_path}/first", *words, "overwrite=true")
+    assert "the classes of initial_weights" not in capsys.readouterr().out
+    config.write_text(json.dumps({**content, "class_names": ["b", "a", "c"]}))
+    words += [f"data.dataset={tmp_path}/first", "overwrite=true"]
+    error = refused(tmp_path, capsys, *words)
+    assert "are ['b', 'a', 'c'], but here their order is ['a', 'b', 'c']" in error and "Traceback" not in error
+    run(*words, "new_layers=[class_embedding]")
+
+
 def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):
     noise(tmp_path / "data", 40)
     run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2")

@@ -17,6 +17,7 @@ import torch
 
 from images.loading import ImageData
 from images.streams import StreamedImages
+from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat
 
 RECORD = "images.json"
@@ -61,6 +62,14 @@ class ImageRecord:
             kept.append(f"{len(self.held_out)} images held out")
         changed = f" ({self.num_images} images then, {count} now)" if count != self.num_images else ""
         return f"As measured when the run began{changed}: {', '.join(kept)}"
+
+    def require_classes(self, data: ImageData | StreamedImages) -> None:
+        """Raise a ConfigError if labels mean other classes than when the run began, as far as these have names."""
+        if self.class_names not in (None, data.class_names):
+            raise ConfigError(
+                f"data: the classes were {self.class_names} when the run began, but those of {data.name} are "
+                f"{data.class_names} now: a resumed run keeps its classes and their order"
+            )
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
