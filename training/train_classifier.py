@@ -26,6 +26,7 @@ from run.draws import Examples
 from run.figures import accuracy_curve
 from run.launching import start_all_processes
 from run.process import launch
+from run.record import refuse_said_by_images
 from run.training_run import TrainingRun
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import VESDE, NoiseConditionalClassifier, Parameterization
@@ -133,6 +134,7 @@ class ClassifierTraining(TrainingRun):
 
 def check_classifier(config: ClassifierConfig) -> None:
     """Raise a ConfigError on what `model` can't hold, before the images are loaded."""
+    refuse_said_by_images(config.model)
     with torch.device("meta"):
         construct("model", NoiseConditionalClassifier, config.model)
 

@@ -74,6 +74,12 @@ def test_every_configuration_is_valid(path):
         ("label_dropout=1", r"label_dropout must be in \[0, 1\)"),
         ("model.num_class_embeds=null", r"label_dropout .* need a number of classes"),
         ("model.label_dropout=0.2", r"model\.label_dropout is what label_dropout of the training says"),
+        (
+            "model.value_dtype=uint16",
+            r"model\.value_dtype is what the images say, but is given as uint16: leave it out",
+        ),
+        ("model.value_range=[0,9]", r"model\.value_range is what data\.value_range says, .* given as \[0, 9\]"),
+        ("model.class_names=[x,y]", r"model\.class_names is what the images say, but is given as \['x', 'y'\]"),
         ("model.preset=huge", r"model\.preset must be null or one of cifar10"),
         ("model.dropout=2", r"model: `dropout` must be in \[0, 1\)"),
         ("model.image_range=[0,1]", r"`image_range` must be \(-1, 1\) with preconditioning"),

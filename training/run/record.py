@@ -21,6 +21,7 @@ from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat
 
 RECORD = "images.json"
+SAID_BY_IMAGES = ("value_dtype", "value_range", "class_names")  # of the network's arguments
 
 
 @dataclass
@@ -76,6 +77,14 @@ class ImageRecord:
 
     def write(self, folder: Path) -> None:
         (folder / RECORD).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_said_by_images(model: dict) -> None:
+    """Raise a ConfigError if the section `model` gives what the network is told of the images."""
+    for key in SAID_BY_IMAGES:
+        if key in model:
+            told = "data.value_range says, or else " if key == "value_range" else ""
+            raise ConfigError(f"model.{key} is what {told}the images say, but is given as {model[key]}: leave it out")
 
 
 def read_record(folder: Path) -> ImageRecord | None:

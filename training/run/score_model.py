@@ -7,7 +7,7 @@ import torch
 from images.augmentation import LABELS
 from run.config import Config
 from run.measured import AUTO, without_auto
-from run.record import ImageRecord
+from run.record import ImageRecord, refuse_said_by_images
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import (
     ConsistencyTuning,
@@ -66,6 +66,7 @@ def build_network(
     Raises:
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
+    refuse_said_by_images(config.model)
     arguments = without_auto(config.model)
     if record is not None:
         if record.value_dtype != "uint8" or record.value_range != [0, 255]:
