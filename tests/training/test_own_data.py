@@ -132,6 +132,19 @@ def test_a_resumed_run_keeps_its_classes(tmp_path, run, capsys):
     run(*words, "resume=latest", "steps=5")  # it has no use for classes
 
 
+@pytest.mark.parametrize("output_dir, data_dir", [("data", None), ("data/runs/one", None), ("link/run", "images")])
+def test_a_run_within_its_data_is_refused(tmp_path, run, capsys, output_dir, data_dir):
+    noise(tmp_path / "data" / "images", 8)
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "images")
+    before = sorted(tmp_path.rglob("*"))
+    words = [f"data.dataset={tmp_path}/data"] + ([f"data.data_dir={data_dir}"] if data_dir else [])
+    (tmp_path / "small.yaml").write_text(SMALL)
+    error = refused(tmp_path, capsys, *words, f"output_dir={tmp_path}/{output_dir}", "resume=latest")
+    assert f"output_dir={tmp_path}/{output_dir} lies in data.dataset={tmp_path}/data, " in error
+    assert sorted(tmp_path.rglob("*")) == before
+    run(*words[:1], "data.data_dir=images", f"output_dir={tmp_path}/data/run")  # beside what is read
+
+
 def test_initial_weights_of_other_classes(tmp_path, run, capsys):
     run(of_classes(tmp_path / "first", "abc"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3")
     words = [f"output_dir={tmp_path}/second", "model.num_class_embeds=3", f"initial_weights={tmp_path}/run/pipeline"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from images.sources import HUB_IDS
 from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, step_of
 from run.config import RunConfig
 from run.written_folder import discard, mend, written_folder
@@ -89,6 +90,19 @@ def _given_checkpoint(config: RunConfig, own: Path) -> Path:
         )
     _require_a_run(config)
     return path
+
+
+def require_outside_the_data(config: RunConfig) -> None:
+    """Raise a ConfigError if the run's folder lies in that of the images, of which its figures would be some."""
+    data = config.data
+    folder = Path(data.dataset).expanduser() / (data.data_dir or "")
+    if data.dataset in HUB_IDS or not folder.is_dir():
+        return
+    if Path(config.output_dir).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"output_dir={config.output_dir} lies in data.dataset={data.dataset}, so that the run's figures would be "
+            f"images to train on: choose a folder outside of {folder}"
+        )
 
 
 def require_free_folder(config: RunConfig) -> None:

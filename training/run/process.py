@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from run.accelerator import make_accelerator
 from run.config import RunConfig
-from run.folder import mend_folder
+from run.folder import mend_folder, require_outside_the_data
 from run.health import Diverged
 from run.interruption import ends_in_order
 from run.lock import FolderLock, FolderLost
@@ -48,6 +48,7 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
     """Run a trainer with the configuration that is read here; returns the exit status."""
     try:
         config = configuration()
+        require_outside_the_data(config)
         keep_freed_memory()
         fsdp = fsdp_options()
         if fsdp and (config.compile or config.mixed_precision == "fp16"):
