@@ -145,6 +145,17 @@ def test_a_run_within_its_data_is_refused(tmp_path, run, capsys, output_dir, dat
     run(*words[:1], "data.data_dir=images", f"output_dir={tmp_path}/data/run")  # beside what is read
 
 
+@pytest.mark.parametrize("last", ["values", "size"])
+def test_an_image_of_a_stream_that_does_not_fit_ends_the_run_in_one_line(tmp_path, run, capsys, last):
+    noise(tmp_path / "data", 12)
+    noise(tmp_path / "data", 1, **{"values": {"dtype": np.uint16}, "size": {"shape": (9, 9)}}[last], seed=1)
+    words = [f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "data.streaming=true", "steps=20"]
+    error = refused(tmp_path, capsys, *words).splitlines()
+    said = {"values": "holds uint16 where the images before it hold uint8", "size": "has shape (1, 9, 9) where"}
+    assert error[-1].startswith("StreamError: 1_00.png") and said[last] in error[-1]
+    assert not any("Traceback" in line for line in error)
+
+
 def test_initial_weights_of_other_classes(tmp_path, run, capsys):
     run(of_classes(tmp_path / "first", "abc"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3")
     words = [f"output_dir={tmp_path}/second", "model.num_class_embeds=3", f"initial_weights={tmp_path}/run/pipeline"]

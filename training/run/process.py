@@ -10,6 +10,7 @@ from pathlib import Path
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from images.streams import StreamError
 from run.accelerator import make_accelerator
 from run.config import RunConfig
 from run.folder import mend_folder, require_outside_the_data
@@ -57,7 +58,7 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         with ends_in_order(), held_folder(Path(config.output_dir), accelerator) as lock:
             trainer(config, accelerator, fsdp if dist.is_initialized() else None, lock).run()
             accelerator.end_training()
-    except (ConfigError, Diverged, FolderLost, WriteError) as error:
+    except (ConfigError, StreamError, Diverged, FolderLost, WriteError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
