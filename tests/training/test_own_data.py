@@ -237,6 +237,17 @@ def test_show_data(tmp_path, capsys):
     assert json.loads((tmp_path / "o.json").read_text())["shape"] == [1, 4, 6]
 
 
+def test_nothing_is_suggested_for_images_that_are_the_same(tmp_path, run, capsys):
+    for k in range(40):
+        noise(tmp_path / "data" / str(k), 1, seed=0)
+    words = [f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "scheduler.sigma_max=auto"]
+    assert show_data.main([f"{tmp_path}/data"]) == 0
+    printed = capsys.readouterr().out
+    assert "Suggested: nothing for model.sigma_data and scheduler.sigma_max, since all images are the same" in printed
+    assert "sigma_max=" not in printed
+    assert "scheduler.sigma_max=auto compares images, but all are the same" in refused(tmp_path, capsys, *words)
+
+
 def test_example_data(tmp_path):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
     import make_example_data

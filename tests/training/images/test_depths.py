@@ -263,8 +263,11 @@ def test_floats_without_a_range(tmp_path):
         load_images(str(tmp_path), streaming=True)
 
 
-def test_values_that_are_not_finite_are_unreadable(tmp_path):
-    np.save(tmp_path / "a.npy", np.full((4, 4), np.nan, np.float32))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float64("inf"), np.float64(-1.8e308)])
+def test_values_that_are_not_finite_are_unreadable(tmp_path, value):
+    """Also those that float32 cannot hold, such as the mark of GeoTIFF files for no data."""
+    np.save(tmp_path / "a.npy", np.full((4, 4), value))
     with pytest.raises(ValueError, match="no readable image: a.npy .*not finite"):
         load_images(str(tmp_path))
 
