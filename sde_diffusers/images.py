@@ -103,14 +103,14 @@ def known_values(values: np.ndarray) -> np.ndarray:
     """Numbers of any type as one of `VALUE_TYPES`, exactly but for float64, which becomes float32.
 
     Raises:
-        ValueError: integers beyond 16 bits, values that are not finite or not real numbers.
+        ValueError: integers beyond 16 bits, values that are not finite (as float32) or not real numbers.
     """
     kind = values.dtype.kind
     if kind == "b":
         return values.astype(np.uint8) * 255
     if kind == "f":
-        if not np.isfinite(values).all():
-            raise ValueError("holds values that are not finite (NaN or infinite)")
+        if not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise ValueError("holds values that are not finite (NaN, infinite, or beyond 3.4e38)")
         return values.astype(np.float32, copy=False)
     if kind not in "iu":
         raise ValueError(f"holds {values.dtype}, and no numbers that can be pixels")

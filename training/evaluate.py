@@ -42,6 +42,7 @@ from evaluation.samples import Samples, draw_samples, network_digest, save_image
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
 from images.sources import HUB_IDS
+from images.streams import StreamError
 from run.accelerator import make_accelerator
 from run.draws import seed_of
 from run.launching import start_all_processes
@@ -215,8 +216,8 @@ def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: lis
         accelerator = make_accelerator(config.mixed_precision, timedelta(days=1))  # all wait for the slowest one
         work(config, accelerator)
         accelerator.end_training()
-    except ConfigError as error:
-        print(f"ConfigError: {error}", file=sys.stderr)
+    except (ConfigError, StreamError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted: the same command goes on from here.", file=sys.stderr)

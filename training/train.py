@@ -79,6 +79,8 @@ class Training(TrainingRun):
         if self.checkpoint is not None:
             for line in take_measured(config, self.checkpoint):
                 self.accelerator.print(line)
+        if self.conditional:
+            self.record.require_classes(self.data)
         count = MEASURED_IMAGES if wants_images(config) else 8
         self.few, labels = self._some_images(count)
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
@@ -116,7 +118,8 @@ class Training(TrainingRun):
     def build_network(self, new):
         network = build_network(self.config, self.data.image_shape, self.record)
         if self.config.initial_weights and new:
-            load_initial_weights(self.config, network)
+            for note in load_initial_weights(self.config, network):
+                self.accelerator.print(note)
         return network
 
     def build_companions(self):

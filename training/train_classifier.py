@@ -26,6 +26,7 @@ from run.draws import Examples
 from run.figures import accuracy_curve
 from run.launching import start_all_processes
 from run.process import launch
+from run.record import refuse_said_by_images
 from run.training_run import TrainingRun
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import VESDE, NoiseConditionalClassifier, Parameterization
@@ -66,6 +67,7 @@ class ClassifierTraining(TrainingRun):
     result = "classifier"
 
     def build_objective(self):
+        self.record.require_classes(self.data)
         _, labels = next(self.data.batches(min(8, self.data.num_images or 8), seed=0))
         self.checked_labels(labels, self.data.name)
         return NoisyClassification(self.config.noise.sigma_min, self.config.noise.sigma_max)
@@ -132,6 +134,7 @@ class ClassifierTraining(TrainingRun):
 
 def check_classifier(config: ClassifierConfig) -> None:
     """Raise a ConfigError on what `model` can't hold, before the images are loaded."""
+    refuse_said_by_images(config.model)
     with torch.device("meta"):
         construct("model", NoiseConditionalClassifier, config.model)
 

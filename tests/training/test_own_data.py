@@ -108,6 +108,72 @@ def test_a_resumed_run_keeps_what_it_measured(tmp_path, run, capsys):
         assert json.loads((tmp_path / "run" / "pipeline" / part).read_text()) == before
 
 
+def of_classes(folder, names):
+    for seed, name in enumerate(names):
+        noise(folder / name, 3, seed=seed)
+    return f"data.dataset={folder}"
+
+
+def refused(tmp_path, capsys, *words):
+    assert train.main([str(tmp_path / "small.yaml"), *map(str, words)]) == 1
+    return capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_classes(tmp_path, run, capsys):
+    words = of_classes(tmp_path / "data", "123"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3"
+    run(*words)
+    (tmp_path / "data" / "1").rename(tmp_path / "data" / "4")
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=5")
+    assert "the classes were ['1', '2', '3'] when the run began, but those of" in error
+    assert "are ['2', '3', '4'] now" in error and "Traceback" not in error
+    words = (words[0], f"output_dir={tmp_path}/unconditional")
+    run(*words)
+    (tmp_path / "data" / "4").rename(tmp_path / "data" / "5")
+    run(*words, "resume=latest", "steps=5")  # it has no use for classes
+
+
+@pytest.mark.parametrize("output_dir, data_dir", [("data", None), ("data/runs/one", None), ("link/run", "images")])
+def test_a_run_within_its_data_is_refused(tmp_path, run, capsys, output_dir, data_dir):
+    noise(tmp_path / "data" / "images", 8)
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "images")
+    before = sorted(tmp_path.rglob("*"))
+    words = [f"data.dataset={tmp_path}/data"] + ([f"data.data_dir={data_dir}"] if data_dir else [])
+    (tmp_path / "small.yaml").write_text(SMALL)
+    error = refused(tmp_path, capsys, *words, f"output_dir={tmp_path}/{output_dir}", "resume=latest")
+    assert f"output_dir={tmp_path}/{output_dir} lies in data.dataset={tmp_path}/data, " in error
+    assert sorted(tmp_path.rglob("*")) == before
+    run(*words[:1], "data.data_dir=images", f"output_dir={tmp_path}/data/run")  # beside what is read
+
+
+@pytest.mark.parametrize("last", ["values", "size"])
+def test_an_image_of_a_stream_that_does_not_fit_ends_the_run_in_one_line(tmp_path, run, capsys, last):
+    noise(tmp_path / "data", 12)
+    noise(tmp_path / "data", 1, **{"values": {"dtype": np.uint16}, "size": {"shape": (9, 9)}}[last], seed=1)
+    words = [f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "data.streaming=true", "steps=20"]
+    error = refused(tmp_path, capsys, *words).splitlines()
+    said = {"values": "holds uint16 where the images before it hold uint8", "size": "has shape (1, 9, 9) where"}
+    assert error[-1].startswith("StreamError: 1_00.png") and said[last] in error[-1]
+    assert not any("Traceback" in line for line in error)
+
+
+def test_initial_weights_of_other_classes(tmp_path, run, capsys):
+    run(of_classes(tmp_path / "first", "abc"), f"output_dir={tmp_path}/run", "model.num_class_embeds=3")
+    words = [f"output_dir={tmp_path}/second", "model.num_class_embeds=3", f"initial_weights={tmp_path}/run/pipeline"]
+    config = tmp_path / "run" / "pipeline" / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    assert content["class_names"] == ["a", "b", "c"]
+    capsys.readouterr()
+    run(of_classes(tmp_path / "other", "abd"), *words)
+    assert "are ['a', 'b', 'c'], and here ['a', 'b', 'd']; new_layers=" in capsys.readouterr().out
+    run(f"data.dataset={tmp_path}/first", *words, "overwrite=true")
+    assert "the classes of initial_weights" not in capsys.readouterr().out
+    config.write_text(json.dumps({**content, "class_names": ["b", "a", "c"]}))
+    words += [f"data.dataset={tmp_path}/first", "overwrite=true"]
+    error = refused(tmp_path, capsys, *words)
+    assert "are ['b', 'a', 'c'], but here their order is ['a', 'b', 'c']" in error and "Traceback" not in error
+    run(*words, "new_layers=[class_embedding]")
+
+
 def test_a_run_is_evaluated_on_what_it_held_out(tmp_path, run, capsys):
     noise(tmp_path / "data", 40)
     run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2")
@@ -169,6 +235,17 @@ def test_show_data(tmp_path, capsys):
     assert "Split train would be refused" in captured.err and "give image_size" in captured.err
     assert show_data.main([*words, "data.image_size=[4,6]"]) == 0
     assert json.loads((tmp_path / "o.json").read_text())["shape"] == [1, 4, 6]
+
+
+def test_nothing_is_suggested_for_images_that_are_the_same(tmp_path, run, capsys):
+    for k in range(40):
+        noise(tmp_path / "data" / str(k), 1, seed=0)
+    words = [f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "scheduler.sigma_max=auto"]
+    assert show_data.main([f"{tmp_path}/data"]) == 0
+    printed = capsys.readouterr().out
+    assert "Suggested: nothing for model.sigma_data and scheduler.sigma_max, since all images are the same" in printed
+    assert "sigma_max=" not in printed
+    assert "scheduler.sigma_max=auto compares images, but all are the same" in refused(tmp_path, capsys, *words)
 
 
 def test_example_data(tmp_path):

@@ -118,6 +118,10 @@ def test_the_loss_is_that_of_images_with_that_noise():
         ("noise.sigma_min=2", r"noise\.sigma_min must be below noise\.sigma_max = 1\.0, but is 2\.0"),
         ("model.widths=[8]", r"model\.widths is not a key"),
         ("model.dropout=2", r"model: `dropout` must be in \[0, 1\)"),
+        (
+            "model.value_dtype=uint16",
+            r"model\.value_dtype is what the images say, but is given as uint16: leave it out",
+        ),
         ("label_dropout=0.1", "label_dropout is not a key"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from images.files import read_tiff
 from images.folders import SPLITS
 from images.labels import encode_labels
 from images.rows import Rows
@@ -92,8 +93,7 @@ def _single_array(path: str, ending: str) -> np.ndarray:
         import tifffile  # takes a quarter of a second
 
         with tifffile.TiffFile(path) as tiff:
-            series = tiff.series[0]
-            values, axes = series.asarray(), series.axes
+            values, axes = read_tiff(tiff)
     except Exception as error:  # of a file that is broken anywhere
         raise ValueError(f"{path} cannot be read: {error}") from error
     if axes.startswith("YX"):

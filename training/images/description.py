@@ -9,7 +9,14 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from images.loading import ImageData
-from images.pixels import NAMED, suggest_sigma_data, suggest_sigma_max, suggest_white_level, value_extremes
+from images.pixels import (
+    NAMED,
+    all_equal,
+    suggest_sigma_data,
+    suggest_sigma_max,
+    suggest_white_level,
+    value_extremes,
+)
 from images.sources import Source
 from images.streams import StreamedImages
 
@@ -104,7 +111,9 @@ def in_short(data: ImageData | StreamedImages) -> str:
 def suggestions(data: ImageData) -> list[str]:
     """Keys of a configuration that these images ask for, for networks on [0, 1] and [-1, 1]."""
     lines = []
-    if len(data) > 1:
+    if len(data) > 1 and all_equal(data.images):
+        lines.append("nothing for model.sigma_data and scheduler.sigma_max, since all images are the same")
+    elif len(data) > 1:
         deviation, distance = (
             measure(data.images, pixels=data.pixels) for measure in (suggest_sigma_data, suggest_sigma_max)
         )

@@ -19,6 +19,7 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # of the colour types that PIL would round: RGB, grey and alpha, RGBA
+ORIENTATION = 0x0112  # of EXIF and TIFF
 
 
 def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndarray:
@@ -90,6 +91,39 @@ def channels_first(values: np.ndarray, channels: int | None = None) -> np.ndarra
     return values if candidates[0] else np.moveaxis(values, 2, 0)
 
 
+def upright(values: np.ndarray, orientation: int, y: int, x: int) -> np.ndarray:
+    """An array whose axes y and x are those of images, turned and mirrored as EXIF's orientation says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(y, x)
+    flipped = [axis for axis, which in ((x, (2, 3, 6, 7)), (y, (3, 4, 7, 8))) if orientation in which]
+    return np.flip(values, flipped) if flipped else values
+
+
+def read_tiff(tiff) -> tuple[np.ndarray, str]:
+    """All pages of an open `tifffile.TiffFile`, upright, and the axes of the array as tifffile calls them.
+
+    Pages that were written one by one are joined by an axis Q; smaller copies of others (thumbnails, pyramids) and
+    masks of transparency are no pages.
+
+    Raises:
+        ValueError: pages differ in shape, type or orientation.
+    """
+    parts = [part for part in tiff.series if not (part.keyframe.is_reduced or part.keyframe.is_mask)] or tiff.series
+    turns = [int(part.keyframe.tags.valueof(ORIENTATION, 1)) for part in parts]
+    kinds = [
+        f"{part.shape} {part.dtype}{'' if turn == 1 else f' of orientation {turn}'}"
+        for part, turn in zip(parts, turns, strict=True)
+    ]
+    if len(set(kinds)) > 1 or len({part.axes for part in parts}) > 1:
+        counts = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in dict.fromkeys(kinds))
+        raise ValueError(f"has parts that differ, {counts}: pages must have one shape, type and orientation")
+    if len(parts) == 1:
+        values, axes = parts[0].asarray(), parts[0].axes
+    else:
+        values, axes = np.stack([part.asarray() for part in parts]), "Q" + parts[0].axes
+    return upright(values, turns[0], axes.index("Y"), axes.index("X")), axes
+
+
 def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
     """(C, H, W) of a TIFF file that PIL would round, cut or refuse; None for all others."""
     try:
@@ -107,18 +141,17 @@ def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
 
     source.seek(0)
     with tifffile.TiffFile(source) as tiff:
-        series = tiff.series[0]
-        values, axes = series.asarray(), series.axes
+        values, axes = read_tiff(tiff)
         inverted = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         opacities = [extra for extra in tiff.pages.first.extrasamples if extra != tifffile.EXTRASAMPLE.UNSPECIFIED]
     values = known_values(values)
     if inverted and values.dtype.kind == "u":
         values = np.iinfo(values.dtype).max - values
-    bands = [k for k, axis in enumerate(axes) if axis not in "YX"]
+    shape, bands = values.shape, [k for k, axis in enumerate(axes) if axis not in "YX"]
     values = np.transpose(values, [*bands, axes.index("Y"), axes.index("X")])
     wide = [n for n in values.shape[:-2] if n > 1]
     if len(wide) > 1:
-        raise ValueError(f"has the axes {axes} of shape {series.shape}: pages of several bands are no single image")
+        raise ValueError(f"has the axes {axes} of shape {shape}: pages of several bands are no single image")
     values = values.reshape(-1, *values.shape[-2:])
     transparent = opacities and values.dtype == np.uint16 and channels not in (2, 4)
     return _on_white(values, opacities == [tifffile.EXTRASAMPLE.ASSOCALPHA]) if transparent else values
@@ -141,12 +174,13 @@ def _deep_png(source) -> np.ndarray | None:
         raise ValueError("an interlaced PNG file of 16-bit colours cannot be read: save it without")
     if width * height > (Image.MAX_IMAGE_PIXELS or np.inf) * 2:
         raise Image.DecompressionBombError(f"{width} x {height} pixels exceed the limit of PIL")
-    data = b""
+    data, tells_exif = b"", False
     while len(start := source.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
         content = source.read(length)
         source.read(4)
         data += content if kind == b"IDAT" else b""
+        tells_exif |= kind == b"eXIf" or content.startswith(b"Raw profile type exif")
     size = 2 * PNG_SAMPLES[colour]
     lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * size)
     planes = []
@@ -156,7 +190,12 @@ def _deep_png(source) -> np.ndarray | None:
         content += _chunk(b"IDAT", zlib.compress(plane.tobytes(), 0)) + _chunk(b"IEND", b"")
         planes.append(np.asarray(Image.open(io.BytesIO(PNG_MAGIC + content))))
     values = np.stack(planes).astype(np.uint16)
-    return values[0::2] * 256 + values[1::2]
+    values = values[0::2] * 256 + values[1::2]
+    if tells_exif:
+        source.seek(0)
+        with Image.open(source) as image:
+            values = upright(values, image.getexif().get(ORIENTATION, 1), 1, 2)
+    return values
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

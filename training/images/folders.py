@@ -180,9 +180,15 @@ def _label_by_column(
     if column not in available:
         has = f"its metadata has {', '.join(available)}" if tables else "it has no metadata.csv or metadata.jsonl"
         raise ValueError(f"label_column {column!r} is not a column of {root}: {has}")
-    values = {}
+    values, spelled = {}, {}
     for table in tables:
-        values |= table.column(column)
+        for path, value in table.column(column).items():
+            text, values[path] = table.rows[path].get(column), value
+            if type(value) is int and isinstance(text, str) and spelled.setdefault(value, text) != text:
+                raise ValueError(
+                    f"label_column {column!r} of {root} holds {spelled[value]!r} and {text!r}, which are one number: "
+                    "write each class in one way, or with a letter if they are two"
+                )
     given = {split: [values.get(of.name(k)) for k in range(len(of))] for split, of in rows.items()}
     refuse_missing_labels(root, column, given, rows)
     notes += [f"the split {split} has no {column}" for split, labels in given.items() if all(map(is_missing, labels))]

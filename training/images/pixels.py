@@ -150,6 +150,11 @@ def value_extremes(images: torch.Tensor) -> tuple[float, float]:
     return low.item(), high.item()
 
 
+def all_equal(images: torch.Tensor) -> bool:
+    """Whether all images (N, C, H, W) are one."""
+    return torch.equal(images.amin(0), images.amax(0))
+
+
 def suggest_white_level(dtype: str, largest: float) -> int | None:
     """The white of 16-bit files whose values need fewer bits (camera data of 10 or 12): 2^bits - 1; else None.
 

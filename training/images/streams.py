@@ -49,6 +49,10 @@ Encoded = tuple  # (image as `decode_image` takes it, label or None, name)
 logger = logging.getLogger("images")
 
 
+class StreamError(ValueError):
+    """Images that cannot be trained on, as is found out only when they are read."""
+
+
 @dataclass(frozen=True)
 class StreamedImages:
     """What `load_images` gives for images that are not decoded into memory.
@@ -137,7 +141,7 @@ class StreamedImages:
     ) -> Iterator[Batch]:
         """Endless batches; arguments, values and errors of `ImageData.batches`.
 
-        The iterator raises ValueError where images differ in size and no `image_size` was given, where a label is
+        The iterator raises StreamError where images differ in size and no `image_size` was given, where a label is
         missing or a value beyond the range, and where more than 1 % of the images (and more than 10) cannot be read.
         """
         own = slice_of_rank(batch_size, seed, start_step, rank, world_size)
@@ -172,6 +176,12 @@ class StreamedImages:
                 images = flipped(images, batch_size, seed, step, own) if flip else images
                 yield images, None if self.label_column is None else torch.tensor(labels)
 
+        def told() -> Iterator[Batch]:
+            try:
+                yield from serve()
+            except ValueError as error:
+                raise StreamError(str(error)) from error
+
         def stop() -> None:
             for future in itertools.chain(reading, *decoding):
                 future.cancel()
@@ -179,7 +189,7 @@ class StreamedImages:
             decoders.shutdown()
             takers.clear()  # closes their files
 
-        batches = serve()
+        batches = told()
         weakref.finalize(batches, stop)  # at the interpreter's exit, too, while what they read with still stands
         return batches
 

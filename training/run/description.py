@@ -34,10 +34,11 @@ def describe_run(
     return "\n".join(lines)
 
 
-def how_to_resume(accelerator: Accelerator, network: nn.Module) -> str:
-    """The command that goes on with the run of this process's command line."""
+def how_to_resume(accelerator: Accelerator, network: nn.Module, overwrite: bool) -> str:
+    """The command that goes on with the run of this process's command line; `overwrite` is its configuration's."""
     launcher = "python" if accelerator.num_processes == 1 else f"torchrun --nproc-per-node {accelerator.num_processes}"
     if shard_size(network) is not None:
         launcher = f"ACCELERATE_USE_FSDP=true FSDP_VERSION=2 {launcher}"
     arguments = [a for a in sys.argv if not a.startswith(("resume=", "overwrite="))]
-    return f"{launcher} {shlex.join(arguments)} resume=latest"
+    in_file = " overwrite=false" if overwrite and "overwrite=true" not in sys.argv else ""
+    return f"{launcher} {shlex.join(arguments)} resume=latest{in_file}"

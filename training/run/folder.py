@@ -2,6 +2,9 @@
 
 Going back to an earlier checkpoint begins another history. What the old one wrote after that step, checkpoints above
 all, is then set aside in abandoned/1, abandoned/2, ..., each with the names of a run's folder.
+
+A run's folder is known by what a trainer wrote: config.yaml with the keys of a run, written first and deleted last, or
+a checkpoint. Nothing is deleted in any other folder, whatever its names are.
 """
 
 import json
@@ -10,17 +13,22 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+import yaml
+
+from images.sources import HUB_IDS
 from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, step_of
 from run.config import RunConfig
 from run.written_folder import discard, mend, written_folder
-from run.yaml_config import ConfigError
+from run.yaml_config import ConfigError, save_config
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
 CHECKPOINTS, METRICS, FIGURES, BEST, ABANDONED = "checkpoints", "metrics.jsonl", "figures", "best", "abandoned"
 AVERAGES = "averages"  # see power_averages.py
+CONFIG = "config.yaml"
+KEYS_OF_A_RUN = {"output_dir", "overwrite", "resume", "data", "model", "optimizer", "ema", "steps", "checkpoint_every"}
 CONTENTS = (
-    *(CHECKPOINTS, "config.yaml", "images.json", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED),
-    *RESULTS,
+    *(CHECKPOINTS, "images.json", METRICS, FIGURES, "tensorboard", BEST, AVERAGES, "pushed", ABANDONED, *RESULTS),
+    CONFIG,  # the last that is deleted
 )
 VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
 FIXED_KEYS = (  # a resumed run cannot change them
@@ -41,13 +49,30 @@ def checkpoint_to_resume(config: RunConfig) -> Path | None:
     """The checkpoint that `config.resume` asks for; None for a new run.
 
     Raises:
-        ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds.
+        ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds; what the
+            folder holds is no run; it is later than the last step, or overwrite=true would delete it.
     """
     if config.resume is None:
         return None
     own = Path(config.output_dir) / CHECKPOINTS
+    if config.overwrite and (config.resume == "latest" or _is_in(Path(config.resume), own)):
+        raise ConfigError(
+            f"resume={config.resume} goes on with the run in output_dir={config.output_dir}, which overwrite=true "
+            "deletes: leave out one of them"
+        )
     if config.resume == "latest":
-        return max(list_checkpoints(own), key=step_of, default=None)
+        path = max(list_checkpoints(own), key=step_of, default=None)
+    else:
+        path = _given_checkpoint(config, own)
+    if path is not None and step_of(path) > config.steps:
+        raise ConfigError(
+            f"steps must be at least {step_of(path)}, of the checkpoint {path} that the run goes on from, but is "
+            f"{config.steps}"
+        )
+    return path
+
+
+def _given_checkpoint(config: RunConfig, own: Path) -> Path:
     path = Path(config.resume)
     if path not in list_checkpoints(path.parent):
         raise ConfigError(f'resume must be null, "latest" or a checkpoint\'s folder, but is {config.resume!r}')
@@ -63,11 +88,26 @@ def checkpoint_to_resume(config: RunConfig) -> Path | None:
             f"resume={config.resume} is a checkpoint of another run than the one that output_dir={config.output_dir} "
             "holds: continue that one with resume=latest, delete it with overwrite=true, or choose another folder"
         )
+    _require_a_run(config)
     return path
 
 
+def require_outside_the_data(config: RunConfig) -> None:
+    """Raise a ConfigError if the run's folder lies in that of the images, of which its figures would be some."""
+    data = config.data
+    folder = Path(data.dataset).expanduser() / (data.data_dir or "")
+    if data.dataset in HUB_IDS or not folder.is_dir():
+        return
+    if Path(config.output_dir).resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"output_dir={config.output_dir} lies in data.dataset={data.dataset}, so that the run's figures would be "
+            f"images to train on: choose a folder outside of {folder}"
+        )
+
+
 def require_free_folder(config: RunConfig) -> None:
-    """Raise a ConfigError if a new run would mix with an old one, or delete it unasked."""
+    """Raise a ConfigError if a new run would mix with an old one, delete it unasked, or delete what is no run."""
+    _require_a_run(config)
     present = _present(config)
     if config.resume:  # a run that died before its first checkpoint starts again; nothing else is thrown away
         present = [path for path in present if path.name in (*RESULTS, ABANDONED)]
@@ -78,8 +118,24 @@ def require_free_folder(config: RunConfig) -> None:
         )
 
 
+def _require_a_run(config: RunConfig) -> None:
+    folder, present = Path(config.output_dir), _present(config)
+    if not present or list_checkpoints(folder / CHECKPOINTS):
+        return
+    try:
+        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict) or not content.keys() >= KEYS_OF_A_RUN:
+        raise ConfigError(
+            f"output_dir {folder} holds {', '.join(path.name for path in present)}, but no {CONFIG} that a trainer "
+            "wrote: it can't be told to be a run's folder, and nothing in it is deleted. Choose another folder, or "
+            "move these away"
+        )
+
+
 def prepare_folder(config: RunConfig, checkpoint: Path | None) -> list[str]:
-    """Make the folder that of a run that starts anew or goes on from `checkpoint`.
+    """Make the folder that of a run that starts anew or goes on from `checkpoint`, with its configuration.
 
     A new run deletes what an old one left there, and nothing else. A resumed one finds its own history alone: later
     checkpoints, and what came with them, are set aside; a checkpoint from elsewhere is copied, so that resume=latest
@@ -90,10 +146,13 @@ def prepare_folder(config: RunConfig, checkpoint: Path | None) -> list[str]:
     """
     folder = Path(config.output_dir)
     if checkpoint is not None and _is_in(checkpoint, folder / CHECKPOINTS):
-        return _set_aside(folder, step_of(checkpoint))
+        done = _set_aside(folder, step_of(checkpoint))
+        save_config(config, folder / CONFIG)
+        return done
     for path in _present(config):
         discard(path)
     folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / CONFIG)
     if checkpoint is None:
         return []
     own = checkpoint_path(folder / CHECKPOINTS, step_of(checkpoint))

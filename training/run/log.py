@@ -1,13 +1,13 @@
 """What a run writes down as it goes: metrics.jsonl, figures/*.png and the same for its trackers."""
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from run.figures import loss_curve
+from run.written_folder import write_whole
 
 
 class RunLog:
@@ -28,7 +28,7 @@ class RunLog:
         self._figures.mkdir(parents=True, exist_ok=True)
         self.records = [record for record in read_metrics(self._metrics) if record["step"] <= start_step]
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
-        _write_whole(self._metrics, lambda path: path.write_text(lines))
+        write_whole(self._metrics, lambda path: path.write_text(lines))
         self._trackers = trackers
 
     def metrics(self, step: int, **values: float | list[float | None]) -> None:
@@ -44,7 +44,7 @@ class RunLog:
     def picture(self, step: int, name: str, image: Image.Image, keep: bool = False) -> Path:
         """Save a picture as figures/NAME.png, or with `keep` as figures/NAME-STEP.png beside earlier ones."""
         path = self._figures / (f"{name}-{step:08d}.png" if keep else f"{name}.png")
-        _write_whole(path, lambda incomplete: image.save(incomplete, format="PNG"))
+        write_whole(path, lambda incomplete: image.save(incomplete, format="PNG"))
         for tracker in self._trackers:
             tracker.picture(step, name, image, path)
         return path
@@ -62,13 +62,6 @@ class RunLog:
     def close(self) -> None:
         for tracker in self._trackers:
             tracker.close()
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that appears complete or not at all."""
-    incomplete = path.with_name(f".{path.name}.incomplete")
-    write(incomplete)
-    os.replace(incomplete, path)
 
 
 def read_metrics(path: Path) -> list[dict]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from images.pixels import suggest_sigma_data, suggest_sigma_max
+from images.pixels import all_equal, suggest_sigma_data, suggest_sigma_max
 from run.checkpoints import read_state
 from run.config import Config
 from run.yaml_config import ConfigError
@@ -75,6 +75,8 @@ def measure(config: Config, images: Tensor, pixels: PixelFormat, image_range: tu
                 raise ConfigError(
                     f"{section}.{key}=auto compares images, but the data set has only one: give a number"
                 )
+            if all_equal(images):
+                raise ConfigError(f"{section}.{key}=auto compares images, but all are the same: give a number")
             value = (high - low) * measures[key](images, pixels=pixels)
             getattr(config, section)[key] = value
             said.append(f"{section}.{key}: {value:.4g}, from the training images")

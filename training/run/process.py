@@ -10,9 +10,10 @@ from pathlib import Path
 import torch.distributed as dist
 from accelerate import Accelerator
 
+from images.streams import StreamError
 from run.accelerator import make_accelerator
 from run.config import RunConfig
-from run.folder import mend_folder
+from run.folder import mend_folder, require_outside_the_data
 from run.health import Diverged
 from run.interruption import ends_in_order
 from run.lock import FolderLock, FolderLost
@@ -48,6 +49,7 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
     """Run a trainer with the configuration that is read here; returns the exit status."""
     try:
         config = configuration()
+        require_outside_the_data(config)
         keep_freed_memory()
         fsdp = fsdp_options()
         if fsdp and (config.compile or config.mixed_precision == "fp16"):
@@ -56,7 +58,7 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         with ends_in_order(), held_folder(Path(config.output_dir), accelerator) as lock:
             trainer(config, accelerator, fsdp if dist.is_initialized() else None, lock).run()
             accelerator.end_training()
-    except (ConfigError, Diverged, FolderLost, WriteError) as error:
+    except (ConfigError, StreamError, Diverged, FolderLost, WriteError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except OSError as error:

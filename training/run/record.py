@@ -17,9 +17,11 @@ import torch
 
 from images.loading import ImageData
 from images.streams import StreamedImages
+from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat
 
 RECORD = "images.json"
+SAID_BY_IMAGES = ("value_dtype", "value_range", "class_names")  # of the network's arguments
 
 
 @dataclass
@@ -62,11 +64,27 @@ class ImageRecord:
         changed = f" ({self.num_images} images then, {count} now)" if count != self.num_images else ""
         return f"As measured when the run began{changed}: {', '.join(kept)}"
 
+    def require_classes(self, data: ImageData | StreamedImages) -> None:
+        """Raise a ConfigError if labels mean other classes than when the run began, as far as these have names."""
+        if self.class_names not in (None, data.class_names):
+            raise ConfigError(
+                f"data: the classes were {self.class_names} when the run began, but those of {data.name} are "
+                f"{data.class_names} now: a resumed run keeps its classes and their order"
+            )
+
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
 
     def write(self, folder: Path) -> None:
         (folder / RECORD).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_said_by_images(model: dict) -> None:
+    """Raise a ConfigError if the section `model` gives what the network is told of the images."""
+    for key in SAID_BY_IMAGES:
+        if key in model:
+            told = "data.value_range says, or else " if key == "value_range" else ""
+            raise ConfigError(f"model.{key} is what {told}the images say, but is given as {model[key]}: leave it out")
 
 
 def read_record(folder: Path) -> ImageRecord | None:

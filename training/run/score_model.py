@@ -7,7 +7,7 @@ import torch
 from images.augmentation import LABELS
 from run.config import Config
 from run.measured import AUTO, without_auto
-from run.record import ImageRecord
+from run.record import ImageRecord, refuse_said_by_images
 from run.yaml_config import ConfigError, construct
 from sde_diffusers import (
     ConsistencyTuning,
@@ -66,6 +66,7 @@ def build_network(
     Raises:
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
+    refuse_said_by_images(config.model)
     arguments = without_auto(config.model)
     if record is not None:
         if record.value_dtype != "uint8" or record.value_range != [0, 255]:
@@ -117,14 +118,17 @@ def load_denoiser(config: Config, scheduler: ScoreSdeScheduler) -> NCSNppUNet2DM
     return network
 
 
-def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
+def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> list[str]:
     """Copy the weights of the pipeline `config.initial_weights` into a new network of the same architecture.
 
     The layers `config.new_layers` keep their own, be they in the pipeline or not: those of other classes, say.
 
+    Returns:
+        What has to be said of it, in sentences.
+
     Raises:
         ConfigError: if there is no such pipeline, or its tensors differ in name or shape (they are listed), or the
-            network has no such layer.
+            network has no such layer, or its classes are those of the pipeline in another order.
     """
     source, new = config.initial_weights, tuple(f"{layer}." for layer in config.new_layers)
     own = network.state_dict()
@@ -132,7 +136,8 @@ def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
         if not any(name.startswith(layer) for name in own):
             layers = ", ".join(dict.fromkeys(name.partition(".")[0] for name in own))
             raise ConfigError(f"new_layers: the network has no layer {layer[:-1]!r}; it has {layers}")
-    weights = initial_network(config).state_dict()
+    initial = initial_network(config)
+    weights = initial.state_dict()
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(new)}
     weights |= {name: tensor for name, tensor in own.items() if name.startswith(new)}
     shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (weights, own)]
@@ -144,6 +149,18 @@ def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> None:
             f"tensors ({listed}{'; ...' if len(names) > 8 else ''})"
         )
     network.load_state_dict(weights)
+    before, now = (list(net.config.class_names or ()) for net in (initial, network))
+    if not before or not now or before == now or "class_embedding" in config.new_layers:
+        return []
+    if sorted(before) == sorted(now):
+        raise ConfigError(
+            f"initial_weights: the classes of {source!r} are {before}, but here their order is {now}: name the "
+            "folders so that it is the same, or give new_layers=[class_embedding]"
+        )
+    return [
+        f"Note: the classes of initial_weights={source} are {before}, and here {now}; new_layers=[class_embedding] "
+        "leaves that layer as a new network has it"
+    ]
 
 
 def check_score_model(config: Config) -> None:

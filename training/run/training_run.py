@@ -53,7 +53,7 @@ from run.splits import check_batches, load_splits
 from run.trackers import check_trackers, start_trackers
 from run.validation import Validation
 from run.written_folder import WriteError, written_folder
-from run.yaml_config import ConfigError, as_dict, save_config
+from run.yaml_config import ConfigError, as_dict
 
 DROPOUT = 2  # stream of random numbers beside that of the steps
 
@@ -146,7 +146,6 @@ class TrainingRun:
             held_out = 0 if self.validation is None else self.validation.num_images
             print(in_short(self.data))
             print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
-            save_config(config, self.folder / "config.yaml")
             self.record.write(self.folder)
             self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
             if self.step == 0:
@@ -253,7 +252,7 @@ class TrainingRun:
                         self.save()
                 if signal and self.step < config.steps:
                     saved = checkpoint_path(self.checkpoints, self.step)
-                    again = how_to_resume(self.accelerator, self.network)
+                    again = how_to_resume(self.accelerator, self.network, config.overwrite)
                     self.accelerator.print(f"{signal}: saved {saved}. Resume with:\n    {again}")
                     return
                 self.after_step()

@@ -1,10 +1,10 @@
-"""Folders that are there as a whole or not at all, whenever the process that writes them dies."""
+"""Folders and files that are there as a whole or not at all, whenever the process that writes them dies."""
 
 import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -41,6 +41,13 @@ def written_folder(target: Path) -> Iterator[Path]:
     temporary.rename(target)
     _sync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that appears complete or not at all."""
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    write(incomplete)
+    os.replace(incomplete, path)
 
 
 def mend(parent: Path, names: re.Pattern) -> list[str]:

@@ -9,6 +9,7 @@ import difflib
 import inspect
 import math
 import os
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from run.text_keys import BASE, read_file, read_words
+from run.written_folder import write_whole
 
 
 class ConfigError(ValueError):
@@ -69,8 +71,10 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
             raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
     structure = OmegaConf.structured(schema)
     try:
-        config = OmegaConf.merge(structure, *(_read_yaml(Path(path).expanduser(), schema) for path in files))
-        config = OmegaConf.merge(config, read_words(overrides, schema), _from_home(given))
+        config = structure
+        contents = [_read_yaml(Path(path).expanduser(), schema) for path in files]
+        for content in (*contents, read_words(overrides, schema), OmegaConf.create(_from_home(given))):
+            config = _merged(config, content, rules)
         if missing := OmegaConf.missing_keys(config):
             raise ConfigError(f"these keys must be given: {', '.join(sorted(missing))}")
         config = OmegaConf.to_object(config)
@@ -91,7 +95,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
 
 def save_config(config, path: Path) -> None:
     """Write the whole configuration, defaults included, as a YAML file that can be read again."""
-    OmegaConf.save(OmegaConf.structured(config), path)
+    write_whole(path, lambda incomplete: OmegaConf.save(OmegaConf.structured(config), incomplete))
 
 
 def as_dict(config) -> dict[str, Any]:
@@ -121,6 +125,38 @@ def construct(section: str, cls, arguments: dict[str, Any]):
         raise ConfigError(f"{section}: {error}") from error
 
 
+def _merged(config: DictConfig, content: DictConfig, rules: dict) -> DictConfig:
+    """`content` over `config`; ConfigError for what OmegaConf refuses without naming its key."""
+    try:
+        return OmegaConf.merge(config, content)
+    except (OmegaConfBaseException, TypeError) as error:
+        if getattr(error, "full_key", None):
+            raise
+        key, value = _refused(config, OmegaConf.to_container(content))
+        section = OmegaConf.select(config, key)
+        if key in rules:
+            allowed = rules[key][0]
+        elif isinstance(section, DictConfig):
+            keys = f" {', '.join(section)}" if is_dataclass(OmegaConf.get_type(section)) else ""
+            allowed = f"a section of keys{keys} and their values"
+        else:
+            raise
+        raise ConfigError(f"{key} must be {allowed}, but is {value!r}") from error
+
+
+def _refused(config: DictConfig, content: dict) -> tuple[str, Any]:
+    """The dotted key and the value of what cannot be merged into `config`; "" if it is none alone."""
+    for name, value in content.items():
+        try:
+            OmegaConf.merge(config, {name: value})
+        except (OmegaConfBaseException, TypeError):
+            if isinstance(value, dict) and isinstance(section := config[name], DictConfig):
+                key, value = _refused(section, value)
+                return f"{name}.{key}", value
+            return name, value
+    return "", None
+
+
 def _from_home(given):
     """A text with the home folder for ~; dictionaries of them likewise, and None as it is."""
     if isinstance(given, dict):
@@ -145,7 +181,7 @@ def _read_yaml(path: Path, schema: type, above: tuple[Path, ...] = ()) -> DictCo
     return (
         content
         if base is None
-        else OmegaConf.merge(_read_yaml(path.parent / base, schema, (*above, path.resolve())), content)
+        else _merged(_read_yaml(path.parent / base, schema, (*above, path.resolve())), content, {})
     )
 
 

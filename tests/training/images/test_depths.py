@@ -12,6 +12,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from images.files import ORIENTATION
 from images.loading import load_images
 from images.pixels import UnreadableImage, decode_image, suggest_sigma_data, suggest_sigma_max
 from sde_diffusers.images import PixelFormat
@@ -22,6 +23,7 @@ DEEP = {
     "int16": RANDOM.integers(-1000, 3000, (3, 6, 9)).astype(np.int16),
     "float32": RANDOM.normal(size=(3, 6, 9)).astype(np.float32),
 }
+PAGES = RANDOM.integers(0, 65536, (5, 6, 9)).astype(np.uint16)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,57 @@ def test_tiff_of_16_bit_colours_is_exact(tmp_path):
     values = DEEP["uint16"].transpose(1, 2, 0)
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
     assert np.array_equal(decoded((tmp_path / "a.tif").read_bytes()).permute(1, 2, 0), values)
+
+
+def write_pages(path, pages, compressions=(None,), **options):
+    with tifffile.TiffWriter(path) as tiff:
+        for k, page in enumerate(pages):
+            tiff.write(page, photometric="minisblack", compression=compressions[k % len(compressions)], **options)
+
+
+@pytest.mark.parametrize("compressions", [(None,), (None, "zlib")])
+def test_tiff_pages_that_were_written_one_by_one(tmp_path, compressions):
+    write_pages(tmp_path / "a.tif", PAGES, compressions)
+    assert np.array_equal(decoded((tmp_path / "a.tif").read_bytes()).numpy(), PAGES)
+    stack = load_images(str(tmp_path / "a.tif"))
+    assert len(stack) == 5 and np.array_equal(stack.images[:, 0].numpy(), PAGES)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as tiff:
+        tiff.write(PAGES[0])
+        tiff.write(PAGES[0, ::2, ::2].copy(), subfiletype=1)  # a smaller copy
+    assert np.array_equal(decoded((tmp_path / "b.tif").read_bytes())[0].numpy(), PAGES[0])
+
+
+def test_tiff_pages_that_differ_are_refused(tmp_path):
+    write_pages(tmp_path / "a.tif", [*PAGES, PAGES[0].astype(np.uint8), PAGES[0].astype(np.uint8)])
+    message = r"5 of \(6, 9\) uint16, 2 of \(6, 9\) uint8: pages must have one shape, type and orientation"
+    with pytest.raises(UnreadableImage, match=message):
+        decoded((tmp_path / "a.tif").read_bytes())
+    with pytest.raises(ValueError, match=message):
+        load_images(str(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_images_are_upright(tmp_path, orientation):
+    """As PIL turns images of 8 bits."""
+    tag = [(ORIENTATION, "H", 1, orientation, True)]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    colours = PAGES[:3].transpose(1, 2, 0)
+    tifffile.imwrite(tmp_path / "rgb.tif", colours, photometric="rgb", extratags=tag)
+    write_pages(tmp_path / "bands.tif", PAGES, extratags=tag)
+    picture = Image.fromarray((PAGES[0] // 256).astype(np.uint8))
+    picture.save(tmp_path / "grey.png", exif=exif)
+    turned = decoded((tmp_path / "grey.png").read_bytes())
+    tells = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    ours = png(colours)
+    contents = [(tmp_path / "rgb.tif").read_bytes(), (tmp_path / "bands.tif").read_bytes()]
+    contents += [ours[:33] + tells + ours[33:], ours[:-12] + tells + ours[-12:]]
+    for content in contents:
+        image = decoded(content)
+        assert np.array_equal(image[:1] // 256, turned)
+        assert np.array_equal(np.sort(image[1].flatten()), np.sort(PAGES[1].flatten()))
+    stack = load_images(str(tmp_path / "bands.tif"))
+    assert np.array_equal(stack.images[0] // 256, turned) and len(stack) == 5
 
 
 @pytest.mark.parametrize("dtype, white", [(np.uint8, 255), (np.uint16, 65535)])
@@ -210,8 +263,11 @@ def test_floats_without_a_range(tmp_path):
         load_images(str(tmp_path), streaming=True)
 
 
-def test_values_that_are_not_finite_are_unreadable(tmp_path):
-    np.save(tmp_path / "a.npy", np.full((4, 4), np.nan, np.float32))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float64("inf"), np.float64(-1.8e308)])
+def test_values_that_are_not_finite_are_unreadable(tmp_path, value):
+    """Also those that float32 cannot hold, such as the mark of GeoTIFF files for no data."""
+    np.save(tmp_path / "a.npy", np.full((4, 4), value))
     with pytest.raises(ValueError, match="no readable image: a.npy .*not finite"):
         load_images(str(tmp_path))
 

@@ -231,6 +231,16 @@ def test_columns_that_are_no_labels(tmp_path, values, message):
         load_images(root, label_column="kind")
 
 
+@pytest.mark.parametrize("files", [{"": ["01", "1", "2"]}, {"a/": ["01", "2"], "b/": ["1"]}])
+def test_one_class_in_two_spellings_is_refused(tmp_path, files):
+    for folder, kinds in files.items():
+        root = write(tmp_path, *(f"{folder}{k}.png" for k in range(len(kinds))))
+        lines = ["file_name,kind", *(f"{k}.png,{kind}" for k, kind in enumerate(kinds))]
+        (tmp_path / folder / "metadata.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="label_column 'kind' of .* holds '01' and '1', which are one number"):
+        load_images(root, label_column="kind")
+
+
 def test_two_rows_about_one_image_are_refused(tmp_path):
     root = write(tmp_path, "0.png")
     (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,a\n0.png,b\n")

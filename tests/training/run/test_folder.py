@@ -46,6 +46,16 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
+def test_what_a_resumed_run_cannot_do_is_refused_by_its_keys(tiny, run, capsys):
+    before = metrics(run)
+    for resume in ("latest", f"{run}/checkpoints/step-00000006"):
+        error = refused(capsys, tiny, run, *EVERYTHING, f"resume={resume}", "overwrite=true")
+        assert f"resume={resume} goes on with the run in output_dir={run}, which overwrite=true deletes" in error
+    error = refused(capsys, tiny, run, *EVERYTHING, "resume=latest", "steps=2")
+    assert "steps must be at least 12, of the checkpoint" in error and error.endswith("but is 2")
+    assert steps(run) == [3, 6, 9, 12] and metrics(run) == before
+
+
 def test_going_back_begins_another_history(tiny, run, capsys):
     old = metrics(run)
     lower = [*EVERYTHING[1:], "optimizer.lr=1e-4"]
@@ -161,6 +171,55 @@ def test_a_folder_in_use_is_refused(tiny, run, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     assert "cannot be written" in refused(capsys, tiny, tmp_path / "file")
+
+
+@pytest.mark.parametrize("config", [None, "a: [", "notes", "steps: 5\ndata: {dataset: mine}\noutput_dir: here\n"])
+def test_a_folder_that_was_never_a_runs_loses_nothing(tiny, finished, tmp_path, capsys, config):
+    """Whatever its names are; and neither is it taken for a run."""
+    folder = tmp_path / "mine"
+    kept = [
+        "figures/thesis.pdf",
+        "checkpoints/mine.ckpt",
+        "best/b.txt",
+        "averages/a.txt",
+        "tensorboard/t",
+        "notes.txt",
+    ]
+    for name in [*kept, "metrics.jsonl", "images.json", "pipeline/model.txt"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    before = {path: path.is_file() and path.read_text() for path in folder.rglob("*")}
+    for words in (
+        [],
+        ["resume=latest"],
+        ["overwrite=true"],
+        [f"resume={finished}/checkpoints/step-00000003", "overwrite=true"],
+    ):
+        error = refused(capsys, tiny, folder, *EVERYTHING, *words)
+        assert "nothing in it is deleted" in error, error
+        assert {path: path.is_file() and path.read_text() for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("again", ["resume=latest", "overwrite=true"])
+def test_a_run_that_died_before_its_first_checkpoint_can_begin_again(tiny, tmp_path, monkeypatch, again):
+    """Also if it died while it deleted an earlier one, or before it had written more than its configuration."""
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    def begin(*words):
+        with pytest.raises(KeyboardInterrupt):
+            train.main([str(tiny), f"output_dir={tmp_path}/run", "steps=2", *words])
+
+    for died_in in ("run.training_run.TrainingRun.train_step", "run.training_run.describe_run", "run.folder.discard"):
+        with monkeypatch.context() as patch:
+            patch.setattr(died_in, die)
+            begin(again)
+        assert names(tmp_path / "run"), died_in
+    run_here(tiny, tmp_path / "run", "steps=2", again)
+    assert list(metrics(tmp_path / "run")) == [1, 2]
 
 
 def test_a_run_that_lost_its_folder_writes_nothing_more(tiny, tmp_path, capsys, monkeypatch):
