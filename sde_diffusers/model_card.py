@@ -97,8 +97,9 @@ def model_card(
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
-    for name, values in {"license": [license or "mit"], "datasets": datasets or [], "tags": tags or []}.items():
-        for value in values:
+    words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
+    for name, entries in words.items():
+        for value in entries:
             if not CARD_WORDS[name].fullmatch(value):
                 raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {value!r}.")
     if description is not None and earlier is not None and GENERATED not in earlier.text:
