@@ -97,7 +97,7 @@ def model_card(
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
-    words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
+    words: dict[str, list[str]] = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
     for name, entries in words.items():
         for value in entries:
             if not CARD_WORDS[name].fullmatch(value):
