@@ -97,11 +97,11 @@ def model_card(
     for name, value in {"datasets": datasets, "tags": tags}.items():
         if isinstance(value, str):
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
-    words: dict[str, list[str]] = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
-    for name, entries in words.items():
-        for value in entries:
-            if not CARD_WORDS[name].fullmatch(value):
-                raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {value!r}.")
+    words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
+    for name, given_words in words.items():
+        for word in given_words:
+            if not CARD_WORDS[name].fullmatch(word):
+                raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {word!r}.")
     if description is not None and earlier is not None and GENERATED not in earlier.text:
         raise ValueError("`description` is for a card that is generated, but this README.md was written by hand.")
     for path, rules in CARD_VALUES.items():
