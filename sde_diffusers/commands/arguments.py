@@ -50,7 +50,7 @@ def add_model_arguments(parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object for programs instead of text")
 
 
-def class_of(pipe, label: str | None) -> int | str | None:
+def named_class(pipe, label: str | None) -> int | str | None:
     """A class by its name or, for what is the name of none, by its number."""
     if label is None or label in (pipe.class_names or ()) or not re.fullmatch(r"-?\d+", label):
         return label

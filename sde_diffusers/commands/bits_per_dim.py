@@ -9,7 +9,7 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_of,
+    named_class,
     loaded_pipeline,
     number,
     own_generators,
@@ -64,7 +64,7 @@ def run_bits_per_dim(options) -> int:
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     require_measurable(pipe, files)
-    label = class_of(pipe, options.label)
+    label = named_class(pipe, options.label)
     bits, estimates, nfe = [], [], []
     with tqdm(total=len(files), unit="picture", disable=None) as bar:
         for start in range(0, len(files), options.batch_size):

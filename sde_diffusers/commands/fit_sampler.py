@@ -6,7 +6,7 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_of,
+    named_class,
     integer,
     loaded_pipeline,
     number_from_zero,
@@ -87,7 +87,7 @@ def run_fit_sampler(options) -> int:
             pipe,
             options.steps,
             torch.Generator().manual_seed(options.seed),
-            class_of(pipe, options.label),
+            named_class(pipe, options.label),
             guidance_scale=options.guidance_scale,
             guide_scale=options.guide_scale,
             num_latents=options.latents,

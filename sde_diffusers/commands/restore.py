@@ -6,7 +6,7 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_of,
+    named_class,
     integer,
     loaded_pipeline,
     number,
@@ -92,7 +92,7 @@ def run_restore(options) -> int:
         "method": options.method,
         "num_samples": options.samples,
         "num_inference_steps": options.steps,
-        "class_labels": class_of(pipe, options.label),
+        "class_labels": named_class(pipe, options.label),
         "generator": own_generators(options.seed, range(options.samples)),
     }
     if options.noise_std is not None:

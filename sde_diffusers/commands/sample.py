@@ -8,7 +8,7 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    class_of,
+    named_class,
     loaded_pipeline,
     number_from_zero,
     own_generators,
@@ -85,7 +85,7 @@ def run_sample(options) -> int:
 
     pipe = loaded_pipeline(ScoreSdePipeline, options)
     require_mode(pipe, array, options.output)
-    classes = [class_of(pipe, label) for label in classes]
+    classes = [named_class(pipe, label) for label in classes]
     pipe.scheduler = chosen_sampler(options, pipe.scheduler)
     files, arrays, nfe = [], [], 0
     try:

@@ -41,11 +41,9 @@ class Measurement:
     drawn_from: tuple | None = None
 
     @property
-    def noiseless(self) -> Tensor:
+    def noiseless(self) -> Tensor | bool:
         """Whether the measurement is exact, of each image: (N, 1, ..., 1) booleans, or one for all."""
-        if self.noise_covariance is not None or not is_white(self.noise_std):
-            return torch.tensor(False)
-        return torch.as_tensor(self.noise_std == 0)
+        return self.noise_covariance is None and is_white(self.noise_std) and self.noise_std == 0
 
     def noise(self, w: Tensor) -> Tensor:
         """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""

@@ -60,10 +60,12 @@ class MMPS(PosteriorMethod):
 
         # the residual is a difference of measurements, and no better known than these
         rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
-        exact = measurement.noiseless.to(residual.device)
+        exact = measurement.noiseless
+        of_each = isinstance(exact, Tensor)
 
         def precondition(r):
-            return torch.where(exact, operator.solve(r, 1.0, 0.0), r)
+            solved = operator.solve(r, 1.0, 0.0)
+            return torch.where(exact, solved, r) if of_each else solved
 
-        known = precondition if operator.direct and exact.any() else None
+        known = precondition if operator.direct and (of_each or exact) else None
         return krylov_solution(system, residual, self.steps, rounding=rounding, precondition=known)[0]
