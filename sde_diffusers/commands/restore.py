@@ -6,9 +6,9 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    named_class,
     integer,
     loaded_pipeline,
+    named_class,
     number,
     number_from_zero,
     own_generators,

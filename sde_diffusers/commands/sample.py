@@ -8,8 +8,8 @@ from pathlib import Path
 from sde_diffusers.commands.arguments import (
     add_command,
     add_model_arguments,
-    named_class,
     loaded_pipeline,
+    named_class,
     number_from_zero,
     own_generators,
     positive_integer,
