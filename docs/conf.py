@@ -37,7 +37,8 @@ nitpick_ignore_regex = [
     ),  # their documentation is elsewhere
     # Bases, named with the methods of what inherits them:
     ("py:class", r"sde_diffusers\.(models\.complete_weights\..*|.*Mixin)"),
-    ("py:class", r"sde_diffusers\.operators\.base\.OwnOperator"),  # a type variable
+    # Type variables:
+    ("py:class", r"sde_diffusers\.(operators\.base\.OwnOperator|pipelines\.codes_and_likelihoods\.Method)"),
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]
 
