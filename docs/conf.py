@@ -38,7 +38,10 @@ nitpick_ignore_regex = [
     # Bases, named with the methods of what inherits them:
     ("py:class", r"sde_diffusers\.(models\.complete_weights\..*|.*Mixin)"),
     # Type variables:
-    ("py:class", r"sde_diffusers\.(operators\.base\.OwnOperator|pipelines\.codes_and_likelihoods\.Method)"),
+    (
+        "py:class",
+        r"sde_diffusers\.(operators\.base\.OwnOperator|pipelines\.\w+\.Method|hub\.pipeline_mixin\.Pipeline)",
+    ),
     ("py:(class|exc)", r'.*[" ].*'),  # words that napoleon takes for types
 ]
 
