@@ -108,6 +108,7 @@ def require_measurable(pipe, files: list[Path]) -> None:
 
     channels, *expected = image_shape(pipe.unet)
     depths: list[str] = []
+    warnings.filterwarnings("ignore", "`images` has colours")  # each is told of below, by its name
     for file in files:
         picture = opened_picture(file)
         try:
@@ -116,7 +117,6 @@ def require_measurable(pipe, files: list[Path]) -> None:
                 numbers, _ = image_values("images", picture, channels, pipe.pixel_format)
             for note in told:
                 print(f"{file} {str(note.message).removeprefix('`images` ')}", file=sys.stderr)
-            warnings.filterwarnings("ignore", "`images` has colours")  # told of by the file's name
             height, width = numbers.shape[2:]
             if [height, width] != expected:
                 own = f"{expected[1]} x {expected[0]}"
