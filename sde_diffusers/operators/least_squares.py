@@ -36,31 +36,24 @@ def relative_norm(square: Tensor, start: Tensor) -> Tensor:
     return torch.where(start > 0, square / start, 0).sqrt().flatten()
 
 
-def krylov_solution(
-    system, b: Tensor, steps: int, tolerance: float = 1e-6, rounding: Tensor | float = 0.0, precondition=None
-) -> tuple[Tensor, Tensor]:
+def krylov_solution(system, b: Tensor, steps: int, tolerance: float = 1e-6) -> tuple[Tensor, Tensor]:
     """M w for the solution of S w = b, for each image of b (N, ...), by conjugate gradients from w = 0.
 
-    An image whose residual has fallen to `tolerance` of its b or to `rounding`, or along whose direction S is not
-    positive (then it has left what can be solved), keeps its w.
+    An image whose residual has fallen to `tolerance` of its b, or along whose direction S is not positive (then it has
+    left what can be solved), keeps its w.
 
     Args:
         system: d -> (S d, M d), for a symmetric, positive S and any M that is linear as well. So what is wanted of w
             need not be computed again.
-        rounding: norm of b's rounding errors, (N, 1, ..., 1) or a number. They have a share outside of the range of a
-            singular S, which no w takes away, and along which the steps would grow without bound.
-        precondition: r -> P r with a symmetric P that is positive on the range of S and like its inverse: the steps
-            are then as many as P S needs. The tolerance is of <r, P r>.
 
     Returns:
         M w, and the residual's norm relative to that of b, (N,).
     """
-    precondition, size = precondition or (lambda r: r), largest(b)
-    b, rounding = b / size, rounding / size
-    wanted, residual, direction = 0, b, precondition(b)
-    left = norm_of_b = inner(b, b)
-    square = start = inner(b, direction)
-    going = (left > 0) & (left > rounding**2)
+    size = largest(b)
+    b = b / size
+    wanted, residual, direction = 0, b, b
+    square = start = inner(b, b)
+    going = start > 0
     for _ in range(steps):
         if b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
             break
@@ -70,13 +63,59 @@ def krylov_solution(
         length = torch.where(going, square / curvature, 0)
         residual = residual - length * image
         wanted = wanted + like_images(length, product) * product
-        shaped = precondition(residual)
-        previous, square, left = square, inner(residual, shaped), inner(residual, residual)
-        going = going & (square > tolerance**2 * start) & (left > rounding**2)
-        direction = shaped + torch.where(going, square / previous, 0) * direction
+        previous, square = square, inner(residual, residual)
+        going = going & (square > tolerance**2 * start)
+        direction = residual + torch.where(going, square / previous, 0) * direction
     if not isinstance(wanted, Tensor):  # b = 0
         wanted = torch.zeros_like(system(b)[1])
-    return like_images(size, wanted) * wanted, relative_norm(left, norm_of_b)
+    return like_images(size, wanted) * wanted, relative_norm(square, start)
+
+
+def least_residual(
+    system, b: Tensor, steps: int, tolerance: float = 1e-6, rounding: Tensor | float = 0.0, precondition=None
+) -> Tensor:
+    """M w for that w, of the space that so many steps span, whose residual r = b - S w has the least <r, P r>.
+
+    Generalized conjugate residuals (Eisenstat, Elman & Schultz, SIAM J. Numer. Anal. 20, 1983): the directions' images
+    S d are made orthogonal to all earlier ones, which therefore stay in memory. S need be neither symmetric nor
+    positive, and few steps never make the residual worse.
+
+    Args:
+        system: d -> (S d, M d) on images (N, ...), linear.
+        tolerance: an image whose root of <r, P r> has fallen to that of its b, or ||r|| to `rounding`, keeps its w.
+        rounding: norm of b's rounding errors, (N, 1, ..., 1) or a number.
+        precondition: r -> P r with a symmetric P that is positive on the range of S and like its inverse; P = 1
+            unless given.
+    """
+    size = largest(b)
+    b, rounding = b / size, rounding / size
+    residual, shaped = b, precondition(b) if precondition else b
+    start = inner(residual, shaped)
+    going = (start > 0) & (inner(b, b) > rounding**2)
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    wanted = 0
+    for _ in range(steps):
+        if kept and b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
+            break
+        image, product = system(shaped)
+        unit = largest(image)
+        image, product = image / unit, product / like_images(unit, product)
+        shaped_image = precondition(image) if precondition else image
+        before = inner(image, shaped_image)
+        for other, shaped_other, other_product in kept:
+            share = inner(shaped_other, image)
+            image, shaped_image = image - share * other, shaped_image - share * shaped_other
+            product = product - like_images(share, product) * other_product
+        square = inner(image, shaped_image)
+        going = going & (square > torch.finfo(b.dtype).eps * before)  # else only rounding errors are left of it
+        scale = torch.where(going, square.rsqrt(), 0)
+        image, shaped_image, product = scale * image, scale * shaped_image, like_images(scale, product) * product
+        kept.append((image, shaped_image, product))
+        length = inner(shaped_image, residual)
+        residual, shaped = residual - length * image, shaped - length * shaped_image
+        wanted = wanted + like_images(length, product) * product
+        going = going & (inner(residual, shaped) > tolerance**2 * start) & (inner(residual, residual) > rounding**2)
+    return like_images(size, wanted) * wanted
 
 
 def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float = 1e-6) -> Tensor:

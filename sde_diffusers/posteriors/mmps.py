@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.least_squares import krylov_solution, norm
+from sde_diffusers.operators.least_squares import least_residual, norm
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import Measurement
 from sde_diffusers.scalars import real_number, whole_number
@@ -18,24 +18,24 @@ RESIDUAL_ROUNDING = 10
 
 @dataclass
 class MMPS(PosteriorMethod):
-    """Moment-matching posterior sampling: (A V A' + C) w = y - A D by conjugate gradients.
+    """Moment-matching posterior sampling: (A V A' + C) w = y - A D by steps of least residual.
 
-    The covariance V is that of the network. `damping` (noise level)^2 A A' is added to the system, since a network's V
-    is not exactly symmetric and positive, and has directions that it takes for certain. The shift V A' w is a sum of
-    the products V A' d of the steps' directions d, and takes no other. For an exact measurement by an operator that
-    solves systems with A A' itself, (A A')^-1 preconditions the steps: they need not find small singular values of A,
-    which noise would hide.
+    The covariance V is that of the network, which is not exactly symmetric and positive: few conjugate gradient steps
+    may go astray, those of least residual don't. The shift V A' w is a sum of the products V A' d of the steps'
+    directions d, and takes no other. For an exact measurement by an operator that solves systems with A A' itself,
+    (A A')^-1 preconditions the steps: they need not find small singular values of A, which noise would hide.
 
     Args:
-        steps: conjugate gradient steps, at least 1; each takes a vector-Jacobian product.
-        damping: at least 0; 0 is exact for Gaussian images.
+        steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last.
+        damping: at least 0; of it, `damping` (noise level)^2 A A' is added to the system, for networks whose V has
+            directions that they wrongly take for certain. 0 is exact for Gaussian images.
 
     Raises:
         ValueError: on numbers out of range.
     """
 
     steps: int = 3
-    damping: float = 0.1
+    damping: float = 0.0
 
     def __post_init__(self):
         if not whole_number(self.steps) >= 1:
@@ -68,4 +68,4 @@ class MMPS(PosteriorMethod):
             return torch.where(exact, solved, r) if of_each else solved
 
         known = precondition if operator.direct and (of_each or exact) else None
-        return krylov_solution(system, residual, self.steps, rounding=rounding, precondition=known)[0]
+        return least_residual(system, residual, self.steps, rounding=rounding, precondition=known)
