@@ -467,6 +467,18 @@ def test_numbers_of_numpy_are_numbers():
     assert Bands(np.array([2, 0])).bands == [2, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_half_precision(name, dtype):
+    operator = OPERATORS[name]().for_images(SHAPE)
+    x = torch.rand(SHAPE, generator=generator()).to(dtype)
+    y = operator(x)
+    assert y.dtype == operator.adjoint(y).dtype == dtype
+    near = {"rtol": 0, "atol": 16 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(y.float(), operator(x.float()), **near)
+    torch.testing.assert_close(operator.adjoint(y).float(), operator.adjoint(y.float()), **near)
+
+
 def test_what_lies_outside_of_the_range_of_a_singular_system_is_not_solved_for():
     root = torch.randn(8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     w = torch.randn(3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
 from sde_diffusers.operators.decomposed import Decomposed, Dense, Separable
+from sde_diffusers.operators.fourier import real_image, unitary_transform
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.scalars import real_numbers
 from sde_diffusers.sdes.gaussian import require_positive
@@ -159,10 +160,10 @@ class CircularConvolution(Decomposed, Convolution):
         return torch.fft.fft2(padded.roll((-(h // 2), -(w // 2)), (0, 1)))
 
     def _analyse(self, x):
-        return torch.fft.fft2(x, norm="ortho")
+        return unitary_transform(x)
 
     def _synthesise(self, z, size):
-        return torch.fft.ifft2(z, norm="ortho").real
+        return real_image(z)
 
 
 class SmallConvolution(Dense, Convolution):

@@ -53,17 +53,17 @@ class Decomposed(LinearOperator):
 
     def __call__(self, x: Tensor):
         size = tuple(x.shape[2:])
-        return self._measurement(self._response(size, self._analyse(x), lambda s: s), size)
+        return self._measurement(self._response(size, self._analyse(x), lambda s: s), size).to(x.dtype)
 
     def adjoint(self, y: Tensor):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
-        return self._synthesise(self._response(size, z, lambda s: s.conj()), size)
+        return self._synthesise(self._response(size, z, lambda s: s.conj()), size).to(y.dtype)
 
     def pseudo_inverse(self, y: Tensor):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
-        return self._synthesise(self._response(size, z, lambda s: torch.where(s == 0, 0, 1 / s)), size)
+        return self._synthesise(self._response(size, z, lambda s: torch.where(s == 0, 0, 1 / s)), size).to(y.dtype)
 
     def attainable(self, y: Tensor):
         return self._of_measurement(y, lambda s: (s != 0).to(s.dtype))
@@ -78,7 +78,7 @@ class Decomposed(LinearOperator):
     def _of_measurement(self, y, response):
         size = self._image_size(y)
         z = self._analyse_measurement(y, size)
-        return self._measurement(self._response(size, z, response), size)
+        return self._measurement(self._response(size, z, response), size).to(y.dtype)
 
 
 class Dense(Decomposed):

@@ -6,6 +6,16 @@ from torch import Tensor
 from sde_diffusers.operators.base import LinearOperator
 
 
+def unitary_transform(x: Tensor) -> Tensor:
+    """F x of the last two axes; of half precision in complex64, since PyTorch has no transform of it on every device."""
+    return torch.fft.fft2(x if x.dtype == torch.float64 else x.float(), norm="ortho")
+
+
+def real_image(z: Tensor) -> Tensor:
+    """The real part of F* z."""
+    return torch.fft.ifft2(z, norm="ortho").real
+
+
 class MaskedFourier(LinearOperator):
     """y = M F x, F unitary: of each channel's transform, the real parts and then the imaginary ones, (N, 2 C, H, W).
 
@@ -50,11 +60,12 @@ class MaskedFourier(LinearOperator):
         return 2 * self.sampled.expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
 
     def __call__(self, x: Tensor):
-        z = torch.fft.fft2(x, norm="ortho")
-        return self.measured(torch.cat([z.real, z.imag], 1))
+        z = unitary_transform(x)
+        return self.measured(torch.cat([z.real, z.imag], 1).to(x.dtype))
 
     def adjoint(self, y: Tensor):
-        return torch.fft.ifft2(torch.complex(*self.measured(y).chunk(2, 1)), norm="ortho").real
+        parts = self.measured(y if y.dtype == torch.float64 else y.float()).chunk(2, 1)
+        return real_image(torch.complex(*parts)).to(y.dtype)
 
     def measured(self, y: Tensor):
         self.sampled = self.sampled.to(y.device)  # once
@@ -63,8 +74,9 @@ class MaskedFourier(LinearOperator):
 
     def _filter(self, x, response):
         """The image x with A'A in a function of it, F* response(h) F."""
-        h = self.constant("share", x, lambda: self.share.to(x.dtype))
-        return torch.fft.ifft2(torch.fft.fft2(x, norm="ortho") * response(h), norm="ortho").real
+        z = unitary_transform(x)
+        h = self.constant("share", z, lambda: self.share.to(z.real.dtype))
+        return real_image(z * response(h)).to(x.dtype)
 
     def pseudo_inverse(self, y: Tensor):
         return self._filter(self.adjoint(y), lambda h: torch.where(h == 0, 0, 1 / h))

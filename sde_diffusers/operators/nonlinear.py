@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.fourier import unitary_transform
 from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
 
@@ -99,8 +100,8 @@ class FourierMagnitude(ShapeKeeping):
     SMALLEST = 1e-6  # where the magnitude is 0 it has no derivative
 
     def __call__(self, x: Tensor):
-        z = torch.fft.fft2(x, norm="ortho")
-        return (z.real**2 + z.imag**2 + self.SMALLEST**2).sqrt()
+        z = unitary_transform(x)
+        return (z.real**2 + z.imag**2 + self.SMALLEST**2).sqrt().to(x.dtype)
 
 
 class JPEG(ShapeKeeping):
