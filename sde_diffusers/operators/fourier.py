@@ -7,7 +7,7 @@ from sde_diffusers.operators.base import LinearOperator
 
 
 def unitary_transform(x: Tensor) -> Tensor:
-    """F x of the last two axes; of half precision in complex64, since PyTorch has no transform of it on every device."""
+    """F x of the last two axes; half precision counts as float32, since not every device transforms it."""
     return torch.fft.fft2(x if x.dtype == torch.float64 else x.float(), norm="ortho")
 
 
