@@ -88,33 +88,37 @@ def least_residual(
             unless given.
     """
     size = largest(b)
-    b, rounding = b / size, rounding / size
-    residual, shaped = b, precondition(b) if precondition else b
+    residual, rounding = b / size, rounding / size
+    shaped = precondition(residual) if precondition else residual
     start = inner(residual, shaped)
-    going = (start > 0) & (inner(b, b) > rounding**2)
-    kept: list[tuple[Tensor, Tensor, Tensor]] = []
-    wanted = 0
+    going = (start > 0) & (inner(residual, residual) > rounding**2)
+    kept: list[tuple[Tensor, ...]] = []
+    wanted, unit = 0, size
     for _ in range(steps):
         if kept and b.device.type == "cpu" and not going.any():  # a GPU does the few steps rather than be waited for
             break
         image, product = system(shaped)
-        unit = largest(image)
+        if not kept:
+            unit = largest(image)  # squares stay in the dtype's range
         image, product = image / unit, product / like_images(unit, product)
-        shaped_image = precondition(image) if precondition else image
-        before = inner(image, shaped_image)
-        for other, shaped_other, other_product in kept:
+        taken = 0
+        for other, shaped_other, of_square, other_product in kept:
             share = inner(shaped_other, image)
-            image, shaped_image = image - share * other, shaped_image - share * shaped_other
-            product = product - like_images(share, product) * other_product
+            along = share * of_square
+            image, product = image - along * other, product - like_images(along, product) * other_product
+            taken = taken + share * along
+        shaped_image = precondition(image) if precondition else image
         square = inner(image, shaped_image)
-        going = going & (square > torch.finfo(b.dtype).eps * before)  # else only rounding errors are left of it
-        scale = torch.where(going, square.rsqrt(), 0)
-        image, shaped_image, product = scale * image, scale * shaped_image, like_images(scale, product) * product
-        kept.append((image, shaped_image, product))
-        length = inner(shaped_image, residual)
-        residual, shaped = residual - length * image, shaped - length * shaped_image
+        going = going & (square > torch.finfo(b.dtype).eps * taken)  # else only rounding errors are left of it
+        of_square = torch.where(going, 1 / square, 0)
+        length = inner(shaped, image) * of_square
         wanted = wanted + like_images(length, product) * product
-        going = going & (inner(residual, shaped) > tolerance**2 * start) & (inner(residual, residual) > rounding**2)
+        kept.append((image, shaped_image, of_square, product))
+        residual = residual - length * image
+        shaped = shaped - length * shaped_image if precondition else residual
+        left = inner(residual, shaped)
+        going = going & (left > tolerance**2 * start)
+        going = going & ((inner(residual, residual) if precondition else left) > rounding**2)
     return like_images(size, wanted) * wanted
 
 
