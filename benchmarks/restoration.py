@@ -116,7 +116,7 @@ def affine_moments(scheduler, network, operator, y, noise_std, method):
     ends = [*scheduler.times[1:].tolist(), None]
     for t, end in zip(scheduler.timesteps, ends, strict=True):
         x = torch.cat([means, origin, axes, zero, zero])
-        output = posterior_output(lambda x, t: network(x, t).sample, scheduler, method, problem, x)
+        output = posterior_output(lambda x, t=t: network(x, t).sample, scheduler, method, problem, x)
         x = scheduler.step(output, t, x, variance_noise=step_noise).prev_sample
         alpha, sigma = (
             (1.0, 0.0) if end is None else (scheduler.sde.alpha(end).item(), scheduler.sde.sigma(end).item())

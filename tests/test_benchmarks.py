@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import exact_posteriors  # noqa: E402
+import restoration  # noqa: E402
 import training_cost  # noqa: E402
 import training_throughput  # noqa: E402
 
@@ -154,3 +155,13 @@ def test_errors_of_exact_draws_are_one(noise):
     x = torch.randn(2, *problem.shape[1:], generator=torch.Generator().manual_seed(1))
     expected = problem.network(x, torch.tensor(0.5)).sample
     torch.testing.assert_close(problem.denoise(x, 0.5), expected, rtol=0, atol=1e-5)
+
+
+def test_moments_without_draws_are_those_of_the_posterior(monkeypatch):
+    monkeypatch.setattr(restoration, "AFFINE_STEPS", 60)
+    scheduler, network, operator, y = restoration.gaussian_problem("box", 0.1)
+    mean, covariance = network.posterior(operator, y, 0.1)
+    method, affine = restoration.GAUSSIAN_METHODS["MMPS, converged"]
+    means, found = restoration.affine_moments(scheduler, network, operator, y, 0.1, method)
+    assert affine and (means - mean).abs().max() < 1e-3 * covariance.diagonal().sqrt().max()
+    assert (found - covariance).norm() < 0.15 * covariance.norm()  # steps of first order
