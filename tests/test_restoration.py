@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from sde_diffusers.operators import (
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, conjugate_gradients, posterior_output
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = 4
 OPERATORS = {
     "box": Mask(box_mask(SIZE, SIZE, (1, 1, 3, 4))),
@@ -588,3 +590,16 @@ def test_a_saved_folder_restores_without_the_package(tmp_path):
     arguments = {"num_inference_steps": 2, "generator": seeded(), "output_type": "pt"}
     expected = pipe.inpaint(torch.full((1, 1, 8, 8), 0.5), torch.eye(8), **arguments).images
     assert torch.equal(torch.load(tmp_path / "images.pt"), expected)
+
+
+def test_three_steps_do_for_a_trained_network():
+    """Its covariance is not quite symmetric and positive, as conjugate gradients need: with three they came to 17.3 dB,
+    with six to 14.1."""
+    sheet = torch.from_numpy(np.asarray(Image.open(ROOT / "space_app" / "fashion_mnist.png"))).float() / 255
+    images = sheet[:28].reshape(28, 10, 28).transpose(0, 1)[:, None]
+    pipe = quiet(ScoreSdeRestorationPipeline.from_pretrained(ROOT / "pretrained" / "fashion-mnist-ve"))
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
+    operator = Mask(random_mask((10, 1, 28, 28), 0.75, seeded()))
+    y = operator(images) + 0.05 * torch.randn(images.shape, generator=seeded(1))
+    out = pipe(y, operator, 0.05, num_inference_steps=10, generator=seeded(2), output_type="pt").images
+    assert -10 * (out - images).square().flatten(1).mean(1).log10().mean() > 19.5
