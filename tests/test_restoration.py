@@ -593,9 +593,9 @@ def test_a_saved_folder_restores_without_the_package(tmp_path):
 
 
 def test_three_steps_do_for_a_trained_network():
-    """Its covariance is not quite symmetric and positive, as conjugate gradients need: with three they came to 17.3 dB,
+    """Its covariance is not quite symmetric and positive, as conjugate gradients need: with three they got to 17.3 dB,
     with six to 14.1."""
-    sheet = torch.from_numpy(np.asarray(Image.open(ROOT / "space_app" / "fashion_mnist.png"))).float() / 255
+    sheet = torch.from_numpy(np.array(Image.open(ROOT / "space_app" / "fashion_mnist.png"))).float() / 255
     images = sheet[:28].reshape(28, 10, 28).transpose(0, 1)[:, None]
     pipe = quiet(ScoreSdeRestorationPipeline.from_pretrained(ROOT / "pretrained" / "fashion-mnist-ve"))
     pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=1, eta=1.0)
