@@ -6,9 +6,14 @@ from torch import Tensor
 from sde_diffusers.operators.base import LinearOperator
 
 
+def transformable(x: Tensor) -> Tensor:
+    """x, in float32 if it has half precision, which not every device transforms."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def unitary_transform(x: Tensor) -> Tensor:
-    """F x of the last two axes; half precision counts as float32, since not every device transforms it."""
-    return torch.fft.fft2(x if x.dtype == torch.float64 else x.float(), norm="ortho")
+    """F x of the last two axes, complex."""
+    return torch.fft.fft2(transformable(x), norm="ortho")
 
 
 def real_image(z: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class MaskedFourier(LinearOperator):
         return self.measured(torch.cat([z.real, z.imag], 1).to(x.dtype))
 
     def adjoint(self, y: Tensor):
-        parts = self.measured(y if y.dtype == torch.float64 else y.float()).chunk(2, 1)
+        parts = self.measured(transformable(y)).chunk(2, 1)
         return real_image(torch.complex(*parts)).to(y.dtype)
 
     def measured(self, y: Tensor):
