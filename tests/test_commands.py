@@ -348,35 +348,35 @@ def test_a_class_that_is_named_by_a_number(tmp_path, capsys):
     assert main(["sample", folder, str(tmp_path / "other"), "--class", "7"]) == 1
 
 
-@pytest.mark.parametrize("command", ["sample", "array", "restore", "fit-sampler"])
-def test_a_full_disk_leaves_nothing_half(tmp_path, capsys, command):
+LIMITED = """
+import json, resource, signal, sys
+import torch, tqdm
+from sde_diffusers.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
+for words in json.loads(sys.argv[1]):
+    print(main(words), file=sys.stderr)
+"""
+
+
+def test_a_full_disk_leaves_nothing_half(tmp_path):
     """A process that can write files of 50 bytes only."""
     folder, out = saved(tmp_path / "model"), tmp_path / "out"
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "picture.png")
-    words = {
-        "sample": ["sample", folder, str(out), "--steps", "1"],
-        "array": ["sample", folder, f"{out}.npy", "--steps", "1", "--number", "4"],
-        "restore": [
-            "restore",
-            "deblur",
-            folder,
-            str(tmp_path / "picture.png"),
-            str(out),
-            "--blur",
-            "1",
-            "--steps",
-            "1",
-        ],
-        "fit-sampler": ["fit-sampler", folder, "--steps", "2", "--latents", "8"],
-    }[command]
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(picture)
+    commands = [
+        ["sample", folder, out, "--steps", 1],
+        ["sample", folder, f"{out}.npy", "--steps", 1, "--number", 4],
+        ["restore", "deblur", folder, picture, out, "--blur", 1, "--steps", 1],
+        ["fit-sampler", folder, "--steps", 2, "--latents", 8],
+    ]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    limited = (
-        "import resource, signal, sys; from sde_diffusers.cli import main; import torch, tqdm\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"import sde_diffusers; resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\nsys.exit(main({words!r}))"
-    )
-    done = subprocess.run([sys.executable, "-B", "-c", limited], capture_output=True, text=True)
-    assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
+    words = json.dumps([list(map(str, command)) for command in commands])
+    done = subprocess.run([sys.executable, "-B", "-c", LIMITED, words], capture_output=True, text=True)
+    errors = done.stderr.split("\n1\n")  # each ends with its status
+    assert len(errors) == 1 + len(commands) and errors.pop() == "", done.stderr
+    assert all("File too large" in error for error in errors), done.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

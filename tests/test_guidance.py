@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from itertools import cycle
 
 import pytest
@@ -14,6 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from exact_scores import Gaussian, exact_output
 from module_names import module_at
 from torch import nn
+from warm_python import run_python
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -654,7 +653,7 @@ def test_classifier_and_guide_are_saved_with_the_pipeline(tmp_path):
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     paths = [tmp_path / name for name in ("script.py", "saved", "images.pt", "again")]
-    done = subprocess.run([sys.executable, "-I", *paths], env=environment, capture_output=True, text=True)
+    done = run_python(paths, environment)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / "images.pt"), expected, rtol=0, atol=1e-5)
     again = quiet(ScoreSdePipeline.from_pretrained(tmp_path / "again"))

@@ -4,14 +4,13 @@ import json
 import linecache
 import math
 import os
-import subprocess
-import sys
 import textwrap
 from types import ModuleType
 
 import pytest
 import torch
 from exact_scores import Gaussian, exact_output, sampled_moments
+from warm_python import run_python
 
 from sde_diffusers import (
     VPSDE,
@@ -291,8 +290,7 @@ def test_a_saved_folder_carries_it(tmp_path):
     script = tmp_path / "without_the_package.py"
     script.write_text(WITHOUT_THE_PACKAGE)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", script, tmp_path / "saved"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python([script, tmp_path / "saved"], environment)
     assert done.returncode == 0, done.stderr
     results = torch.load(tmp_path / "images.pt")
     assert torch.equal(results["images"], draw(pipe)) and results["sde"] == repr(pipe.scheduler.sde)

@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from module_names import module_at, plain
+from warm_python import run_python
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -110,8 +109,8 @@ def test_an_export_loads_without_the_package(tmp_path):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
-    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, folder, tmp_path / "exported", tmp_path / "result.pt"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    arguments = ["-c", WITHOUT_THE_PACKAGE, folder, tmp_path / "exported", tmp_path / "result.pt"]
+    done = run_python(arguments, environment, tmp_path)
     assert done.returncode == 0, done.stderr
     result = torch.load(tmp_path / "result.pt")
     assert "ScoreSdePipeline" in result["message"]

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from gaussian_images import GaussianImages
 from module_names import module_at
 from PIL import Image
 from test_guidance import MixtureClassifier, MixtureNetwork
+from warm_python import run_python
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -583,8 +582,7 @@ def test_a_saved_folder_restores_without_the_package(tmp_path):
     (tmp_path / "script.py").write_text(WITHOUT_THE_PACKAGE)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    command = [sys.executable, "-I", tmp_path / "script.py", tmp_path / "saved", tmp_path / "images.pt"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_python([tmp_path / "script.py", tmp_path / "saved", tmp_path / "images.pt"], environment)
     assert done.returncode == 0, done.stderr
     pipe = quiet(ScoreSdeRestorationPipeline.from_pretrained(tmp_path / "saved"))
     arguments = {"num_inference_steps": 2, "generator": seeded(), "output_type": "pt"}

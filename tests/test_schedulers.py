@@ -470,7 +470,7 @@ def test_ddpm_pipeline_runs_schedulers_with_a_unit_prior(cls, sde):
     for unet in (tiny_unet(), diffusers_unet):
         pipe = DDPMPipeline(unet=unet, scheduler=cls(sde=sde))
         pipe.set_progress_bar_config(disable=True)
-        images = pipe(batch_size=2, num_inference_steps=30, output_type="np").images
+        images = pipe(batch_size=2, num_inference_steps=10, output_type="np").images
         assert images.shape == (2, 8, 8, 1) and not np.isnan(images).any()
 
 

@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from module_names import plain
+from warm_python import run_python
 
 import sde_diffusers
 from sde_diffusers import (
@@ -210,9 +210,7 @@ def saved(tmp_path_factory):
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }
-    done = subprocess.run(
-        [sys.executable, "-I", script, root], cwd=root, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = run_python([script, root], environment, root)
     assert done.returncode == 0, done.stderr
     return root, torch.load(root / "results.pt"), expected
 

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from warm_python import WarmPython
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -262,8 +262,7 @@ def test_many_save_and_load_at_once(tmp_path):
     make(0).save_pretrained(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", BUSY, tmp_path, "4"]
-    other = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    other = WarmPython(["-c", BUSY, tmp_path, "4"], environment, root)
     try:
         mine = busy(tmp_path, first=0)
         theirs = json.loads(other.communicate(timeout=300)[0].splitlines()[-1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from warm_python import WarmPython
 
 import train
 from run.checkpoints import list_checkpoints
@@ -68,10 +69,12 @@ def run_here(config, folder, *overrides):
 
 
 def start(config, folder, *overrides, launcher=()):
-    command = [sys.executable, *launcher, str(ROOT / "training" / "train.py"), str(config), f"output_dir={folder}"]
+    command = [str(ROOT / "training" / "train.py"), str(config), f"output_dir={folder}", *overrides]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    if not launcher:
+        return WarmPython(command, environment, folder.parent)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *overrides], env=environment, cwd=folder.parent, **pipes)
+    return subprocess.Popen([sys.executable, *launcher, *command], env=environment, cwd=folder.parent, **pipes)
 
 
 def wait_for(path, process):

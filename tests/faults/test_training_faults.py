@@ -10,7 +10,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from tiny_training import (  # noqa: F401 (fixtures)
     tiny,
     wait_for,
 )
+from warm_python import ranks
 
 import train
 from run import training_run
@@ -257,13 +257,10 @@ def test_a_process_dies(tiny, tmp_path, victim):  # noqa: F811
 def test_a_process_hangs(tiny, tmp_path, monkeypatch):  # noqa: F811
     """One of two is stopped; the other one waits for `process_timeout` and ends with a message."""
     folder, timeout = tmp_path / "run", 10
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        rendezvous = {"MASTER_ADDR": "localhost", "MASTER_PORT": free.getsockname()[1], "WORLD_SIZE": 2}
     processes = []
-    for rank in range(2):
-        for name, value in {**rendezvous, "RANK": rank, "LOCAL_RANK": rank}.items():
-            monkeypatch.setenv(name, str(value))
+    for rank in ranks(2):
+        for name, value in rank.items():
+            monkeypatch.setenv(name, value)
         processes.append(start(tiny, folder, "steps=5000", "checkpoint_every=5", f"process_timeout={timeout}"))
     waiting, hanging = processes
     try:

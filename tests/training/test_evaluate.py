@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from warm_python import WarmPython, ranks
 
 import evaluate
 import evaluate_checkpoints
@@ -305,9 +303,10 @@ def test_more_images_follow_those_that_are_there(complete, folder, tmp_path, mon
 
 
 def test_two_processes_draw_the_images_of_one(complete, folder, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(ROOT / "training" / "evaluate.py"), *arguments(folder, tmp_path, *FEATURES, *LIKELIHOOD)]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+    command = [ROOT / "training" / "evaluate.py", *arguments(folder, tmp_path, *FEATURES, *LIKELIHOOD)]
+    for process in [WarmPython(command, {**rank, "OMP_NUM_THREADS": "1"}) for rank in ranks(2)]:
+        output = process.communicate(timeout=600)
+        assert process.returncode == 0, output
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)
     records = json.loads((tmp_path / "results.json").read_text())["results"]
     expected = {(r["images"], r["metric"]): r["value"] for r in complete[1] if "feature_space" in r}
