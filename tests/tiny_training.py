@@ -68,9 +68,9 @@ def run_here(config, folder, *overrides):
     return folder
 
 
-def start(config, folder, *overrides, launcher=()):
+def start(config, folder, *overrides, launcher=(), **variables):
     command = [str(ROOT / "training" / "train.py"), str(config), f"output_dir={folder}", *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
     if not launcher:
         return WarmPython(command, environment, folder.parent)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -75,12 +75,17 @@ def run_python(arguments, env=None, cwd=None, timeout=300) -> subprocess.Complet
 
 
 def ranks(count) -> list[dict[str, str]]:
-    """The environment that a launcher gives to each of `count` processes on this machine."""
+    """The variables of the environment that a launcher gives to each of `count` processes on this machine."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    same = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    return [{**os.environ, **same, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    same = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    return [{**same, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
 def _run(arguments, environment, folder, outputs):

@@ -254,15 +254,11 @@ def test_a_process_dies(tiny, tmp_path, victim):  # noqa: F811
     assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 1e-3
 
 
-def test_a_process_hangs(tiny, tmp_path, monkeypatch):  # noqa: F811
+def test_a_process_hangs(tiny, tmp_path):  # noqa: F811
     """One of two is stopped; the other one waits for `process_timeout` and ends with a message."""
     folder, timeout = tmp_path / "run", 10
-    processes = []
-    for rank in ranks(2):
-        for name, value in rank.items():
-            monkeypatch.setenv(name, value)
-        processes.append(start(tiny, folder, "steps=5000", "checkpoint_every=5", f"process_timeout={timeout}"))
-    waiting, hanging = processes
+    words = ["steps=5000", "checkpoint_every=5", f"process_timeout={timeout}"]
+    processes = waiting, hanging = [start(tiny, folder, *words, **rank) for rank in ranks(2)]
     try:
         wait_for(folder / "checkpoints" / "step-00000005", waiting)
         hanging.send_signal(signal.SIGSTOP)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -304,7 +305,7 @@ def test_more_images_follow_those_that_are_there(complete, folder, tmp_path, mon
 
 def test_two_processes_draw_the_images_of_one(complete, folder, tmp_path):
     command = [ROOT / "training" / "evaluate.py", *arguments(folder, tmp_path, *FEATURES, *LIKELIHOOD)]
-    for process in [WarmPython(command, {**rank, "OMP_NUM_THREADS": "1"}) for rank in ranks(2)]:
+    for process in [WarmPython(command, {**os.environ, **rank, "OMP_NUM_THREADS": "1"}) for rank in ranks(2)]:
         output = process.communicate(timeout=600)
         assert process.returncode == 0, output
     torch.testing.assert_close(drawn(tmp_path), drawn(complete[0]), rtol=0, atol=0)

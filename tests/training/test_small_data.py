@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_training import ROOT, assert_same_bits, final_state, metrics, one_thread, run_here, start, tiny
+from warm_python import ranks
 
 import average
 import evaluate
@@ -33,7 +34,6 @@ ALL = [
     "validate_every=4",
     "checkpoint_every=6",
 ]
-ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny, whole, tmp_path, capsys):
 
 
 def test_two_processes_and_micro_batches_follow_one_process(tiny, whole, tmp_path):
-    process = start(tiny, tmp_path / "two", *ALL, "optimizer.lr=1e-2", launcher=ACCELERATE)
+    processes = [start(tiny, tmp_path / "two", *ALL, "optimizer.lr=1e-2", **rank) for rank in ranks(2)]
     micro = run_here(tiny, tmp_path / "micro", *ALL, "optimizer.lr=1e-2", "gradient_accumulation_steps=3")
-    output = process.communicate(timeout=300)
-    assert process.returncode == 0 and "on 2 x cpu" in output[0], output
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0] and "on 2 x cpu" in outputs[0][0], outputs
     for folder in (micro, tmp_path / "two"):
         for name in ("loss", "validation_loss"):
             one, other = metrics(whole, name), metrics(folder, name)
