@@ -237,7 +237,9 @@ def test_fourier_samples_are_those_of_the_transform():
     x = torch.rand(SHAPE, generator=generator(1), dtype=torch.float64)
     y = torch.complex(*MaskedFourier(sampled)(x).chunk(2, 1))
     z = torch.fft.fft2(x) / 96**0.5
-    assert torch.equal(y, torch.where(sampled, z, 0)) and MaskedFourier(sampled).count(SHAPE).item() == 3 * 96
+    assert torch.equal(y, torch.where(sampled, z, 0)) and MaskedFourier(sampled).count(SHAPE).item() == 3 * (
+        96 - sampled[::4, ::6].sum()  # real of any image
+    )
 
 
 def test_radon_sums_along_lines():

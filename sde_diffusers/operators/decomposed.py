@@ -52,6 +52,7 @@ class Decomposed(LinearOperator):
         return torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         size = tuple(x.shape[2:])
         return self._measurement(self._response(size, self._analyse(x), lambda s: s), size).to(x.dtype)
 

@@ -24,6 +24,7 @@ def real_image(z: Tensor) -> Tensor:
 class MaskedFourier(LinearOperator):
     """y = M F x, F unitary: of each channel's transform, the real parts and then the imaginary ones, (N, 2 C, H, W).
 
+    The imaginary part of a frequency that is its own mirror image, such as 0, is 0 of any image and counts as missing.
     An image is real, so that the samples at k and -k tell the same: A'A = F* h F with h(k) = (m(k) + m(-k)) / 2, from
     which the rest follows, f(A A') = A f(A'A) A+ on the range of A.
 
@@ -35,6 +36,8 @@ class MaskedFourier(LinearOperator):
         ValueError: if `sampled` is no boolean tensor of 2 to 4 dimensions, or samples nothing of an image.
     """
 
+    direct = True
+
     def __init__(self, sampled: Tensor):
         if not isinstance(sampled, Tensor) or sampled.dtype != torch.bool or not 2 <= sampled.ndim <= 4:
             what = f"{sampled.dtype} {tuple(sampled.shape)}" if isinstance(sampled, Tensor) else type(sampled).__name__
@@ -42,6 +45,8 @@ class MaskedFourier(LinearOperator):
         self.sampled = sampled[(None,) * (4 - sampled.ndim)]
         if not self.sampled.flatten(1).any(1).all():
             raise ValueError("`sampled` is True nowhere for an image: nothing is measured of it.")
+        rows, columns = ((-torch.arange(n)) % n == torch.arange(n) for n in self.sampled.shape[2:])
+        self.imaginary = self.sampled & ~(rows[:, None] & columns).to(self.sampled.device)
         mirrored = self.sampled.flip(2, 3).roll((1, 1), (2, 3))
         self.share = (self.sampled.double() + mirrored.double()) / 2
 
@@ -62,9 +67,10 @@ class MaskedFourier(LinearOperator):
         return n, 2 * c, *size
 
     def count(self, image_shape: tuple[int, ...]):
-        return 2 * self.sampled.expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
+        return self._parts(image_shape[1]).sum((1, 2, 3)).float()
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         z = unitary_transform(x)
         return self.measured(torch.cat([z.real, z.imag], 1).to(x.dtype))
 
@@ -73,9 +79,12 @@ class MaskedFourier(LinearOperator):
         return real_image(torch.complex(*parts)).to(y.dtype)
 
     def measured(self, y: Tensor):
-        self.sampled = self.sampled.to(y.device)  # once
-        parts = self.sampled if self.sampled.shape[1] == 1 else self.sampled.repeat(1, 2, 1, 1)
-        return torch.where(parts, y, 0)
+        self.sampled, self.imaginary = self.sampled.to(y.device), self.imaginary.to(y.device)  # once
+        return torch.where(self._parts(y.shape[1] // 2), y, 0)
+
+    def _parts(self, channels: int) -> Tensor:
+        """(N, 2 C, H, W) booleans: what is measured."""
+        return torch.cat([part.expand(-1, channels, -1, -1) for part in (self.sampled, self.imaginary)], 1)
 
     def _filter(self, x, response):
         """The image x with A'A in a function of it, F* response(h) F."""

@@ -100,6 +100,7 @@ class FourierMagnitude(ShapeKeeping):
     SMALLEST = 1e-6  # where the magnitude is 0 it has no derivative
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         z = unitary_transform(x)
         return (z.real**2 + z.imag**2 + self.SMALLEST**2).sqrt().to(x.dtype)
 

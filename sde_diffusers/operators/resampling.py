@@ -25,6 +25,7 @@ class Downsampling(LinearOperator):
 
     def __call__(self, x: Tensor):
         self.require_floating(x)
+        self.measurement_shape(tuple(x.shape))
         return avg_pool2d(x, self.factor)
 
     def adjoint(self, y: Tensor):
@@ -46,6 +47,10 @@ class Bicubic(Separable):
 
     def measurement_shape(self, image_shape: tuple[int, ...]):
         return smaller_shape(image_shape, self.factor)
+
+    def __call__(self, x: Tensor):
+        self.measurement_shape(tuple(x.shape))
+        return super().__call__(x)
 
     def _axis_matrix(self, n):
         centres = (torch.arange(n // self.factor) + 0.5) * self.factor

@@ -58,11 +58,34 @@ class Scaled(LinearOperator):
         return self.factor * self.operator.ridge(y, self.factor**2 * a, b)
 
 
-def spread_of_values(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
-    """(N, ...) how far each measured value varies: root mean square of differences of random images in [low, high]."""
+def spread_of_values(operator, shape: tuple[int, ...], low: float, high: float, draws: int = 4) -> Tensor:
+    """(N, ...) how far each measured value varies: root mean square of differences of random images in [low, high].
+
+    Of all N the images are the same, so that an image's neighbours in a batch change nothing.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def measured():
-        return operator(low + (high - low) * torch.rand(shape, generator=generator).to(operator.device or "cpu"))
+        image = low + (high - low) * torch.rand((1, *shape[1:]), generator=generator)
+        return operator(image.expand(shape).to(operator.device or "cpu"))
 
-    return torch.stack([measured() - measured() for _ in range(4)]).square().mean(0).sqrt()
+    return torch.stack([measured() - measured() for _ in range(draws)]).square().mean(0).sqrt()
+
+
+def row_squares(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """(N, ...) sums of squares of a linear operator's rows, the diagonal of A A', as random images show them.
+
+    The difference of two uniform pixels has the variance (high - low)^2 / 6.
+    """
+    return 6 * spread_of_values(operator, shape, low, high, draws=16) ** 2 / (high - low) ** 2
+
+
+def gains_of_values(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """(N, ...) variance of each measured value for pixels of variance 1 that are neither independent nor all alike.
+
+    That is the geometric mean of sum_j a_j^2 and (sum_j a_j)^2 for a row a; the former, where it is more.
+    """
+    device = operator.device or "cpu"
+    black, white = (operator(torch.full(shape, float(value), device=device)) for value in (low, high))
+    independent, alike = row_squares(operator, shape, low, high), ((white - black) / (high - low)) ** 2
+    return (independent * torch.maximum(independent, alike)).sqrt()

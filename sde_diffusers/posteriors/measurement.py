@@ -12,7 +12,7 @@ from torch import Tensor
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
 from sde_diffusers.operators.checks import PRECISION, SMALLEST_SCALE, answer, require_adjoint, require_linear
 from sde_diffusers.operators.least_squares import like_images, ritz_values
-from sde_diffusers.operators.weighted import Scaled, Weights, spread_of_values
+from sde_diffusers.operators.weighted import Scaled, Weights, gains_of_values, spread_of_values
 from sde_diffusers.scalars import real_number, real_numbers
 
 LEAST_KNOWN = 1e-3
@@ -30,6 +30,8 @@ class Measurement:
         half_range: half the width of the network's image range.
         noise_covariance: function w -> C w on measurements, for noise that is not independent; `noise_std` then counts
             for nothing.
+        gains: (N, ...) variance of each value of A x for pixels x of variance 1, see `gains_of_values`; None where all
+            values count alike.
         drawn_from: what a method leaves for the end of the step.
     """
 
@@ -38,12 +40,13 @@ class Measurement:
     noise_std: float | Tensor
     half_range: float
     noise_covariance: Callable[[Tensor], Tensor] | None = None
+    gains: Tensor | None = None
     drawn_from: tuple | None = None
 
     @property
-    def noiseless(self) -> Tensor | bool:
-        """Whether the measurement is exact, of each image: (N, 1, ..., 1) booleans, or one for all."""
-        return self.noise_covariance is None and is_white(self.noise_std) and self.noise_std == 0
+    def white(self) -> bool:
+        """Whether the noise has one deviation for each image, or for all."""
+        return self.noise_covariance is None and is_white(self.noise_std)
 
     def noise(self, w: Tensor) -> Tensor:
         """C w, with the covariance C of the noise of what A measures, for w that is 0 elsewhere."""
@@ -126,12 +129,14 @@ def in_units_of_noise(measurement: Measurement, image_range, shape) -> Measureme
     if is_white(measurement.noise_std) or measurement.noise_covariance is not None:
         return measurement
     std = measurement.noise_std
-    scale = torch.maximum(std, LEAST_KNOWN * spread_of_values(measurement.operator, shape, *image_range).to(std))
+    spread = spread_of_values(measurement.operator, shape, *image_range).to(std)
+    scale = torch.maximum(std, LEAST_KNOWN * spread)
     scale = torch.where(scale > 0, scale, 1)  # nothing is measured there
     operator = Weights(1 / scale) @ measurement.operator
     operator.image_shape, operator.device = measurement.operator.image_shape, measurement.operator.device
     noise_std = 1.0 if (std == scale).all() else std / scale
-    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=noise_std)
+    gains = gains_of_values(measurement.operator, shape, *image_range).to(std) / scale**2
+    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=noise_std, gains=gains)
 
 
 def is_white(noise_std) -> bool:
@@ -172,9 +177,12 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             raise ValueError(
                 f"`noise_std` must be {allowed}, but reaches from {noise_std.min()} to {noise_std.max()}."
             )
+        noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
+        first = noise_std.flatten(1)[:, 0].reshape(-1, *[1] * (y.ndim - 1))
+        if (noise_std == first).all():  # one for each image
+            noise_std = first
         if noise_std.numel() == 1 or not noise_std.any():
             return noise_std.flatten()[0].item()
-        noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
         return noise_std.to(y.device, torch.float32)
     if not 0 <= real_number(noise_std) <= largest:
         raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.")

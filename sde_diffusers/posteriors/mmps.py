@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_diffusers.operators.base import LinearOperator
 from sde_diffusers.operators.least_squares import least_residual, norm
-from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
 from sde_diffusers.posteriors.measurement import Measurement
 from sde_diffusers.scalars import real_number, whole_number
 
+PIXEL_STD = 0.5
+"""Deviation of a pixel of images that are scaled to [-1, 1], as far as preconditioning goes."""
 RESIDUAL_ROUNDING = 10
 """Rounding errors of a measured value, in units of the dtype's: operators sum over many pixels."""
 
@@ -22,8 +25,12 @@ class MMPS(PosteriorMethod):
 
     The covariance V is that of the network, which is not exactly symmetric and positive: few conjugate gradient steps
     may go astray, those of least residual don't. The shift V A' w is a sum of the products V A' d of the steps'
-    directions d, and takes no other. For an exact measurement by an operator that solves systems with A A' itself,
-    (A A')^-1 preconditions the steps: they need not find small singular values of A, which noise would hide.
+    directions d, and takes no other.
+
+    What the system is for independent pixels of variance r^2, r^2 A A' + C, preconditions the steps where it can be
+    solved at once: by an operator that solves such systems itself, for white noise, or by its diagonal, where the
+    noise differs from value to value. So few steps need not find what differs by orders of magnitude only because A,
+    or C, has it so: small singular values beside little noise.
 
     Args:
         steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last.
@@ -47,6 +54,19 @@ class MMPS(PosteriorMethod):
     def products(self) -> int:  # type: ignore[override]
         return int(whole_number(self.steps))
 
+    def preconditioner(
+        self, measurement: Measurement, operator: LinearOperator, noise_level: float
+    ) -> Callable[[Tensor], Tensor] | None:
+        """w -> (r^2 A A' + C)^-1 w or its like; None where all that is known is a multiple of w."""
+        variance = kept_variance(noise_level, PIXEL_STD * measurement.half_range)
+        if measurement.white and operator.direct and operator.gram is None:
+            noise = measurement.noise(1.0)
+            return lambda w: variance * operator.solve(w, variance, noise)
+        if measurement.gains is None:
+            return None
+        diagonal = variance * measurement.gains + measurement.noise(torch.ones_like(measurement.gains))
+        return lambda w: torch.where(diagonal > 0, w / diagonal, 0)
+
     def shift(
         self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
     ):
@@ -60,12 +80,5 @@ class MMPS(PosteriorMethod):
 
         # the residual is a difference of measurements, and no better known than these
         rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
-        exact = measurement.noiseless
-        of_each = isinstance(exact, Tensor)
-
-        def precondition(r):
-            solved = operator.solve(r, 1.0, 0.0)
-            return torch.where(exact, solved, r) if of_each else solved
-
-        known = precondition if operator.direct and (of_each or exact) else None
-        return least_residual(system, residual, self.steps, rounding=rounding, precondition=known)
+        precondition = self.preconditioner(measurement, operator, noise_level)
+        return least_residual(system, residual, self.steps, rounding=rounding, precondition=precondition)

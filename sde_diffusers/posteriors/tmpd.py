@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.weighted import row_squares
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import Measurement, per_value
 from sde_diffusers.sdes.gaussian import require_positive
+
+LEAST_ROW_SUM = 0.1
+"""Of A A', in units of the diagonal, which it exceeds where A has no negative values."""
 
 
 @dataclass
@@ -18,8 +22,8 @@ class TMPD(PosteriorMethod):
     """Tweedie moment projected diffusion: w = (diag(A V A' 1) + noise_std^2)^-1 (y - A D).
 
     The row sums of A V A' stand for that matrix: they are its action on a constant. A network's V may make them
-    negative; they count as at least `floor` (noise level)^2 times those of A A', and these, which may cancel, as at
-    least a hundredth of the largest.
+    negative; they count as at least `floor` (noise level)^2 times those of A A'. These have to be positive: those of
+    an operator whose rows have values of both signs, such as samples of a Fourier transform, cancel, and it is refused.
 
     Args:
         floor: above 0.
@@ -36,6 +40,18 @@ class TMPD(PosteriorMethod):
     ):
         if noise_covariance is not None:
             raise ValueError('`method`="tmpd" takes a `noise_std`, not a covariance.')
+
+    def rehearse(self, measurement: Measurement, x: Tensor):
+        operator = measurement.operator.at(x)
+        rows = operator(operator.adjoint(torch.ones_like(measurement.y)))
+        squares = row_squares(operator, tuple(x.shape), 0.0, 1.0)
+        cancel = (rows < LEAST_ROW_SUM * squares) & (squares > 1e-6 * squares.max())
+        if cancel.any():
+            raise ValueError(
+                "`method`=\"tmpd\" takes the row sums of A V A' for variances, but those of A A' cancel for "
+                f"{cancel.float().mean():.0%} of the values that `operator` {type(measurement.operator).__name__} "
+                'measures: use `method`="mmps".'
+            )
 
     def shift(
         self, measurement: Measurement, denoised: Tensor, covariance: Callable[[Tensor], Tensor], noise_level: float
