@@ -546,3 +546,66 @@ def test_steep_curves_with_little_noise_have_weights():
     image = torch.rand(2, 1, 8, 8, generator=seeded(2))
     arguments = {"num_samples": 2, "num_inference_steps": 4, "generator": seeded(), "output_type": "pt"}
     assert unet_pipe()(operator(image), operator, 1e-4, "pigdm", **arguments).images.isfinite().all()
+
+
+def test_the_blur_of_integers_has_the_noise_of_their_rounding():
+    """Told by the type of the image, and for the model's own type by its range."""
+    eight = torch.randint(256, (1, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
+    twelve = unet_pipe()
+    twelve.unet.register_to_config(value_dtype="uint16", value_range=[0, 4095])
+    for pipe, image, levels in (
+        (unet_pipe(), eight, 256),
+        (unet_pipe(), (257 * eight.int()).numpy().astype(np.uint16)[0, 0], 65536),
+        (unet_pipe(), Image.fromarray(eight[0, 0].numpy()), 256),
+        (unet_pipe(), eight / 255, 256),
+        (twelve, 16 * eight.int(), 4096),
+        (twelve, eight, 256),
+    ):
+        options = {"num_inference_steps": 2, "output_type": "pt"}
+        found = pipe.deblur(image, 0.7, generator=seeded(), **options).images
+        noise = 1 / ((levels - 1) * 12**0.5)
+        assert torch.equal(found, pipe.deblur(image, 0.7, noise, generator=seeded(), **options).images), levels
+    with pytest.raises(ValueError, match="`image_size` must not be given beside `image`"):
+        unet_pipe().deblur(eight, 0.7, image_size=8)
+
+
+def test_restored_images_in_units_of_the_data():
+    pipe = unet_pipe()
+    pipe.unet.register_to_config(value_dtype="uint16", value_range=[100, 4195])
+    image, mask = torch.rand(1, 8, 8, generator=seeded()), box_mask(8, 8, (2, 2, 6, 6))
+    options = {"num_samples": 3, "num_inference_steps": 2}
+    unit = pipe.inpaint(image, mask, generator=seeded(), output_type="np", **options)
+    found = pipe.inpaint(image, mask, generator=seeded(), output_type="np", data_units=True, **options)
+    assert found.images.dtype == found.mean.dtype == np.uint16
+    np.testing.assert_array_equal(found.images, (100 + 4095 * unit.images).round())
+    np.testing.assert_array_equal(found.mean, (100 + 4095 * unit.mean).round())
+    np.testing.assert_allclose(found.std, 4095 * unit.std, rtol=1e-6)
+    with pytest.raises(ValueError, match="`data_units` is for `output_type` 'np' and 'pt'"):
+        pipe.inpaint(image, mask, data_units=True, **options)
+
+
+def test_colours_are_not_grey():
+    pipe = unet_pipe(3)
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    with pytest.raises(ValueError, match="`gray` must be grey, but has colours"):
+        pipe.colorize([red], num_inference_steps=2)
+    grey = [red.convert("L"), red.convert("L").convert("RGB")]
+    first, second = pipe.colorize(grey, (0.299, 0.587, 0.114), num_inference_steps=2, output_type="pt").images
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    for out in (first, second):
+        assert ((out * weights).sum(0) - 76 / 255).abs().median() < 1e-3
+
+
+@pytest.mark.parametrize("operator", [Downsampling(4), Bicubic(4)])
+def test_sizes_that_a_factor_does_not_divide_are_refused(operator):
+    with pytest.raises(ValueError, match="`factor` must divide the images' size 30 x 28"):
+        operator(torch.rand(1, 1, 30, 28))
+
+
+INTEGERS = [MaskedFourier(torch.ones(8, 8).bool()), FourierMagnitude(), Convolution(torch.ones(3, 3) / 9, "circular")]
+
+
+@pytest.mark.parametrize("operator", [*INTEGERS, GaussianBlur(1.0), Bicubic(2), Downsampling(2)])
+def test_integers_are_refused_by_what_computes(operator):
+    with pytest.raises(ValueError, match="takes floating point images in .0, 1., but they are torch.uint8"):
+        operator(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))

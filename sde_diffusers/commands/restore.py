@@ -29,7 +29,7 @@ RESTORE_EXAMPLES = {
   sde-diffusers restore inpaint pretrained/fashion-mnist-ve shirt.png out --mask hole.png --class Shirt --seed 7
 """,
     "colorize": """
-  sde-diffusers restore colorize you/faces grey.png out --samples 4
+  sde-diffusers restore colorize you/faces grey.png out --weights 0.299 0.587 0.114 --samples 4
 """,
     "super-resolve": """
   sde-diffusers restore super-resolve you/faces small.png out --factor 4 --steps 50
@@ -57,6 +57,16 @@ def add_restore_parser(commands) -> None:
         options.add_argument("output", type=Path, metavar="out", help="a new or empty folder for the results")
         if task == "inpaint":
             options.add_argument("--mask", type=Path, required=True, help="picture, white where pixels are missing")
+        if task == "colorize":
+            share = number("above 0 and below 1", lambda value: 0 < value < 1)
+            options.add_argument(
+                "--weights",
+                type=share,
+                nargs=3,
+                default=(1 / 3, 1 / 3, 1 / 3),
+                metavar=("R", "G", "B"),
+                help="of the colours in what is grey (default: equal; of a camera or PIL: 0.299 0.587 0.114)",
+            )
         if task == "super-resolve":
             options.add_argument("--factor", type=integer(2, 1024), required=True, help="of height and width")
         if task == "deblur":
@@ -100,7 +110,7 @@ def run_restore(options) -> int:
     if options.task == "inpaint":
         output = pipe.inpaint(picture, mask, **how)
     elif options.task == "colorize":
-        output = pipe.colorize(picture, **how)
+        output = pipe.colorize(picture, options.weights, **how)
     elif options.task == "super-resolve":
         output = pipe.super_resolve(picture, options.factor, **how)
     else:

@@ -1,4 +1,5 @@
-"""Iterative solutions for operators that are known by what they do to an image: conjugate gradients, in two forms.
+"""Iterative solutions for operators that are known by what they do to an image: conjugate gradients for systems and
+for least squares, and conjugate residuals for systems that need be neither symmetric nor positive.
 
 Each image of a batch has its own step lengths, and stops for itself.
 """

@@ -162,9 +162,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
             raise ValueError(f"`strength` must lie in (0, 1], but is {strength!r}.")
         if image is None and strength != 0.5:
             raise ValueError(f"`strength`={strength!r} needs an `image` to start from, but that is None.")
-        require_choice("data_units", data_units, (False, True))
-        if data_units and output_type not in ("np", "pt"):
-            raise ValueError(f"`data_units` is for `output_type` 'np' and 'pt', but that is {output_type!r}.")
+        self._require_data_units(data_units, output_type)
         if image is not None:
             image = self._start_image(image)
             batch_size = len(image) if batch_size == 1 else batch_size
@@ -380,6 +378,11 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         networks = [self.unet] if self.guide is None else [self.unet, self.guide]
         own = size if self.unet.config.sample_size is None else self._image_shape[1:]
         require_size(name, size, own, networks)
+
+    def _require_data_units(self, data_units: bool, output_type: str) -> None:
+        require_choice("data_units", data_units, (False, True))
+        if data_units and output_type not in ("np", "pt"):
+            raise ValueError(f"`data_units` is for `output_type` 'np' and 'pt', but that is {output_type!r}.")
 
     def _images(self, x: Tensor, output_type: str, data_units: bool = False):
         """The network's range -> images of the given type."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import Images, read_images, read_mask
+from sde_diffusers.images import INTEGER_RANGES, Images, PixelFormat, picture_values, read_images, read_mask
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.blur import Convolution, GaussianBlur
 from sde_diffusers.operators.channels import Grayscale
@@ -34,9 +34,31 @@ from sde_diffusers.posteriors.measurement import in_model_range, read_noise_std,
 from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
 from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
-ROUNDING_STD = 1 / (255 * math.sqrt(12))  # deviation of the error of rounding to 8 bits
 LONGEST_SIDE = 2**16  # of images, in pixels
 SMALLER = {"box": Downsampling, "bicubic": Bicubic}  # what made an image small, by PIL's names
+
+
+def require_grey(name: str, value) -> None:
+    """Raise a `ValueError` if a PIL image of one or several has colours."""
+    for image in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(image, Image.Image):
+            values = picture_values(image, 3)
+            if (values != values[:1]).any():
+                raise ValueError(
+                    f"`{name}` must be grey, but has colours: `image.convert('L')` is, by the weights "
+                    "(0.299, 0.587, 0.114)."
+                )
+
+
+def rounding_std(value, pixels: PixelFormat) -> float:
+    """Deviation, in units of [0, 1], of the rounding of images, as `read_images` takes them, to the integers that they
+    hold; to 8 bits, if they are floating point."""
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    name = str((np.asarray(first) if isinstance(first, Image.Image) else first).dtype).removeprefix("torch.")
+    low, high = INTEGER_RANGES.get(name.replace("int32", "uint16"), INTEGER_RANGES["uint8"])
+    if name in (pixels.dtype, str(pixels.torch_dtype).removeprefix("torch.")) and pixels.levels:
+        low, high = pixels.low, pixels.high
+    return 1 / ((high - low) * 12**0.5)
 
 
 @dataclass
@@ -45,7 +67,7 @@ class ScoreSdeRestorationOutput(BaseOutput):
 
     Args:
         images: the samples, those of the first measurement first: a list of N K PIL images, an array (N K, H, W, C) or
-            a tensor (N K, C, H, W); numbers lie in [0, 1].
+            a tensor (N K, C, H, W); numbers lie in [0, 1], or are values of the data (`data_units`).
         mean: the samples' mean for each measurement, N of the same kind: the estimate of least squared error.
         std: the samples' pixel-wise standard deviation, N of the same kind, or None if K = 1. In pictures (PIL), black
             is 0 and white 0.5 or more.
@@ -89,6 +111,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         guide_scale: float = 1.0,
         noise_covariance: Callable[[Tensor], Tensor] | None = None,
         image_size: int | tuple[int, int] | None = None,
+        data_units: bool = False,
     ) -> ScoreSdeRestorationOutput:
         """Draw images from the posterior given a measurement.
 
@@ -119,6 +142,9 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             image_size: (height, width) of the images, or one number for both; the default is the operator's, if it
                 takes only one, and else that of the network's training. Networks of this package take any size, those
                 of diffusers multiples of 2^(levels - 1).
+            data_units: whether images and their means are of the data's own type and in its range, as for
+                `ScoreSdePipeline`, and deviations in its units. What is measured, and its noise, is in [0, 1] all the
+                same.
 
         Raises:
             ValueError: on arguments that do not fit one another or the network, on operators that are not what they
@@ -150,6 +176,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         chosen.check(operator, noise_std, noise_covariance)
         if output_type == "latent":
             raise ValueError("`output_type` must be one of ('pil', 'np', 'pt'), but is 'latent'.")
+        self._require_data_units(data_units, output_type)
         self._check(
             len(measurement) * num_samples,
             generator,
@@ -209,10 +236,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         std = None if num_samples == 1 else samples.std(1)
         if std is not None and output_type == "pil":
             std = (2 * std).clamp(max=1)
+        elif std is not None and data_units:
+            std = (self.pixel_format.high - self.pixel_format.low) * std
         self.maybe_free_model_hooks()
         output = ScoreSdeRestorationOutput(
-            images=self._of_type(images, output_type),
-            mean=self._of_type(samples.mean(1), output_type),
+            images=self._of_type(images, output_type, data_units),
+            mean=self._of_type(samples.mean(1), output_type, data_units),
             std=None if std is None else self._of_type(std, output_type),
             nfe=guidance.nfe,
             products=self.scheduler.step_index * chosen.products,
@@ -250,7 +279,11 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             weights: of red, green and blue in what is grey. The default is the mean, as in the paper; photographs that
                 PIL or a camera made grey are (0.299, 0.587, 0.114).
             kwargs: of `__call__`.
+
+        Raises:
+            ValueError: on a PIL image that has colours, whose grey could be of any weights.
         """
+        require_grey("gray", gray)
         gray = read_images("gray", gray, 1, self.pixel_format)
         return self._restore("gray", gray, Grayscale(weights), gray.shape[2:], kwargs)
 
@@ -274,7 +307,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         self,
         image: Images,
         kernel: float | Tensor | np.ndarray | Sequence[Sequence[float]],
-        noise_std: float | Sequence[float] | np.ndarray | Tensor = ROUNDING_STD,
+        noise_std: float | Sequence[float] | np.ndarray | Tensor | None = None,
         boundary: str | None = None,
         **kwargs,
     ) -> ScoreSdeRestorationOutput:
@@ -283,7 +316,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
             kernel: the deviation in pixels of a Gaussian, or the kernel (h, w) itself.
-            noise_std: of `__call__`; the default is the rounding of 8-bit images, which an inverse blur amplifies.
+            noise_std: of `__call__`; None is that of rounding, which an inverse blur amplifies, to the integers that
+                the image holds, and to 8 bits if they are floating point.
             boundary: what took part in the blur from beyond the edges, one of `sde_diffusers.operators.BOUNDARIES`;
                 None is "symmetric" for a Gaussian and "reflect" for a kernel. With "valid", the image lacks the pixels
                 whose blur reached beyond, and the restored one has them: kernel - 1 more each way.
@@ -292,12 +326,15 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         options = {} if boundary is None else {"boundary": boundary}
         gaussian = not math.isnan(real_number(kernel))
         operator = GaussianBlur(real_number(kernel), **options) if gaussian else Convolution(kernel, **options)
+        noise_std = rounding_std(image, self.pixel_format) if noise_std is None else noise_std
         image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
         return self._restore(
             "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
         )
 
     def _restore(self, name, measurement, operator, size, kwargs):
+        if "image_size" in kwargs:
+            raise ValueError(f"`image_size` must not be given beside `{name}`, whose size tells it.")
         size = self._size_of_images(name, measurement, operator, tuple(size))
         self._require_measured(name, measurement, operator, size)
         return self(measurement, operator, image_size=size, **kwargs)

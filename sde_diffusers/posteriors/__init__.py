@@ -13,7 +13,7 @@ and the methods differ in how they weight the residual y - A D. C is the covaria
 noise. Products with V are vector-Jacobian products of the network (V is symmetric). A nonlinear A is taken for its
 Jacobian at D, in place of A except in the residual.
 
-    MMPS    w by conjugate gradients, with V as the network has it (arXiv 2405.13712); exact for Gaussian images
+    MMPS    w by steps of least residual, with V as the network has it (arXiv 2405.13712); exact for Gaussian images
     Pi-GDM  V = r^2 in the weight, r^2 the variance that x_0 would keep if pixels were independent (Song et al.,
             Pseudoinverse-guided diffusion models for inverse problems, ICLR 2023)
     DPS     a weight of prescribed length along the residual (arXiv 2209.14687)

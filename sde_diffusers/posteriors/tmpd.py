@@ -22,8 +22,8 @@ class TMPD(PosteriorMethod):
     """Tweedie moment projected diffusion: w = (diag(A V A' 1) + noise_std^2)^-1 (y - A D).
 
     The row sums of A V A' stand for that matrix: they are its action on a constant. A network's V may make them
-    negative; they count as at least `floor` (noise level)^2 times those of A A'. These have to be positive: those of
-    an operator whose rows have values of both signs, such as samples of a Fourier transform, cancel, and it is refused.
+    negative; they count as at least `floor` (noise level)^2 times those of A A'. These have to be positive: where rows
+    have values of both signs, as samples of a Fourier transform have, they cancel, and the operator is refused.
 
     Args:
         floor: above 0.
