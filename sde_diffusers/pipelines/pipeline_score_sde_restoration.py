@@ -55,6 +55,8 @@ def rounding_std(value, pixels: PixelFormat) -> float:
     hold; to 8 bits, if they are floating point."""
     first = value[0] if isinstance(value, (list, tuple)) and value else value
     name = str((np.asarray(first) if isinstance(first, Image.Image) else first).dtype).removeprefix("torch.")
+    low: float
+    high: float
     low, high = INTEGER_RANGES.get(name.replace("int32", "uint16"), INTEGER_RANGES["uint8"])
     if name in (pixels.dtype, str(pixels.torch_dtype).removeprefix("torch.")) and pixels.levels:
         low, high = pixels.low, pixels.high
