@@ -58,7 +58,7 @@ class Scaled(LinearOperator):
         return self.factor * self.operator.ridge(y, self.factor**2 * a, b)
 
 
-def spread_of_values(operator, shape: tuple[int, ...], low: float, high: float, draws: int = 4) -> Tensor:
+def spread_of_values(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """(N, ...) how far each measured value varies: root mean square of differences of random images in [low, high].
 
     Of all N the images are the same, so that an image's neighbours in a batch change nothing.
@@ -69,15 +69,22 @@ def spread_of_values(operator, shape: tuple[int, ...], low: float, high: float, 
         image = low + (high - low) * torch.rand((1, *shape[1:]), generator=generator)
         return operator(image.expand(shape).to(operator.device or "cpu"))
 
-    return torch.stack([measured() - measured() for _ in range(draws)]).square().mean(0).sqrt()
+    return torch.stack([measured() - measured() for _ in range(4)]).square().mean(0).sqrt()
 
 
-def row_squares(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
-    """(N, ...) sums of squares of a linear operator's rows, the diagonal of A A', as random images show them.
+def row_squares(operator, shape: tuple[int, ...], low: float, high: float, draws: int = 16) -> Tensor:
+    """(N, ...) sums of squares of the rows, the diagonal of A A', as random images of two grey levels show them.
 
-    The difference of two uniform pixels has the variance (high - low)^2 / 6.
+    Of an operator that measures each value for itself they are exact. The images are the same for all N.
     """
-    return 6 * spread_of_values(operator, shape, low, high, draws=16) ** 2 / (high - low) ** 2
+    generator, device = torch.Generator().manual_seed(0), operator.device or "cpu"
+    middle, half = (low + high) / 2, (high - low) / 4
+
+    def rates():
+        signs = torch.randn((1, *shape[1:]), generator=generator).sign().expand(shape).to(device)
+        return (operator(middle + half * signs) - operator(middle - half * signs)) / (2 * half)
+
+    return torch.stack([rates() for _ in range(draws)]).square().mean(0)
 
 
 def gains_of_values(operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
