@@ -38,6 +38,8 @@ class WarmPython:
     def __init__(self, arguments, env=None, cwd=None):
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        for path in self._outputs:
+            path.touch()  # the process may be killed before it begins
         given = list(map(str, arguments)), dict(os.environ if env is None else env), str(cwd or Path.cwd())
         self._process = FORKS.Process(target=_run, args=(*given, self._outputs))
         self._process.start()
