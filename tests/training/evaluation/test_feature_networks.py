@@ -70,11 +70,11 @@ def test_shipped_features(shipped, garments):
 @pytest.mark.skipif(not SHIPPED["cifar10"].is_dir(), reason="the CIFAR-10 classifier is not in this checkout")
 @pytest.mark.skipif(not CIFAR10.is_dir(), reason="CIFAR-10 is not on this machine")
 def test_the_shipped_classifier_knows_animals_and_vehicles():
-    folder, images = SHIPPED["cifar10"], load_images(str(CIFAR10), "test", max_images=800)
+    folder, images = SHIPPED["cifar10"], load_images(str(CIFAR10), "test", max_images=2000)
     classifier, resolution = load_classifier(folder)
     with torch.inference_mode():
         logits = classifier(classifier_pixels(images.images, 3, resolution))
-    assert (logits.argmax(1) == images.labels).float().mean() > 0.85
+    assert (logits.argmax(1) == images.labels).float().mean() > 0.87
     assert (folder / "model.safetensors").stat().st_size <= 5e6
     network = load_feature_network("cifar10")
     statistics = FeatureStatistics.load(shipped_statistics_path(network), network.name)
