@@ -567,6 +567,8 @@ def test_the_blur_of_integers_has_the_noise_of_their_rounding():
         found = pipe.deblur(image, 0.7, generator=seeded(), **options).images
         noise = 1 / ((levels - 1) * 12**0.5)
         assert torch.equal(found, pipe.deblur(image, 0.7, noise, generator=seeded(), **options).images), levels
+    with pytest.raises(ValueError, match="`image` must be a PIL image, a list of them, an array or a tensor"):
+        unet_pipe().deblur("blurred.png", 0.7)
     with pytest.raises(ValueError, match="`image_size` must not be given beside `image`"):
         unet_pipe().deblur(eight, 0.7, image_size=8)
 

@@ -328,8 +328,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         options = {} if boundary is None else {"boundary": boundary}
         gaussian = not math.isnan(real_number(kernel))
         operator = GaussianBlur(real_number(kernel), **options) if gaussian else Convolution(kernel, **options)
-        noise_std = rounding_std(image, self.pixel_format) if noise_std is None else noise_std
-        image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
+        given, image = image, read_images("image", image, self.unet.config.in_channels, self.pixel_format)
+        noise_std = rounding_std(given, self.pixel_format) if noise_std is None else noise_std
         return self._restore(
             "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
         )
