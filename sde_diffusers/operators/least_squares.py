@@ -128,6 +128,39 @@ def conjugate_gradients(system: Callable[[Tensor], Tensor], b: Tensor, steps: in
     return krylov_solution(lambda d: (system(d), d), b, steps, tolerance)[0]
 
 
+def chebyshev(
+    system: Callable[[Tensor], Tensor],
+    b: Tensor,
+    steps: int,
+    low: Tensor | float,
+    high: Tensor | float,
+    precondition: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """p(P S) P b, like the solution of S w = b: the polynomial p leaves least between two eigenvalues of P S.
+
+    Unlike what conjugate gradients give, that is linear in b, and symmetric and positive as S and P are: it may
+    precondition, and rounding errors stay what they are (Saad, Iterative Methods for Sparse Linear Systems, 2003,
+    algorithm 12.1).
+
+    Args:
+        system: w -> S w on (N, ...), symmetric and positive.
+        steps: at least 1; the polynomial's degree is less by one.
+        low, high: numbers or (N, 1, ..., 1), above 0. Eigenvalues below `low` are solved in part, none may be above
+            `high`.
+        precondition: b -> P b, symmetric and positive.
+    """
+    middle, half = (high + low) / 2, (high - low) / 2
+    ratio = half / middle
+    residual, part = b, precondition(b) / middle
+    w = part
+    for _ in range(steps - 1):
+        residual = residual - system(part)
+        following = 1 / (2 * middle / half - ratio)
+        part = following * ratio * part + 2 * following / half * precondition(residual)
+        w, ratio = w + part, following
+    return w
+
+
 def least_squares(
     forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0
 ) -> tuple[Tensor, Tensor, int]:

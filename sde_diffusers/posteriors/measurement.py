@@ -12,7 +12,8 @@ from torch import Tensor
 from sde_diffusers.operators.base import LinearOperator, Operator, OwnOperator
 from sde_diffusers.operators.checks import PRECISION, SMALLEST_SCALE, answer, require_adjoint, require_linear
 from sde_diffusers.operators.least_squares import like_images, ritz_values
-from sde_diffusers.operators.weighted import Scaled, Weights, gains_of_values, spread_of_values
+from sde_diffusers.operators.weighted import Scaled, Weights
+from sde_diffusers.posteriors.diagonal import Diagonal, diagonal_of
 from sde_diffusers.scalars import real_number, real_numbers
 
 LEAST_KNOWN = 1e-3
@@ -30,8 +31,8 @@ class Measurement:
         half_range: half the width of the network's image range.
         noise_covariance: function w -> C w on measurements, for noise that is not independent; `noise_std` then counts
             for nothing.
-        gains: (N, ...) variance of each value of A x for pixels x of variance 1, see `gains_of_values`; None where all
-            values count alike.
+        diagonal: how far each value varies; None where an operator solves r^2 A A' + C in closed form, or is nonlinear
+            and the noise white.
         drawn_from: what a method leaves for the end of the step.
     """
 
@@ -40,7 +41,7 @@ class Measurement:
     noise_std: float | Tensor
     half_range: float
     noise_covariance: Callable[[Tensor], Tensor] | None = None
-    gains: Tensor | None = None
+    diagonal: Diagonal | None = None
     drawn_from: tuple | None = None
 
     @property
@@ -126,17 +127,21 @@ def in_units_of_noise(measurement: Measurement, image_range, shape) -> Measureme
     The posterior is the same; what does not solve for it exactly then counts values by how well they are known,
     whatever their units. The least s is `LEAST_KNOWN` times what the value varies by, for exact values, too.
     """
-    if is_white(measurement.noise_std) or measurement.noise_covariance is not None:
+    operator, y = measurement.operator, measurement.y
+    if measurement.white and (not operator.linear or operator.direct):  # type: ignore[attr-defined]
         return measurement
-    std = measurement.noise_std
-    spread = spread_of_values(measurement.operator, shape, *image_range).to(std)
+    diagonal = diagonal_of(operator, measurement.noise, y, image_range, shape)
+    if measurement.white or measurement.noise_covariance is not None:
+        return replace(measurement, diagonal=diagonal)
+    low, high = image_range
+    std = measurement.noise_std.expand_as(y)  # type: ignore[union-attr]
+    spread = (high - low) * (diagonal.gain / 6).sqrt()  # root mean square of differences of uniform pixels' values
     scale = torch.maximum(std, LEAST_KNOWN * spread)
     scale = torch.where(scale > 0, scale, 1)  # nothing is measured there
-    operator = Weights(1 / scale) @ measurement.operator
-    operator.image_shape, operator.device = measurement.operator.image_shape, measurement.operator.device
+    scaled = Weights(1 / scale) @ operator
+    scaled.image_shape, scaled.device = operator.image_shape, operator.device
     noise_std = 1.0 if (std == scale).all() else std / scale
-    gains = gains_of_values(measurement.operator, shape, *image_range).to(std) / scale**2
-    return replace(measurement, operator=operator, y=measurement.y / scale, noise_std=noise_std, gains=gains)
+    return replace(measurement, operator=scaled, y=y / scale, noise_std=noise_std, diagonal=diagonal.divided(scale))
 
 
 def is_white(noise_std) -> bool:

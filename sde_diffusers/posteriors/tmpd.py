@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
-from sde_diffusers.operators.weighted import row_squares
 from sde_diffusers.posteriors.base import PosteriorMethod
+from sde_diffusers.posteriors.diagonal import row_squares
 from sde_diffusers.posteriors.measurement import Measurement, per_value
 from sde_diffusers.sdes.gaussian import require_positive
 

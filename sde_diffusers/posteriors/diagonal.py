@@ -1,0 +1,106 @@
+"""The diagonal D of S = r^2 A A' + C, and how far S is from it: what solves systems of S by evaluations of A."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.least_squares import ritz_values
+
+DRAWS = 16
+SAME = 1e-3
+"""Relative difference of two probes of a diagonal up to which there is nothing but the diagonal."""
+SAFETY = 1.1
+"""Of an eigenvalue that was found from below."""
+
+
+@dataclass
+class Diagonal:
+    """Of N measurements; of each value (N, ...).
+
+    Args:
+        gain: variance of A x for independent pixels of variance 1.
+        noise: variance of what is added to it.
+        largest: (N, 1, ..., 1) bound of the eigenvalues of D^-1 S, at every r; None if D is all of S, as far as is
+            known.
+    """
+
+    gain: Tensor
+    noise: Tensor
+    largest: Tensor | None
+
+    def divided(self, scale: Tensor) -> "Diagonal":
+        """The same where each value is in units of its own."""
+        return Diagonal(self.gain / scale**2, self.noise / scale**2, self.largest)
+
+    def of_system(self, variance: float) -> Tensor:
+        """D for pixels of that variance."""
+        return variance * self.gain + self.noise
+
+    def least(self, variance: float) -> Tensor:
+        """(N, 1, ..., 1) bound from below of the eigenvalues of D^-1 S, for independent noise."""
+        share = torch.where(self.gain > 0, self.noise / self.of_system(variance), 1)
+        return share.amin(tuple(range(1, share.ndim)), keepdim=True)
+
+
+def diagonal_of(
+    operator: Operator, covariance: Callable[[Tensor], Tensor], y: Tensor, image_range: tuple[float, float], shape
+) -> Diagonal:
+    """Of the measurement y, whose noise has this covariance, of images in this range and of this shape."""
+    noise, alone = probed(covariance, y)
+    if not operator.linear:  # whose slope is another in each step
+        return Diagonal(row_squares(operator, shape, *image_range).to(y), noise, None)
+
+    def square(u):
+        return operator.measured(operator(operator.adjoint(operator.measured(u))))  # type: ignore[attr-defined]
+
+    gain, diagonal = probed(square, y)
+    if diagonal and alone:
+        return Diagonal(gain, noise, None)
+    if not diagonal:
+        gain = row_squares(operator, shape, *image_range).to(y)
+    largest = torch.maximum(largest_ratio(square, gain), largest_ratio(covariance, noise))
+    return Diagonal(gain, noise, SAFETY * largest)
+
+
+def probed(system: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, bool]:
+    """The diagonal of a symmetric system on measurements, as random signs show it, and whether it is all of it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def probe():
+        u = signs(like.shape, generator).to(like)
+        return u * system(u)
+
+    first, *others = (probe() for _ in range(4))
+    if ((first - others[0]).abs() <= SAME * first.abs().max()).all():
+        return first.clamp(min=0), True
+    return torch.stack([first, *others]).mean(0).abs(), False
+
+
+def largest_ratio(system: Callable[[Tensor], Tensor], diagonal: Tensor) -> Tensor:
+    """(N, 1, ..., 1) largest eigenvalue of D^-1/2 S D^-1/2, nearly, from below; 1 of what is 0."""
+    root = torch.where(diagonal > 0, diagonal.rsqrt(), 0)
+    start = torch.randn((1, *root.shape[1:]), generator=torch.Generator().manual_seed(0)).expand(root.shape).to(root)
+    values = ritz_values(lambda u: root * system(root * u), start)
+    return values[:, -1].clamp(min=1).to(root).view(-1, *[1] * (root.ndim - 1))
+
+
+def row_squares(operator: Operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """(N, ...) sums of squares of the rows, the diagonal of A A', as random images show them.
+
+    Of an operator that measures each value for itself they are exact. The images have two grey levels in [low, high].
+    """
+    generator, device = torch.Generator().manual_seed(0), operator.device or "cpu"
+    middle, half = (low + high) / 2, (high - low) / 4
+    even = operator(torch.full(shape, middle, device=device))
+    total = torch.zeros_like(even)
+    for _ in range(DRAWS):
+        total += ((operator(middle + half * signs(shape, generator).to(device)) - even) / half) ** 2
+    return total / DRAWS
+
+
+def signs(shape, generator) -> Tensor:
+    """Random signs, the same for all N: an image's neighbours in a batch change nothing."""
+    return torch.randn((1, *shape[1:]), generator=generator).sign().expand(shape)
