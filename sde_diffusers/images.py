@@ -244,7 +244,7 @@ def image_values(
     pictures = isinstance(value, (list, tuple))
     given = tuple(getattr(value, "shape", ()))
     if pictures:
-        arrays = [with_channels_named(name, told_values(name, image, channels, pixels), channels) for image in value]
+        arrays = [values_named(name, image, channels, pixels) for image in value]
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
         value = torch.from_numpy(np.stack(arrays))
@@ -267,7 +267,6 @@ def image_values(
 
 def told_values(name: str, image: Image.Image, channels: int | None, pixels: PixelFormat | None) -> np.ndarray:
     """`picture_values` of the only picture of a file; warns where its colours become grey, as they do in training."""
-    require_whole(name, image)
     if channels != 1:
         return picture_values(image, channels)
     values = picture_values(image, 3)
@@ -279,10 +278,11 @@ def told_values(name: str, image: Image.Image, channels: int | None, pixels: Pix
     return values[:1]
 
 
-def with_channels_named(name: str, values: np.ndarray, channels: int | None) -> np.ndarray:
-    """`with_channels`, whose error names the argument."""
+def values_named(name: str, image: Image.Image, channels: int | None, pixels: PixelFormat | None) -> np.ndarray:
+    """`told_values` with as many channels; errors name the argument."""
+    require_whole(name, image)
     try:
-        return with_channels(values, channels)
+        return with_channels(told_values(name, image, channels, pixels), channels)
     except ValueError as error:
         raise ValueError(f"`{name}` {error}.") from None
 
@@ -301,11 +301,7 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
         return unit
     if images.dtype == torch.bool:  # black and white
         return images.float()
-    dtype = str(images.dtype).removeprefix("torch.")
-    own = dtype == pixels.dtype or dtype not in ("uint8", "uint16")
-    if own and pixels.levels is None:
-        raise ValueError(f"`{name}` must be uint8, uint16, or floating point in [0, 1], but is {images.dtype}.")
-    own_format, wide = pixels if own else PixelFormat.of(dtype), images.to(torch.int64)
+    own_format, wide = integer_format(name, images, pixels), images.to(torch.int64)
     low, high = wide.min().item(), wide.max().item()
     if low < own_format.low or high > own_format.high:
         raise ValueError(
@@ -313,6 +309,20 @@ def unit_values(name: str, images: Tensor, pixels: PixelFormat, in_units: bool =
             f"from {low} to {high}."
         )
     return own_format.to_unit(images)
+
+
+def integer_format(name: str, images: Tensor, pixels: PixelFormat) -> PixelFormat:
+    """What a tensor's integers mean, as `read_images` describes it.
+
+    Raises:
+        ValueError: if the model's images are floating point and the integers neither uint8 nor uint16.
+    """
+    dtype = str(images.dtype).removeprefix("torch.")
+    if dtype != pixels.dtype and dtype in ("uint8", "uint16"):
+        return PixelFormat.of(dtype)
+    if pixels.levels is None:
+        raise ValueError(f"`{name}` must be uint8, uint16, or floating point in [0, 1], but is {images.dtype}.")
+    return pixels
 
 
 def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:

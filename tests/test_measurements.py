@@ -189,9 +189,13 @@ def test_row_sums_that_cancel_are_refused(operator):
         pipe(y, operator, 0.01, "tmpd", num_inference_steps=2)
 
 
+SMOOTHED = torch.tensor([[0.1, 0.15, 0.1], [0.05, 0.3, 0.1], [0.05, 0.1, 0.05]])
+OWN_BLUR = LinearOperator.from_function(Convolution(SMOOTHED, "zero"), (1, 8, 8))
 FEW_STEPS = {
     "a little noise beside small singular values": (GaussianBlur(0.7), 1e-3, 3.9, 0.3),
     "a kernel, less noise": (Convolution(torch.tensor([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 8), 1e-5, 4.8, 0.5),
+    "an own blur, a little noise": (OWN_BLUR, 1e-3, 2.0, 0.5),
+    "noise of each value of a blur": (GaussianBlur(0.7), "each", 2.0, 0.5),
     "some pixels exact": (Mask(random_mask((8, 8), 0.4, seeded(3))), "some", 0.34, 0.02),
     "some lines exact": (Radon(6), "some", 1.2, 0.1),
     "some samples exact": (MaskedFourier(~random_mask((8, 8), 0.4, seeded(4))), "some", 0.28, 0.1),
@@ -209,7 +213,8 @@ def test_few_steps_do_for_values_that_are_known_differently(name):
     operator, mean = operator.for_images(shape), network.mean.view(shape).float()
     y = operator((network.draw(1, seeded(5)).float() + 1) / 2)
     some = torch.where(torch.rand(y.shape, generator=seeded(9)) > 0.5, 0.1, 0.0)
-    std = some if std == "some" else torch.full_like(y, std)
+    each = 1e-3 * 10 ** torch.rand(y.shape, generator=seeded(9))
+    std = {"some": some, "each": each}[std] if isinstance(std, str) else torch.full_like(y, std)
     y = y + std * operator.measured(torch.randn(y.shape, generator=seeded(6)))
     problem = in_model_range(operator, y, read_noise_std(std, y), None, (-1, 1), shape)
 
@@ -231,6 +236,51 @@ def test_few_steps_do_for_values_that_are_known_differently(name):
 class Unpreconditioned(MMPS):
     def preconditioner(self, *arguments):
         return None
+
+
+def test_ways_to_say_one_measurement_are_one():
+    """Noise of each value, the same as a covariance, and values in units of it, in three steps of MMPS."""
+    pipe, std = (
+        gaussian_pipe(network={"in_channels": 1}),
+        5e-4 * 10 ** (3 * torch.rand(1, 1, 4, 4, generator=seeded())),
+    )
+    y = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2 + std * torch.randn(std.shape, generator=seeded(2))
+    own = LinearOperator.from_function(lambda x: x.clone(), (1, 4, 4))
+    whitened = LinearOperator.from_function(lambda x: x / std, (1, 4, 4))
+    options = {"num_inference_steps": 8, "output_type": "pt"}
+    expected = pipe(y, own, std, generator=seeded(3), **options).images
+    for found in (
+        pipe(y, own, noise_covariance=lambda w: std**2 * w, generator=seeded(3), **options).images,
+        pipe(y / std, whitened, 1.0, generator=seeded(3), **options).images,
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_exact_values_that_contradict_each_other_beside_noisy_ones():
+    """Their mean is reproduced, as if all were exact; before, an error came after the last step."""
+    pipe = gaussian_pipe(network={"in_channels": 1})
+    image = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2
+    copies = LinearOperator.from_function(lambda x: x.expand(-1, 3, -1, -1) + 0, (1, 4, 4))
+    std = torch.tensor([0.0, 0.0, 0.1]).view(1, 3, 1, 1)
+    y = copies(image) + torch.tensor([0.0, 0.02, 0.1]).view(1, 3, 1, 1)
+    found = pipe(y, copies, std, num_inference_steps=20, generator=seeded(), output_type="pt").images
+    torch.testing.assert_close(found, (image + 0.01).clamp(0, 1), rtol=0, atol=1e-4)
+
+
+def test_noise_of_missing_values_does_not_matter():
+    pipe, missing = unet_pipe(), random_mask((1, 1, 8, 8), 0.4, seeded())
+    image = torch.rand(1, 1, 8, 8, generator=seeded(1))
+    noise = torch.full_like(image, 0.05)
+    for method, operator in (("mmps", Mask(missing)), ("dps", Mask(missing)), ("pigdm", Gamma(2.0) @ Mask(missing))):
+        expected, *others = (
+            pipe(operator(image), operator, std, method, num_inference_steps=3, generator=seeded(2), output_type="pt")
+            for std in (noise, noise.masked_fill(missing, torch.nan), noise.masked_fill(missing, 0.0))
+        )
+        assert all(torch.equal(other.images, expected.images) for other in others)
+    counts = image.masked_fill(missing, torch.nan)
+    assert pipe(counts, Mask(missing), poisson_noise_std(counts, 100), num_inference_steps=2).images
+    with pytest.raises(ValueError, match="`noise_std` must be a number .* but reaches from nan"):
+        pipe(image, Mask(~missing), noise.masked_fill(missing, torch.nan))
 
 
 def test_neighbours_in_a_batch_change_nothing():
@@ -555,6 +605,8 @@ def test_the_blur_of_integers_has_the_noise_of_their_rounding():
     eight = torch.randint(256, (1, 1, 8, 8), generator=seeded(), dtype=torch.uint8)
     twelve = unet_pipe()
     twelve.unet.register_to_config(value_dtype="uint16", value_range=[0, 4095])
+    signed = unet_pipe()
+    signed.unet.register_to_config(value_dtype="int16", value_range=[-1000, 3095])
     for pipe, image, levels in (
         (unet_pipe(), eight, 256),
         (unet_pipe(), (257 * eight.int()).numpy().astype(np.uint16)[0, 0], 65536),
@@ -562,11 +614,17 @@ def test_the_blur_of_integers_has_the_noise_of_their_rounding():
         (unet_pipe(), eight / 255, 256),
         (twelve, 16 * eight.int(), 4096),
         (twelve, eight, 256),
+        (unet_pipe(), (257 * eight.int()).numpy().astype(">u2")[0, 0], 65536),  # as FITS files have it
+        (twelve, (16 * eight.int()).numpy().astype(np.int64)[0, 0], 4096),
+        (signed, (16 * eight.int() - 1000).numpy().astype(">i2")[0, 0], 4096),
     ):
         options = {"num_inference_steps": 2, "output_type": "pt"}
         found = pipe.deblur(image, 0.7, generator=seeded(), **options).images
         noise = 1 / ((levels - 1) * 12**0.5)
         assert torch.equal(found, pipe.deblur(image, 0.7, noise, generator=seeded(), **options).images), levels
+    told = {"noise_covariance": lambda w: 1e-4 * w, "num_inference_steps": 2, "output_type": "pt"}
+    expected = unet_pipe()(eight / 255, GaussianBlur(0.7), generator=seeded(), **told).images
+    assert torch.equal(unet_pipe().deblur(eight, 0.7, generator=seeded(), **told).images, expected)
     with pytest.raises(ValueError, match="`image` must be a PIL image, a list of them, an array or a tensor"):
         unet_pipe().deblur("blurred.png", 0.7)
     with pytest.raises(ValueError, match="`image_size` must not be given beside `image`"):

@@ -1,5 +1,7 @@
 """Linear measurements: adjoint, pseudo-inverse and solver against their definitions and dense matrices."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ from sde_diffusers.operators import (
     random_mask,
     stroke_mask,
 )
-from sde_diffusers.operators.least_squares import least_residual
+from sde_diffusers.operators.least_squares import chebyshev, least_residual
 
 SHAPE = (2, 3, 8, 12)
 
@@ -310,7 +312,7 @@ def holed_in_place(x):
         (lambda x: x - x.mean(0), None, "each image for itself"),
         (lambda x: x / len(x), None, "alone as in a batch"),
         (lambda x: x.mean(0, keepdim=True), None, "one measurement for each image"),
-        (lambda x: x.sum((1, 2, 3)), None, "one measurement for each image"),
+        (lambda x: x.sum((1, 2, 3)), None, "two or more dimensions"),
         (lambda x: x.log(), None, "NaN"),
         (lambda x: [x], None, "tensor"),
         (lambda x: x @ torch.ones(3, 3), None, "does not measure 2 images"),
@@ -516,6 +518,27 @@ def test_a_preconditioner_finds_what_small_singular_values_hide():
         solution = least_residual(lambda w: (s**2 * v * w, w), s**2 * v * expected, 15, 1e-9, 0.0, precondition)
         errors.append((solution - expected).abs().max().item())
     assert errors[0] < 1e-3 and errors[1] > 0.3
+
+
+def test_a_polynomial_of_a_system_is_like_its_inverse():
+    """Symmetric and positive; exact to the bound of Chebyshev's polynomials between the two eigenvalues."""
+    generator, low, high = torch.Generator().manual_seed(0), 0.05, 2.0
+    basis = torch.linalg.qr(torch.randn(24, 24, generator=generator, dtype=torch.float64))[0]
+    values = torch.cat([torch.linspace(low, high, 20, dtype=torch.float64), torch.tensor([1e-4, 1e-3, 0.01, 0.04])])
+    scale = 0.5 + torch.rand(24, generator=generator, dtype=torch.float64)
+    system = basis * values @ basis.T * scale * scale[:, None]  # P S has these eigenvalues, for P = 1 / scale^2
+
+    def solved(steps):
+        b = torch.eye(24, dtype=torch.float64)
+        return chebyshev(lambda w: w @ system, b, steps, low, high, lambda w: w / scale**2)
+
+    for steps in (1, 5, 20):
+        p = solved(steps) * scale * scale[:, None]
+        torch.testing.assert_close(p, p.T)
+        found = (basis.T @ p @ basis).diagonal() * values
+        middle, half = (high + low) / 2, (high - low) / 2
+        bound = 1 / math.cosh(steps * math.acosh(middle / half))
+        assert ((1 - found[:20]).abs() <= bound + 1e-9).all() and (found > 0).all() and (found[20:] < 1).all()
 
 
 @pytest.mark.parametrize("boundary", [boundary for boundary in BOUNDARIES if boundary != "circular"])

@@ -72,6 +72,18 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
     require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
 
 
+def operator_for(operator, shape: tuple[int, ...], device):
+    """`operator.for_images`, whose foreign errors say that it is the operator's."""
+    try:
+        return operator.for_images(shape, device)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"`operator` does not measure images {tuple(shape)}: {type(error).__name__}: {error}"
+        ) from error
+
+
 def measured_values(operator, x: Tensor, name: str, why: str = "") -> Tensor:
     """A x, refused unless it is a real and finite tensor of the shape that the operator announces."""
     images = f"{len(x)} images of shape {tuple(x.shape[1:])}"
@@ -85,7 +97,11 @@ def measured_values(operator, x: Tensor, name: str, why: str = "") -> Tensor:
         raise ValueError(
             f"`{name}` must return what it is given, {x.dtype} on {x.device}, but returns {y.dtype} on {y.device}."
         )
-    if y.ndim < 2 or len(y) != len(x) or y.shape != expected:
+    if y.ndim < 2:
+        raise ValueError(
+            f"`{name}` must return tensors of two or more dimensions (N, ...), but returns {tuple(y.shape)}."
+        )
+    if len(y) != len(x) or y.shape != expected:
         raise ValueError(
             f"`{name}` must return ({len(x)}, ...), one measurement for each image, of its `measurement_shape` "
             f"{expected} for {images}, but returns {tuple(y.shape)}."

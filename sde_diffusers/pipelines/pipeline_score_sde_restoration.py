@@ -19,11 +19,19 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import INTEGER_RANGES, Images, PixelFormat, picture_values, read_images, read_mask
+from sde_diffusers.images import (
+    Images,
+    PixelFormat,
+    image_values,
+    integer_format,
+    picture_values,
+    read_images,
+    read_mask,
+)
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.blur import Convolution, GaussianBlur
 from sde_diffusers.operators.channels import Grayscale
-from sde_diffusers.operators.checks import check_operator
+from sde_diffusers.operators.checks import check_operator, operator_for
 from sde_diffusers.operators.masks import Mask
 from sde_diffusers.operators.resampling import Bicubic, Downsampling
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
@@ -50,17 +58,12 @@ def require_grey(name: str, value) -> None:
                 )
 
 
-def rounding_std(value, pixels: PixelFormat) -> float:
-    """Deviation, in units of [0, 1], of the rounding of images, as `read_images` takes them, to the integers that they
-    hold; to 8 bits, if they are floating point."""
-    first = value[0] if isinstance(value, (list, tuple)) and value else value
-    name = str((np.asarray(first) if isinstance(first, Image.Image) else first).dtype).removeprefix("torch.")
-    low: float
-    high: float
-    low, high = INTEGER_RANGES.get(name.replace("int32", "uint16"), INTEGER_RANGES["uint8"])
-    if name in (pixels.dtype, str(pixels.torch_dtype).removeprefix("torch.")) and pixels.levels:
-        low, high = pixels.low, pixels.high
-    return 1 / ((high - low) * 12**0.5)
+def rounding_std(name: str, images: Tensor, pixels: PixelFormat) -> float:
+    """Deviation, in units of [0, 1], of the rounding of `image_values` to the integers that they are; to 8 bits, if
+    they are floating point."""
+    whole = not images.is_floating_point() and images.dtype != torch.bool
+    held = integer_format(name, images, pixels) if whole else PixelFormat()
+    return 1 / ((held.high - held.low) * 12**0.5)
 
 
 @dataclass
@@ -166,13 +169,14 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         size = self._size_of_images("measurement", measurement, operator, image_size)
         device = self._execution_device
         shape = (len(measurement) * num_samples, self.unet.config.in_channels, *size)
-        repeated = operator.repeat(num_samples).for_images(shape, device)
+        repeated = operator_for(operator.repeat(num_samples), shape, device)
         check_operator(repeated, shape)
-        one_each = operator.for_images((len(measurement), *shape[1:]), device)
+        one_each = operator_for(operator, (len(measurement), *shape[1:]), device)
         self._require_measured("measurement", measurement, one_each, size)
-        if not one_each.measured(measurement.to(device, torch.float32)).isfinite().all():
+        seen = one_each.measured(torch.ones_like(measurement, dtype=torch.float32, device=device)) != 0
+        if not measurement.to(device)[seen].to(torch.float32).isfinite().all():
             raise ValueError("`measurement` must be finite in float32, but holds infinite values or NaN.")
-        noise_std = read_noise_std(noise_std, measurement)
+        noise_std = read_noise_std(noise_std, measurement, seen)
         if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
             raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
         chosen.check(operator, noise_std, noise_covariance)
@@ -319,7 +323,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
             kernel: the deviation in pixels of a Gaussian, or the kernel (h, w) itself.
             noise_std: of `__call__`; None is that of rounding, which an inverse blur amplifies, to the integers that
-                the image holds, and to 8 bits if they are floating point.
+                the image holds, and to 8 bits if they are floating point; or what `noise_covariance` says, if given.
             boundary: what took part in the blur from beyond the edges, one of `sde_diffusers.operators.BOUNDARIES`;
                 None is "symmetric" for a Gaussian and "reflect" for a kernel. With "valid", the image lacks the pixels
                 whose blur reached beyond, and the restored one has them: kernel - 1 more each way.
@@ -328,8 +332,14 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         options = {} if boundary is None else {"boundary": boundary}
         gaussian = not math.isnan(real_number(kernel))
         operator = GaussianBlur(real_number(kernel), **options) if gaussian else Convolution(kernel, **options)
-        given, image = image, read_images("image", image, self.unet.config.in_channels, self.pixel_format)
-        noise_std = rounding_std(given, self.pixel_format) if noise_std is None else noise_std
+        channels = self.unet.config.in_channels
+        given, image = image, read_images("image", image, channels, self.pixel_format)
+        if noise_std is None and kwargs.get("noise_covariance") is not None:
+            noise_std = 0.0
+        elif noise_std is None:
+            noise_std = rounding_std(
+                "image", image_values("image", given, channels, self.pixel_format)[0], self.pixel_format
+            )
         return self._restore(
             "image", image, operator, operator.blurred_from(image.shape[2:]), {"noise_std": noise_std, **kwargs}
         )
@@ -364,9 +374,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         shape = (len(y), self.unet.config.in_channels, *size)
         expected = tuple(operator.measurement_shape(shape))
         if y.shape != expected:
+            hint = " (images of another size: `image_size`)" if name == "measurement" else ""
             raise ValueError(
                 f"`{name}` must have the shape {expected}, what {type(operator).__name__} makes of images "
-                f"{shape[1:]}, but has {tuple(y.shape)}."
+                f"{shape[1:]}, but has {tuple(y.shape)}{hint}."
             )
 
     def _starts_from_pure_noise(self) -> bool:

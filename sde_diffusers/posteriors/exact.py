@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator, Operator
+from sde_diffusers.operators.least_squares import norm
 from sde_diffusers.operators.masks import Rows
 from sde_diffusers.posteriors.measurement import demanding, is_white
+
+CONTRADICTION = 1e-3
+"""Share of what no image can give in exact values, from which on it is no error of their solution."""
 
 
 class ExactPart:
@@ -41,10 +45,17 @@ class ExactPart:
         y = self.all.measured(y)
         if self.white and self.all.direct:
             return self.all.attainable(y)
-        if not self.exact.any() or not self.whole_images:
+        if not self.exact.any():
             return y
         exact = self.exact.to(y.device)
-        return torch.where(exact, self.all.attainable(torch.where(exact, y, 0)), y)
+        known = torch.where(exact, y, 0)
+        if self.whole_images:
+            possible = self.all.attainable(known)
+        else:  # solved for by iteration: the values are kept, unless they contradict each other
+            possible = demanding(self.operator).attainable(known)
+            far = norm(possible - known) > CONTRADICTION * norm(known)
+            possible = torch.where(far, possible, known)
+        return torch.where(exact, possible, y)
 
     def imposed(self, images: Tensor, y: Tensor) -> Tensor:
         """The nearest images that reproduce the exact values of y."""

@@ -149,13 +149,14 @@ def is_white(noise_std) -> bool:
     return not isinstance(noise_std, Tensor) or noise_std.ndim == 0 or noise_std.numel() == len(noise_std)
 
 
-def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
+def read_noise_std(noise_std, y: Tensor, seen: Tensor | None = None) -> float | Tensor:
     """The deviation of a measurement's noise, as a number or a float32 tensor with as many dimensions as y, checked.
 
     Args:
         noise_std: a number; one for each image, (N,) as a list, array or tensor; or any tensor of two or more
             dimensions that broadcasts to y.
         y: (N, ...).
+        seen: (N, ...) booleans, where something is measured; what `noise_std` says elsewhere does not matter.
 
     Raises:
         ValueError: on another shape, or values out of range.
@@ -178,11 +179,13 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
             fits = noise_std.ndim <= y.ndim and all(a in (1, b) for a, b in sizes)
         if not fits or noise_std.is_complex() or noise_std.dtype == torch.bool:
             raise ValueError(f"`noise_std` must be {allowed}, but {what} of {noise_std.dtype}.")
+        noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
+        if seen is not None and not is_white(noise_std):
+            noise_std = of_the_seen(noise_std.to(seen.device).expand(y.shape), seen)
         if not ((noise_std >= 0) & (noise_std <= largest)).all():
             raise ValueError(
                 f"`noise_std` must be {allowed}, but reaches from {noise_std.min()} to {noise_std.max()}."
             )
-        noise_std = noise_std[(None,) * (y.ndim - noise_std.ndim)]
         first = noise_std.flatten(1)[:, 0].reshape(-1, *[1] * (y.ndim - 1))
         if (noise_std == first).all():  # one for each image
             noise_std = first
@@ -192,6 +195,13 @@ def read_noise_std(noise_std, y: Tensor) -> float | Tensor:
     if not 0 <= real_number(noise_std) <= largest:
         raise ValueError(f"`noise_std` must be {allowed}, but is {noise_std!r}.")
     return float(real_number(noise_std))
+
+
+def of_the_seen(values: Tensor, seen: Tensor) -> Tensor:
+    """Values of measurements (N, ...), with that of an image's first seen one in place of those that are not."""
+    first = seen.flatten(1).byte().argmax(1, keepdim=True)
+    fill = torch.where(seen.flatten(1).any(1, keepdim=True), values.flatten(1).gather(1, first), 0)
+    return torch.where(seen, values, fill.reshape(-1, *[1] * (values.ndim - 1)))
 
 
 def require_covariance(covariance, y: Tensor) -> None:
@@ -238,7 +248,7 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     photons. It is good from some ten counts on; below, Poisson's law is skew, and few counts say little of their mean.
 
     Args:
-        y: a measurement, at least 0, in units of images in [0, 1].
+        y: a measurement, at least 0, in units of images in [0, 1]; NaN where a value is missing, and so in what comes.
         photons: above 0.
 
     Raises:
@@ -246,8 +256,8 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
     """
     if not 0 < real_number(photons) < math.inf:
         raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
-    if not isinstance(y, Tensor) or not y.is_floating_point() or not (y.isfinite() & (y >= 0)).all():
-        raise ValueError("`y` must be a floating point tensor of counts / photons, finite and at least 0.")
+    if not isinstance(y, Tensor) or not y.is_floating_point() or not (((y >= 0) & (y < math.inf)) | y.isnan()).all():
+        raise ValueError("`y` must be a floating point tensor of counts / photons, finite and at least 0, or NaN.")
     return (y.clamp(min=1 / photons) / photons).sqrt()
 
 
