@@ -206,13 +206,15 @@ def ritz_values(system: Callable[[Tensor], Tensor], start: Tensor, steps: int = 
     They lie between the system's own, and the outer ones soon near its ends.
     """
     basis: list[Tensor] = []
-    images: list[Tensor] = []
-    for _ in range(steps):
-        image = q = images[-1] if images else start
+    projected = torch.zeros(len(start), steps, steps, dtype=torch.float64, device=start.device)
+    image = start
+    for last in range(steps):
+        q = image
         for other in basis + basis:  # twice, for what rounding leaves
             q = q - inner(other, q) * other
         length = norm(q)
         basis.append(torch.where(length > 1e-5 * norm(image), q / length, 0))
-        images.append(system(basis[-1]))
-    q, image = (torch.stack(vectors, 1).flatten(2).double() for vectors in (basis, images))
-    return torch.linalg.eigvalsh((q @ image.mT + image @ q.mT) / 2)
+        image = system(basis[-1])
+        for k, other in enumerate(basis):
+            projected[:, k, last] = projected[:, last, k] = inner(other, image).flatten().double()
+    return torch.linalg.eigvalsh(projected)

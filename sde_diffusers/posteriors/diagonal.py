@@ -52,6 +52,8 @@ def diagonal_of(
     noise, alone = probed(covariance, y)
     if not operator.linear:  # whose slope is another in each step
         return Diagonal(row_squares(operator, shape, *image_range).to(y), noise, None)
+    if operator.repeat(2) is operator:  # the same for all images
+        y, shape = y[:1], (1, *shape[1:])
 
     def square(u):
         return operator.measured(operator(operator.adjoint(operator.measured(u))))  # type: ignore[attr-defined]
@@ -61,7 +63,9 @@ def diagonal_of(
         return Diagonal(gain, noise, None)
     if not diagonal:
         gain = row_squares(operator, shape, *image_range).to(y)
-    largest = torch.maximum(largest_ratio(square, gain), largest_ratio(covariance, noise))
+    largest = largest_ratio(square, gain)
+    if not alone:
+        largest = torch.maximum(largest, largest_ratio(covariance, noise))
     return Diagonal(gain, noise, SAFETY * largest)
 
 
