@@ -191,11 +191,14 @@ def test_row_sums_that_cancel_are_refused(operator):
 
 SMOOTHED = torch.tensor([[0.1, 0.15, 0.1], [0.05, 0.3, 0.1], [0.05, 0.1, 0.05]])
 OWN_BLUR = LinearOperator.from_function(Convolution(SMOOTHED, "zero"), (1, 8, 8))
+PROJECTIONS = torch.randn(40, 64, generator=seeded(7))
+OWN_PROJECTIONS = LinearOperator.from_function(lambda x: x.flatten(1) @ PROJECTIONS.T.to(x), (1, 8, 8))
 FEW_STEPS = {
     "a little noise beside small singular values": (GaussianBlur(0.7), 1e-3, 3.9, 0.3),
     "a kernel, less noise": (Convolution(torch.tensor([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 8), 1e-5, 4.8, 0.5),
-    "an own blur, a little noise": (OWN_BLUR, 1e-3, 2.0, 0.5),
-    "noise of each value of a blur": (GaussianBlur(0.7), "each", 2.0, 0.5),
+    "an own blur, a little noise": (OWN_BLUR, 1e-3, 3.0, 0.4),
+    "noise of each value of a blur": (GaussianBlur(0.7), "each", 1.9, 0.2),
+    "noise of each of some projections": (OWN_PROJECTIONS, "each", 1.3, 0.1),
     "some pixels exact": (Mask(random_mask((8, 8), 0.4, seeded(3))), "some", 0.34, 0.02),
     "some lines exact": (Radon(6), "some", 1.2, 0.1),
     "some samples exact": (MaskedFourier(~random_mask((8, 8), 0.4, seeded(4))), "some", 0.28, 0.1),
