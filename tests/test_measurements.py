@@ -259,6 +259,42 @@ def test_ways_to_say_one_measurement_are_one():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_values_in_other_units_hide_nothing_of_the_rest():
+    """One pixel, as it is and times 10,000, with noise in the same units, beside a blur; 8 steps of three products."""
+    pipe, blur = gaussian_pipe(network={"in_channels": 1}), Convolution(torch.ones(3, 3) / 9, "zero")
+    x = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2
+    outs = []
+    for k in (1.0, 1e4):
+        operator = LinearOperator.from_function(
+            lambda x, k=k: torch.cat([k * x[..., :1, :1].flatten(1), blur(x).flatten(1)], 1), (1, 4, 4)
+        )
+        std = torch.full((1, 17), 0.01)
+        std[:, 0] *= k
+        y = operator(x) + std * torch.randn(std.shape, generator=seeded(2))
+        outs.append(pipe(y, operator, std, num_inference_steps=8, generator=seeded(3), output_type="pt").images)
+    torch.testing.assert_close(*outs, rtol=0, atol=1e-3)
+
+
+def test_a_loud_neighbour_hides_no_correlation():
+    """Correlated noise in one image, white and loud noise in the other, whose values hid what the former's share."""
+    pipe = gaussian_pipe(network={"in_channels": 1})
+    operator = Convolution(torch.ones(3, 3) / 9, "zero")
+    y = operator((pipe.unet.draw(2, seeded(1)).float() + 1) / 2)
+    steps = (torch.arange(4)[:, None] - torch.arange(4)).abs()
+    alike = 0.05**2 * 0.95 ** (steps[:, None, :, None] + steps[None, :, None, :]).flatten(2).flatten(0, 1).float()
+
+    def correlated(w):
+        return (w.flatten(1) @ alike.to(w)).view(w.shape)
+
+    def of_both(w):
+        return torch.cat([correlated(w[:1]), 30.0**2 * w[1:]])
+
+    options = {"num_inference_steps": 8, "output_type": "pt"}
+    alone = pipe(y[:1], operator, noise_covariance=correlated, generator=[seeded(3)], **options).images
+    both = pipe(y, operator, noise_covariance=of_both, generator=[seeded(3), seeded(4)], **options).images
+    torch.testing.assert_close(both[:1], alone, rtol=0, atol=1e-4)
+
+
 def test_exact_values_that_contradict_each_other_beside_noisy_ones():
     """Their mean is reproduced, as if all were exact; before, an error came after the last step."""
     pipe = gaussian_pipe(network={"in_channels": 1})

@@ -11,7 +11,9 @@ from sde_diffusers.operators.least_squares import ritz_values
 
 DRAWS = 16
 SAME = 1e-3
-"""Relative difference of two probes of a diagonal up to which there is nothing but the diagonal."""
+"""Relative difference of two probes of a value up to which there is nothing but the diagonal."""
+LEAST_SLOPE = 0.01
+"""Gain of a value of a nonlinear operator, at least, in units of the mean: it may be elsewhere what it is not here."""
 SAFETY = 1.1
 """Of an eigenvalue that was found from below."""
 
@@ -51,7 +53,9 @@ def diagonal_of(
     """Of the measurement y, whose noise has this covariance, of images in this range and of this shape."""
     noise, alone = probed(covariance, y)
     if not operator.linear:  # whose slope is another in each step
-        return Diagonal(row_squares(operator, shape, *image_range).to(y), noise, None)
+        gain = row_squares(operator, shape, *image_range).to(y)
+        mean = gain.mean(tuple(range(1, gain.ndim)), keepdim=True)
+        return Diagonal(torch.maximum(gain, torch.where(mean > 0, LEAST_SLOPE * mean, 1)), noise, None)
     if operator.repeat(2) is operator:  # the same for all images
         y, shape = y[:1], (1, *shape[1:])
 
@@ -81,7 +85,7 @@ def probed(system: Callable[[Tensor], Tensor], like: Tensor) -> tuple[Tensor, bo
         return u * system(u)
 
     first, second = probe(), probe()
-    if ((first - second).abs() <= SAME * first.abs().max()).all():
+    if ((first - second).abs() <= SAME * (first.abs() + second.abs())).all():  # each value in units of its own
         return first.clamp(min=0), True
     return torch.stack([probe() for _ in range(DRAWS)]).square().mean(0).sqrt(), False
 
