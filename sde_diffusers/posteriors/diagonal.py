@@ -13,7 +13,7 @@ DRAWS = 16
 SAME = 1e-3
 """Relative difference of two probes of a value up to which there is nothing but the diagonal."""
 LEAST_SLOPE = 0.01
-"""Gain of a value of a nonlinear operator, at least, in units of the mean: it may be elsewhere what it is not here."""
+"""Gain of a nonlinear operator's value, at least, in units of their mean, since slopes differ from place to place."""
 SAFETY = 1.1
 """Of an eigenvalue that was found from below."""
 
