@@ -243,10 +243,8 @@ class Unpreconditioned(MMPS):
 
 def test_ways_to_say_one_measurement_are_one():
     """Noise of each value, the same as a covariance, and values in units of it, in three steps of MMPS."""
-    pipe, std = (
-        gaussian_pipe(network={"in_channels": 1}),
-        5e-4 * 10 ** (3 * torch.rand(1, 1, 4, 4, generator=seeded())),
-    )
+    pipe = gaussian_pipe(network={"in_channels": 1})
+    std = 5e-4 * 10 ** (3 * torch.rand(1, 1, 4, 4, generator=seeded()))
     y = (pipe.unet.draw(1, seeded(1)).float() + 1) / 2 + std * torch.randn(std.shape, generator=seeded(2))
     own = LinearOperator.from_function(lambda x: x.clone(), (1, 4, 4))
     whitened = LinearOperator.from_function(lambda x: x / std, (1, 4, 4))
