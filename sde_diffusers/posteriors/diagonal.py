@@ -12,8 +12,8 @@ from sde_diffusers.operators.least_squares import ritz_values
 DRAWS = 16
 SAME = 1e-3
 """Relative difference of two probes of a value up to which there is nothing but the diagonal."""
-LEAST_SLOPE = 0.01
-"""Gain of a nonlinear operator's value, at least, in units of their mean, since slopes differ from place to place."""
+LEVELS = (1 / 8, 5 / 8, 3 / 8, 7 / 8)
+"""Grey levels at which an operator is probed, in units of the range, since a nonlinear one has its slope at each."""
 SAFETY = 1.1
 """Of an eigenvalue that was found from below."""
 
@@ -55,7 +55,8 @@ def diagonal_of(
     if not operator.linear:  # whose slope is another in each step
         gain = row_squares(operator, shape, *image_range).to(y)
         mean = gain.mean(tuple(range(1, gain.ndim)), keepdim=True)
-        return Diagonal(torch.maximum(gain, torch.where(mean > 0, LEAST_SLOPE * mean, 1)), noise, None)
+        elsewhere = torch.where(mean > 0, mean, 1)  # of what has no slope at these levels
+        return Diagonal(torch.where(gain > 0, gain, elsewhere), noise, None)
     if operator.repeat(2) is operator:  # the same for all images
         y, shape = y[:1], (1, *shape[1:])
 
@@ -101,15 +102,16 @@ def largest_ratio(system: Callable[[Tensor], Tensor], diagonal: Tensor) -> Tenso
 def row_squares(operator: Operator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """(N, ...) sums of squares of the rows, the diagonal of A A', as random images show them.
 
-    Of an operator that measures each value for itself they are exact. The images have two grey levels in [low, high].
+    Of an operator that measures each value for itself they are exact. The images have two grey levels each.
     """
     generator, device = torch.Generator().manual_seed(0), operator.device or "cpu"
-    middle, half = (low + high) / 2, (high - low) / 4
-    even = operator(torch.full(shape, middle, device=device))
-    total = torch.zeros_like(even)
-    for _ in range(DRAWS):
-        total += ((operator(middle + half * signs(shape, generator).to(device)) - even) / half) ** 2
-    return total / DRAWS
+    half = (high - low) / 8
+    total: Tensor | float = 0.0
+    for k in range(DRAWS):
+        middle = torch.full(shape, low + LEVELS[k % len(LEVELS)] * (high - low), device=device)
+        slopes = (operator(middle + half * signs(shape, generator).to(device)) - operator(middle)) / half
+        total = total + slopes**2
+    return total / DRAWS  # type: ignore[return-value]
 
 
 def signs(shape, generator) -> Tensor:
