@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo space test test-faults test-docs docs style findings
+.PHONY: demo space test test-faults test-docs notebook recipes docs style findings
 
 demo: .venv/installed
 	$(BIN)/python training/train.py training/configs/demo.yaml
@@ -20,8 +20,12 @@ test-faults: .venv/installed
 	OMP_NUM_THREADS=1 KILLS=$(or $(KILLS),20) $(BIN)/python -m pytest tests/faults --numprocesses auto
 
 # The tutorial, the recipes of README.md and docs/ (see docs/recipes.py), and the site with warnings as errors.
-test-docs: .venv/installed docs
-	$(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast --answers
+test-docs: notebook recipes docs
+
+notebook: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/run_notebook.py notebooks/tutorial.ipynb --fast --answers
+
+recipes: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p docs.recipes README.md docs --numprocesses auto --dist loadfile -rs --no-fold-skipped
 
 docs: .venv/installed
