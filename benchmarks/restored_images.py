@@ -10,14 +10,14 @@ the same network with as many evaluations of it (time steps). For each method an
                        from them would be all bias); it gains by images that look like the data, and so does not reward
                        blurred means.
 
-Restored images are kept in the folder, so that an interrupted run goes on; other settings want another folder.
+Restored images are kept in the folder, batch by batch, so that an interrupted run goes on, and one of more images adds
+those that are missing; other settings want another folder.
 """
 
 import itertools
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,29 +73,36 @@ def tasks(shape):
     }
 
 
-def restored(pipe, operator, images, method, arguments):
-    """Restored images in [0, 1], and {"evaluations", "products" of a sample, "seconds" of the processor}."""
-    parts, start = [], time.process_time()
-    for first in range(0, len(images), arguments.batch):
-        problem = ImageProblem(pipe, operator, images, slice(first, first + arguments.batch))
-        parts.append(method(problem, arguments.steps).detach().float())
-    counts = {"evaluations": problem.evaluations, "products": problem.products}
-    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1), counts | {"seconds": round(time.process_time() - start, 1)}
+def restored(path, settings, pipe, operator, images, method, arguments):
+    """Restored images in [0, 1], and {"evaluations", "products" of a sample, "seconds" of the processor}.
+
+    Those that an earlier run with the same settings kept in `path` are taken from there.
+    """
+    found, figures = kept(path, settings)
+    if len(found) < len(images):
+        found = found[: len(found) - len(found) % arguments.batch]  # draws are those of a batch
+    while len(found) < len(images):
+        start = time.process_time()
+        problem = ImageProblem(pipe, operator, images, slice(len(found), len(found) + arguments.batch))
+        batch = (method(problem, arguments.steps).detach().float() / 2 + 0.5).clamp(0, 1)
+        seconds = round(figures.get("seconds", 0) + time.process_time() - start, 1)
+        figures = {"evaluations": problem.evaluations, "products": problem.products, "seconds": seconds}
+        found = torch.cat([found, batch])
+        temporary = path.with_suffix(".tmp")
+        save_file({"images": found}, temporary, {"about": json.dumps({"settings": settings, "figures": figures})})
+        temporary.replace(path)
+    return found[: len(images)], figures
 
 
-def kept(path, settings, restore):
-    """Images and figures of an earlier run with the same settings, or else of this one."""
-    if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
-            if about["settings"] != settings:
-                sys.exit(f"{path} was made with {about['settings']}, not with {settings}: choose another folder.")
-            return file.get_tensor("images"), about["figures"]
-    images, figures = restore()
-    temporary = path.with_suffix(".tmp")
-    save_file({"images": images}, temporary, {"about": json.dumps({"settings": settings, "figures": figures})})
-    temporary.replace(path)
-    return images, figures
+def kept(path, settings):
+    """Images and figures of an earlier run; none if there was none."""
+    if not path.is_file():
+        return torch.empty(0), {}
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["about"])
+        if about["settings"] != settings:
+            sys.exit(f"{path} was made with {about['settings']}, not with {settings}: choose another folder.")
+        return file.get_tensor("images"), about["figures"]
 
 
 def test_images(arguments, others: int):
@@ -127,7 +134,7 @@ def image_table(arguments, folder):
         return {"distance": 1000 * found.mean, "distance_error": 1000 * found.standard_error}
 
     settings = {"data": arguments.data, "network": network_digest(pipe.unet), "dtype": arguments.dtype}
-    settings |= {"images": arguments.count, "steps": arguments.steps, "batch": arguments.batch, "noise_std": NOISE}
+    settings |= {"steps": arguments.steps, "batch": arguments.batch, "noise_std": NOISE}
     images = eight_bits.float() / 127.5 - 1
     methods = {
         name: method
@@ -141,7 +148,7 @@ def image_table(arguments, folder):
         record = {"task": task, "method": method}
         path = folder / f"{task} {method}.safetensors".replace(" ", "_").replace("%", "percent")
         try:
-            found, figures = kept(path, settings, partial(restored, pipe, operator, images, sample, arguments))
+            found, figures = restored(path, settings, pipe, operator, images, sample, arguments)
         except Exception as error:  # of whichever library: it is a result
             records.append(record | {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
             continue
@@ -150,7 +157,8 @@ def image_table(arguments, folder):
             record["psnr"] = (-10 * mse.log10()).mean().item()
             record |= distance((255 * found).round().byte())
         records.append(record | figures)
-        write_results(folder, "images", {**settings, "records": records}, image_lines(records))
+        about = {**settings, "images": len(images), "records": records}
+        write_results(folder, "images", about, image_lines(records))
     print(image_lines(records))
 
 

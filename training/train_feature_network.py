@@ -108,7 +108,7 @@ A small classifier of {recipe.title} ({recipe.images}). The {dimension} features
 space in which generated images can be compared with real ones without a connection. Distances in it do not compare
 with the FID, nor with distances in the features of other weights.
 
-- **Accuracy**: {percent:.2f} % of the {test_count:,} test images.
+- **Accuracy**: {percent:.2f} % of the {test_count:,} test images{both}.
 - **Data**: {train_count:,} training images of {recipe.title} ({recipe.licence}){about_data}. No test image was used in
   training or to choose anything.
 - **Architecture**: `ResidualClassifier` in `training/evaluation/residual_classifier.py`, {parameters:,} parameters: a
@@ -207,8 +207,11 @@ def main(arguments: list[str]) -> int:
         )
 
         with torch.inference_mode():
-            logits = network.head(extract(test.images).to(device)).cpu()
-        accuracy = (logits.argmax(1) == test.labels).float().mean().item()
+            scores = network.head(extract(test.images).to(device)).cpu()
+            of_mirrored = network.head(extract(test.images.flip(3)).to(device)).cpu() if recipe.mirrored else 0
+        accuracy, of_both = (
+            (logits.argmax(1) == test.labels).float().mean().item() for logits in (scores, scores + of_mirrored)
+        )
         card = CARD.format(
             name=name,
             features=options.features,
@@ -216,6 +219,9 @@ def main(arguments: list[str]) -> int:
             about_data=f", {options.about_data}" if options.about_data else "",
             accuracy=accuracy,
             percent=100 * accuracy,
+            both=f", {100 * of_both:.2f} % by the scores of an image and its mirror image together"
+            if recipe.mirrored
+            else "",
             dimension=extract.dimension,
             test_count=len(test),
             train_count=len(train),

@@ -73,8 +73,11 @@ def test_the_shipped_classifier_knows_animals_and_vehicles():
     folder, images = SHIPPED["cifar10"], load_images(str(CIFAR10), "test", max_images=2000)
     classifier, resolution = load_classifier(folder)
     with torch.inference_mode():
-        logits = classifier(classifier_pixels(images.images, 3, resolution))
+        pixels = classifier_pixels(images.images, 3, resolution)
+        logits = classifier(pixels)
+        of_both = logits + classifier(pixels.flip(3))
     assert (logits.argmax(1) == images.labels).float().mean() > 0.87
+    assert (of_both.argmax(1) == images.labels).float().mean() > 0.88
     assert (folder / "model.safetensors").stat().st_size <= 5e6
     network = load_feature_network("cifar10")
     statistics = FeatureStatistics.load(shipped_statistics_path(network), network.name)
@@ -197,6 +200,7 @@ def test_a_classifier_of_coloured_images(tmp_path):
     assert network.name.startswith("cifar10-features-") and (network.dimension, network.resolution) == (160, 32)
     card = (tmp_path / "network" / "README.md").read_text()
     assert "64 training images of CIFAR-10 (Krizhevsky 2009, no licence given), of one colour each" in card
+    assert "% by the scores of an image and its mirror image together." in card
     assert float(card.split("value: ")[1].split()[0]) > 0.9  # which a gray network could not
     assert network(noise_images(2, 1, 32, 32)).shape == (2, 160)  # gray ones count as colours
 
