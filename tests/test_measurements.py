@@ -584,6 +584,27 @@ class Wrong(LinearOperator):
         return y.repeat_interleave(2, 3)
 
 
+class WrongGram(LinearOperator):
+    """Two values of each pixel, and so A' A = 2."""
+
+    gram = 1.0
+
+    def __call__(self, x):
+        return torch.cat([x, x], 1)
+
+
+class WrongSolution(LinearOperator):
+    """As if A A' were 1."""
+
+    direct = True
+
+    def __call__(self, x):
+        return x.cumsum(-1)
+
+    def solve(self, y, a, b):
+        return y / (a + b)
+
+
 class IllConditioned(LinearOperator):
     """Singular values from 1 to 1e-4."""
 
@@ -594,7 +615,15 @@ class IllConditioned(LinearOperator):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("operator", "message"), [(Wrong(), "<A x, y> = "), (IllConditioned(), "`iterations`")])
+@pytest.mark.parametrize(
+    ("operator", "message"),
+    [
+        (Wrong(), "<A x, y> = "),
+        (WrongGram(), "own systems: A A' y = 1 y, its `gram`, .* difference of 0.5, allowed"),
+        (WrongSolution(), "own systems: .* for w = `solve"),
+        (IllConditioned(), "`iterations`"),
+    ],
+)
 def test_operators_that_will_not_do_are_refused_before_anything_is_drawn(operator, message, method):
     pipe = unet_pipe()
     pipe.unet.forward = None

@@ -70,6 +70,8 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         wide = 2 * torch.rand(shape, generator=generator).to(x) - 0.5
         require_derivative(operator, x, wide, draw(y.shape), name)
     require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
+    if operator.linear and operator.direct:
+        require_solution(operator, y, name)
 
 
 def operator_for(operator, shape: tuple[int, ...], device):
@@ -194,3 +196,22 @@ def require_adjoint(operator, x: Tensor, y: Tensor, name: str) -> None:
                 f"`{name}` and its adjoint do not fit: <A x, y> = {left[worst].item():.6g}, but <x, A* y> = "
                 f"{right[worst].item():.6g}; relative difference {difference[worst].item():.2g}, allowed {PRECISION}."
             )
+
+
+def require_solution(operator, y: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless what solves a linear operator's systems in closed form does so, for y = A x."""
+    if not y.any():
+        return
+    square = operator(operator.adjoint(y))
+    if operator.gram is not None:
+        difference, what = relative(square - operator.gram * y, square), f"A A' y = {operator.gram:.6g} y, its `gram`"
+    else:
+        b = (square.double().norm() / y.double().norm()).item()
+        w = operator.solve(y, 1.0, b)
+        difference = relative(operator(operator.adjoint(w)) + b * w - y, y)
+        what = f"(A A' + {b:.3g}) w = y for w = `solve(y, 1, {b:.3g})`"
+    if not difference <= PRECISION:
+        raise ValueError(
+            f"`{name}` does not solve its own systems: {what}, is wrong for y = A x by a relative difference of "
+            f"{difference:.2g}, allowed {PRECISION}."
+        )

@@ -111,7 +111,7 @@ def row_squares(operator: Operator, shape: tuple[int, ...], low: float, high: fl
         middle = torch.full(shape, low + LEVELS[k % len(LEVELS)] * (high - low), device=device)
         slopes = (operator(middle + half * signs(shape, generator).to(device)) - operator(middle)) / half
         total = total + slopes**2
-    return total / DRAWS  # type: ignore[return-value]
+    return total / DRAWS
 
 
 def signs(shape, generator) -> Tensor:

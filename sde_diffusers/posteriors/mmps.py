@@ -37,9 +37,9 @@ class MMPS(PosteriorMethod):
     has it so: small singular values beside little noise, values known well beside others that are not.
 
     Args:
-        steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last. An image takes fewer where
-            its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^-steps, or 10^-6, of what it was: where
-            little noise is left.
+        steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last. An image takes fewer
+            where its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^-steps, or 10^-6, of what it was:
+            where little noise is left.
         damping: at least 0; of it, `damping` (noise level)^2 A A' is added to the system, for networks whose V has
             directions that they wrongly take for certain. 0 is exact for Gaussian images.
         inner_steps: at least 1; the polynomial's degree is less by one.
