@@ -38,8 +38,8 @@ class MMPS(PosteriorMethod):
 
     Args:
         steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last. An image takes fewer
-            where its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^-steps, or 10^-6, of what it was:
-            where little noise is left.
+            where its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^(1 - steps), or 10^-6, of what it
+            was: where little noise is left.
         damping: at least 0; of it, `damping` (noise level)^2 A A' is added to the system, for networks whose V has
             directions that they wrongly take for certain. 0 is exact for Gaussian images.
         inner_steps: at least 1; the polynomial's degree is less by one.
@@ -102,5 +102,5 @@ class MMPS(PosteriorMethod):
         # the residual is a difference of measurements, and no better known than these
         rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
         precondition = self.preconditioner(measurement, operator, noise_level)
-        tolerance = max(10.0**-self.steps, LEAST_TOLERANCE)
+        tolerance = max(10.0 ** (1 - self.steps), LEAST_TOLERANCE)
         return least_residual(system, residual, self.steps, tolerance, rounding, precondition)
