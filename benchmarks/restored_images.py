@@ -10,8 +10,8 @@ the same network with as many evaluations of it (time steps). For each method an
                        from them would be all bias); it gains by images that look like the data, and so does not reward
                        blurred means.
 
-Restored images are kept in the folder, batch by batch, so that an interrupted run goes on, and one of more images adds
-those that are missing; other settings want another folder.
+Restored images are kept in the folder, batch by batch, so that an interrupted run goes on; other settings, another
+number of images included, want another folder (which images are drawn depends on their number).
 """
 
 import itertools
@@ -79,8 +79,6 @@ def restored(path, settings, pipe, operator, images, method, arguments):
     Those that an earlier run with the same settings kept in `path` are taken from there.
     """
     found, figures = kept(path, settings)
-    if len(found) < len(images):
-        found = found[: len(found) - len(found) % arguments.batch]  # draws are those of a batch
     while len(found) < len(images):
         start = time.process_time()
         problem = ImageProblem(pipe, operator, images, slice(len(found), len(found) + arguments.batch))
@@ -91,7 +89,7 @@ def restored(path, settings, pipe, operator, images, method, arguments):
         temporary = path.with_suffix(".tmp")
         save_file({"images": found}, temporary, {"about": json.dumps({"settings": settings, "figures": figures})})
         temporary.replace(path)
-    return found[: len(images)], figures
+    return found, figures
 
 
 def kept(path, settings):
@@ -134,7 +132,7 @@ def image_table(arguments, folder):
         return {"distance": 1000 * found.mean, "distance_error": 1000 * found.standard_error}
 
     settings = {"data": arguments.data, "network": network_digest(pipe.unet), "dtype": arguments.dtype}
-    settings |= {"steps": arguments.steps, "batch": arguments.batch, "noise_std": NOISE}
+    settings |= {"images": arguments.count, "steps": arguments.steps, "batch": arguments.batch, "noise_std": NOISE}
     images = eight_bits.float() / 127.5 - 1
     methods = {
         name: method
@@ -157,8 +155,7 @@ def image_table(arguments, folder):
             record["psnr"] = (-10 * mse.log10()).mean().item()
             record |= distance((255 * found).round().byte())
         records.append(record | figures)
-        about = {**settings, "images": len(images), "records": records}
-        write_results(folder, "images", about, image_lines(records))
+        write_results(folder, "images", {**settings, "records": records}, image_lines(records))
     print(image_lines(records))
 
 
