@@ -17,8 +17,8 @@ PIXEL_STD = 0.5
 """Deviation of a pixel of images that are scaled to [-1, 1], as far as preconditioning goes."""
 MOST_SPREAD = 400
 """Of eigenvalues that the inner steps tell apart; below, they count as alike."""
-LEAST_TOLERANCE = 1e-6
-"""Share of the residual that is as good as none."""
+LEAST_TOLERANCE, MOST_TOLERANCE = 1e-6, 1e-2
+"""Shares of the residual that are as good as none: of many steps, and of few."""
 RESIDUAL_ROUNDING = 10
 """Rounding errors of a measured value, in units of the dtype's: operators sum over many pixels."""
 
@@ -38,8 +38,8 @@ class MMPS(PosteriorMethod):
 
     Args:
         steps: at least 1; each takes a vector-Jacobian product, and keeps it until the last. An image takes fewer
-            where its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^(1 - steps), or 10^-6, of what it
-            was: where little noise is left.
+            where its residual, as (r^2 A A' + C)^-1 measures it, has fallen to 10^(1 - steps) of what it was, but at
+            most 10^-2 and at least 10^-6: where little noise is left.
         damping: at least 0; of it, `damping` (noise level)^2 A A' is added to the system, for networks whose V has
             directions that they wrongly take for certain. 0 is exact for Gaussian images.
         inner_steps: at least 1; the polynomial's degree is less by one.
@@ -102,5 +102,5 @@ class MMPS(PosteriorMethod):
         # the residual is a difference of measurements, and no better known than these
         rounding = RESIDUAL_ROUNDING * torch.finfo(residual.dtype).eps * norm(measurement.y)
         precondition = self.preconditioner(measurement, operator, noise_level)
-        tolerance = max(10.0 ** (1 - self.steps), LEAST_TOLERANCE)
+        tolerance = min(max(10.0 ** (1 - self.steps), LEAST_TOLERANCE), MOST_TOLERANCE)
         return least_residual(system, residual, self.steps, tolerance, rounding, precondition)
