@@ -18,7 +18,7 @@ PIXEL_STD = 0.5
 MOST_SPREAD = 400
 """Of eigenvalues that the inner steps tell apart; below, they count as alike."""
 LEAST_TOLERANCE, MOST_TOLERANCE = 1e-6, 1e-2
-"""Shares of the residual that are as good as none: of many steps, and of few."""
+"""Share of the residual that is as good as none, of many steps and of few."""
 RESIDUAL_ROUNDING = 10
 """Rounding errors of a measured value, in units of the dtype's: operators sum over many pixels."""
 
