@@ -110,12 +110,13 @@ def test_the_corrector_adds_an_order(sde):
 @pytest.mark.parametrize("data", [DATA, MIXTURE], ids=["gaussian", "mixture"])
 def test_few_steps_stop_where_they_tell_most(data, sde):
     """From 2 to 4 evaluations the default grid errs less than the one to eps, and from 9 on it is that one."""
+    scheduler = ScoreSdeExponentialScheduler(sde=sde)
+    x = start(scheduler, 256, data.means.shape[1] if data is MIXTURE else 2)
+    exact = sample(scheduler, data, x, 200)
 
     def error(grid, steps):
-        scheduler = ScoreSdeExponentialScheduler(sde=sde, time_grid=grid)
-        x = start(scheduler, 256, data.means.shape[1] if data is MIXTURE else 2)
-        exact = sample(ScoreSdeExponentialScheduler(sde=sde), data, x, 200)
-        return (sample(scheduler, data, x, steps) - exact).square().mean().sqrt().item()
+        drawn = sample(ScoreSdeExponentialScheduler(sde=sde, time_grid=grid), data, x, steps)
+        return (drawn - exact).square().mean().sqrt().item()
 
     for steps, better in {2: 0.8, 3: 0.8, 4: 0.9}.items():
         assert error(None, steps) < better * error("noise_share", steps)
