@@ -15,7 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.checks import check_operator, checked_image_shape
+from sde_diffusers.operators.checks import check_operator, checked_image_shape, require_reached
+from sde_diffusers.operators.derivative import vector_jacobian
 from sde_diffusers.operators.least_squares import krylov_solution, least_squares
 
 OwnOperator = TypeVar("OwnOperator", bound="Operator")
@@ -100,6 +101,21 @@ class Operator:
     def measured(self, y: Tensor) -> Tensor:
         """y, with 0 where A measures nothing of any image (missing pixels)."""
         return y
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Values (N, ...), 0 where A measures nothing of any image and hardly elsewhere, for random x."""
+        noise = torch.rand(self.measurement_shape(tuple(x.shape)), generator=torch.Generator().manual_seed(0))
+        return self.measured(noise.to(x))
+
+    def _where_seen(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """y, with 0 where nothing is seen of random images of a shape."""
+
+        def seen():
+            generator = torch.Generator().manual_seed(0)
+            x = (torch.randn(shape, generator=generator).to(y) for _ in range(2))
+            return (self.seen(next(x)) != 0) | (self.seen(next(x)) != 0)
+
+        return torch.where(self.constant(("seen", self.image_shape, y.shape), y, seen), y, 0)
 
     def constant(self, name: Hashable, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
         """The tensor `make()` on the device of `like`, for whose dtype it is made once: a GPU waits for each copy."""
@@ -188,9 +204,10 @@ class LinearOperator(Operator):
         Raises:
             ValueError: if least squares do not reach `tolerance` in so many `iterations`.
         """
-        if self.gram is not None:
-            return self.adjoint(y) / self.gram
-        x, steps = self._least_squares(y)
+        return self.adjoint(y) / self.gram if self.gram is not None else self._fitted(y)
+
+    def _fitted(self, y, beside=None):
+        x, steps = self._least_squares(y, beside=beside)
         # Once more for what was left over, where small singular values have most of it, as far as rounding permits.
         return x + least_squares(self, self.adjoint, y - self(x), 4 * steps, self.tolerance)[0]
 
@@ -205,9 +222,9 @@ class LinearOperator(Operator):
         a, b = (v.reshape(-1, 1, 1, 1) if isinstance(v, Tensor) and v.ndim else v for v in (a, b))
         return self._least_squares(y, b / a)[0] / a
 
-    def _least_squares(self, y, damping=0.0):
-        x, error, steps = least_squares(self, self.adjoint, y, self.iterations, self.tolerance, damping)
-        self.require_reached("pseudo-inverse", "||A'(y - A x)|| / ||A'y||", error)
+    def _least_squares(self, y, damping=0.0, beside=None):
+        x, error, steps = least_squares(self, self.adjoint, y, self.iterations, self.tolerance, damping, beside)
+        require_reached(self, "pseudo-inverse", "||A'(y - A x)|| / ||A'y||", error)
         return x, steps
 
     def solve(self, y: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
@@ -223,18 +240,16 @@ class LinearOperator(Operator):
             return a * self(self.adjoint(w)) + b * w, w
 
         w, error = krylov_solution(system, y, self.iterations, self.tolerance)
-        self.require_reached("solution of (a A A' + b) w = y", "||y - (a A A' + b) w|| / ||y||", error)
+        require_reached(self, "solution of (a A A' + b) w = y", "||y - (a A A' + b) w|| / ||y||", error)
         return w
 
     def measured(self, y: Tensor) -> Tensor:
         """y, with 0 where A measures nothing of any image, that is, 0 of random ones."""
+        return self._where_seen(y, tuple(self.adjoint(y).shape))
 
-        def seen():
-            generator = torch.Generator().manual_seed(0)
-            x = (torch.randn(self.adjoint(y).shape, generator=generator).to(y) for _ in range(2))
-            return (self(next(x)) != 0) | (self(next(x)) != 0)
-
-        return torch.where(self.constant(("seen", self.image_shape, y.shape), y, seen), y, 0)
+    def seen(self, x: Tensor) -> Tensor:
+        """A x, without rounding errors where it is 0 of any image."""
+        return self(x)
 
     def attainable(self, y: Tensor) -> Tensor:
         """A A+ y, the part of y that an image can give."""
@@ -242,19 +257,15 @@ class LinearOperator(Operator):
 
     def consistent(self, x: Tensor, y: Tensor) -> Tensor:
         """The image nearest to x that measures y: A+ y + (1 - A+ A) x. Observed pixels are exactly those of y."""
-        if self.gram is None:
-            return x + self.pseudo_inverse(y - self(x))
-        return self.pseudo_inverse(y) + (x - self.pseudo_inverse(self(x)))
+        if self.gram is not None:
+            return self.pseudo_inverse(y) + (x - self.pseudo_inverse(self(x)))
+        left = y - self(x)
+        # By iteration, to the tolerance beside y: an image that measures y already leaves rounding errors alone.
+        return x + (self.pseudo_inverse(left) if self.has_own("pseudo_inverse") else self._fitted(left, y))
 
-    def require_reached(self, what: str, measure: str, error: Tensor) -> None:
-        """Raise a `ValueError` if an iterative solution is further than `tolerance` off, for any image."""
-        worst = error.max().item()
-        if not worst <= self.tolerance:
-            raise ValueError(
-                f"The {what} of `operator` {type(self).__name__} was not found in {self.iterations} iterations: "
-                f"{measure} = {worst:.2g}, not {self.tolerance}. Its singular values differ too much for so little "
-                'noise, or none: give a larger `noise_std`, with `method`="mmps", or set `iterations` or `tolerance`.'
-            )
+    def has_own(self, method: str) -> bool:
+        """Whether a method is the subclass's, or this operator's, own one."""
+        return method in self.__dict__ or getattr(type(self), method) is not getattr(LinearOperator, method)
 
     @staticmethod
     def from_function(  # type: ignore[override]
@@ -281,20 +292,6 @@ class LinearOperator(Operator):
             operator.adjoint = adjoint  # type: ignore[assignment, method-assign]
         check_operator(operator, (2, *checked_image_shape(shape)), "f")
         return operator
-
-
-def vector_jacobian(y: Tensor, x: Tensor, v: Tensor, create_graph: bool = False) -> Tensor:
-    """v' dy / dx.
-
-    Raises:
-        ValueError: if y does not come of x by what torch can differentiate.
-    """
-    if not y.requires_grad:
-        raise ValueError(
-            "`operator` can't be differentiated by torch (it leaves it, or detaches its argument): give the `adjoint` "
-            "if it is linear, and else let it return x + (f(x) - x).detach(), with the derivative of the identity."
-        )
-    return torch.autograd.grad(y, x, v, create_graph=create_graph, retain_graph=True)[0]
 
 
 class FunctionOperator(Operator):
@@ -350,7 +347,7 @@ class Composition(Operator):
 
     def __init__(self, outer: Operator, inner: Operator):
         self.outer, self.inner = outer, inner
-        self.with_settings_of(outer, inner)
+        self.with_settings_of(outer, inner).pointwise = outer.pointwise and inner.pointwise
 
     @property
     def image_size(self):
@@ -366,7 +363,13 @@ class Composition(Operator):
         return self.outer.measurement_shape(self.inner.measurement_shape(image_shape))
 
     def measured(self, y):
-        return self.inner.measured(y) if self.outer.pointwise else self.outer.measured(y)
+        if self.outer.pointwise:
+            return self.inner.measured(y)
+        return self._where_seen(y, (len(y), *self.shape_of_images(y)))
+
+    def seen(self, x):
+        seen = self.inner.seen(x)
+        return seen if self.outer.pointwise else self.outer.seen(seen)
 
     def __call__(self, x):
         return self.outer(self.inner(x))

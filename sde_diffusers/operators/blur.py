@@ -147,6 +147,7 @@ class Convolution(LinearOperator):
         return beyond_edges(size[axis], side - 1 - side // 2, side // 2, self.boundary)
 
     def __call__(self, x: Tensor):
+        self.measurement_shape(tuple(x.shape))
         size = tuple(x.shape[2:])
         rows, columns = (self.constant((size, k), x, partial(self._index, size, k)) for k in (0, 1))
         wide = F.pad(x, (0, 1, 0, 1))[..., rows, :][..., columns] if self.boundary != "valid" else x

@@ -38,6 +38,7 @@ class Grayscale(LinearOperator):
         return self.constant("weights", x, lambda: self.weights.to(x.dtype)[:, None, None])
 
     def __call__(self, x: Tensor):
+        self.measurement_shape(tuple(x.shape))
         return (x * self._column(x)).sum(1, keepdim=True)
 
     def adjoint(self, y: Tensor):
@@ -68,6 +69,7 @@ class Bands(LinearOperator):
         return (image_shape[0], len(self.bands), *image_shape[2:])
 
     def __call__(self, x: Tensor):
+        self.measurement_shape(tuple(x.shape))
         return x.index_select(1, self._index(x))
 
     def adjoint(self, y: Tensor):

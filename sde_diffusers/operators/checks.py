@@ -70,6 +70,7 @@ def check_operator(operator, shape: tuple[int, ...], name: str = "operator") -> 
         wide = 2 * torch.rand(shape, generator=generator).to(x) - 0.5
         require_derivative(operator, x, wide, draw(y.shape), name)
     require_adjoint(operator.at(x), z if operator.linear else draw(shape), draw(y.shape), name)
+    require_own_parts(operator, x, y, name)
     if operator.linear and operator.direct:
         require_solution(operator, y, name)
 
@@ -214,4 +215,44 @@ def require_solution(operator, y: Tensor, name: str) -> None:
         raise ValueError(
             f"`{name}` does not solve its own systems: {what}, is wrong for y = A x by a relative difference of "
             f"{difference:.2g}, allowed {PRECISION}."
+        )
+
+
+def require_own_parts(operator, x: Tensor, y: Tensor, name: str) -> None:
+    """Raise a `ValueError` unless what else a class says of its measurements is true of y = A x: what is missing of
+    them, how an image is repeated, and solutions of its own."""
+    if operator.linear:
+        require_same_values(f"`{name}.measured` must leave A x as it is", operator.measured(y), y)
+    count, n = operator.count(tuple(x.shape)), y[0].numel()
+    if tuple(count.shape) not in ((len(x),), (1,)) or not ((count >= 0) & (count <= n)).all():
+        raise ValueError(
+            f"`{name}.count` must be a tensor ({len(x)},) or (1,) of numbers from 0 to {n}, but is {count!r}."
+        )
+    twice = operator.repeat(2)
+    if twice is not operator:
+        each = x.repeat_interleave(2, 0)
+        fails = f"`{name}.repeat(2)` does not measure images {tuple(each.shape)}"
+        seen = answer(lambda each: twice.for_images(tuple(each.shape), operator.device)(each), each, name, fails)
+        what = f"`{name}.repeat(2)` must measure each image twice, one after the other, as it is measured alone"
+        require_same_values(what, seen, y.repeat_interleave(2, 0))
+    if not operator.linear or not y.any():
+        return
+    if operator.gram is None and operator.has_own("pseudo_inverse"):
+        what = f"`{name}.pseudo_inverse` must give A A+ y = y, for y = A x"
+        require_same_values(what, operator(operator.pseudo_inverse(y)), y)
+    if operator.gram is None and operator.has_own("ridge"):
+        b = (operator(operator.adjoint(y)).double().norm() / y.double().norm()).item()
+        image = operator.ridge(y, 1.0, b)
+        what = f"`{name}.ridge(y, 1, b)` must be the image u with A'(y - A u) = b u, for y = A x and b = {b:.3g}"
+        require_same_values(what, operator.adjoint(y - operator(image)) / b, image)
+
+
+def require_reached(operator, what: str, measure: str, error: Tensor) -> None:
+    """Raise a `ValueError` if an iterative solution is further than the operator's `tolerance` off, for any image."""
+    worst = error.max().item()
+    if not worst <= operator.tolerance:
+        raise ValueError(
+            f"The {what} of `operator` {type(operator).__name__} was not found in {operator.iterations} iterations: "
+            f"{measure} = {worst:.2g}, not {operator.tolerance}. Its singular values differ too much for so little "
+            'noise, or none: give a larger `noise_std`, with `method`="mmps", or set `iterations` or `tolerance`.'
         )

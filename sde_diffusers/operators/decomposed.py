@@ -16,6 +16,7 @@ class Decomposed(LinearOperator):
     """Base of operators with a singular value decomposition, which the subclass defines for each size of images."""
 
     NEGLIGIBLE = 1e-3
+    UNSEEN = 1e-4
     direct = True
 
     def _values(self, height: int, width: int) -> Tensor:
@@ -55,6 +56,11 @@ class Decomposed(LinearOperator):
         self.require_floating(x)
         size = tuple(x.shape[2:])
         return self._measurement(self._response(size, self._analyse(x), lambda s: s), size).to(x.dtype)
+
+    def seen(self, x: Tensor):
+        """A x, without what is so little beside a channel's largest value that `NEGLIGIBLE` ones may have left it."""
+        y = self(x)
+        return torch.where(y.abs() > self.UNSEEN * y.abs().amax((2, 3), keepdim=True), y, 0)
 
     def adjoint(self, y: Tensor):
         size = self._image_size(y)

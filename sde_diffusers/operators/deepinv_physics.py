@@ -18,8 +18,11 @@ def from_deepinv(physics: Any, shape: tuple[int, int, int], device: torch.device
         device: of the physics; None is torch's default.
 
     Raises:
-        ValueError: as `LinearOperator.from_function`; in deepinv some adjoints are approximate.
+        ValueError: if it measures nothing, and as `LinearOperator.from_function`; in deepinv some adjoints are
+            approximate.
     """
+    if not callable(getattr(physics, "A", None)):
+        raise ValueError(f"`physics` must be a `Physics` of deepinv, whose `A` measures, but is {physics!r}.")
     if not hasattr(physics, "A_adjoint"):
         return Operator.from_function(physics.A, shape, device)
     return LinearOperator.from_function(physics.A, shape, physics.A_adjoint, device)

@@ -71,6 +71,7 @@ class MaskedFourier(LinearOperator):
 
     def __call__(self, x: Tensor):
         self.require_floating(x)
+        self.measurement_shape(tuple(x.shape))
         z = unitary_transform(x)
         return self.measured(torch.cat([z.real, z.imag], 1).to(x.dtype))
 

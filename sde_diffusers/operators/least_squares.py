@@ -162,12 +162,14 @@ def chebyshev(
 
 
 def least_squares(
-    forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0
+    forward, adjoint, y: Tensor, steps: int, tolerance: float, damping=0.0, beside: Tensor | None = None
 ) -> tuple[Tensor, Tensor, int]:
     """The x that minimises ||y - A x||^2 + damping ||x||^2, for each image, by conjugate gradients (CGLS) from x = 0.
 
     Args:
         damping: at least 0, a number or (N, 1, ..., 1) as images are; without it x is the least of all minimisers.
+        beside: (N, ...) what y is a part of: the gradient's norm is then told relative to ||A' beside||, if that is
+            more than ||A'y||.
 
     Returns:
         x; the gradient's norm ||A'(y - A x) - damping x|| / ||A'y||, (N,), at most `tolerance` where it was reached;
@@ -181,7 +183,9 @@ def least_squares(
     x = best = torch.zeros_like(gradient)
     direction = gradient
     square = start = least = inner(gradient, gradient)
-    going, done = start > 0, 0
+    if beside is not None:
+        start = torch.maximum(start, inner(*[adjoint(beside / size) / scale] * 2))
+    going, done = square > 0 if beside is None else square > tolerance**2 * start, 0
     while done < steps and going.any():
         done += 1
         image = forward(direction / scale)

@@ -45,6 +45,7 @@ class Mask(LinearOperator):
         return (~self.mask).expand(-1, image_shape[1], -1, -1).sum((1, 2, 3)).float()
 
     def __call__(self, x: Tensor):
+        self.measurement_shape(tuple(x.shape))
         self.mask = self.mask.to(x.device)  # once
         return torch.where(self.mask, 0, x)
 

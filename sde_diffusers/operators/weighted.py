@@ -47,6 +47,9 @@ class Scaled(LinearOperator):
     def measured(self, y: Tensor):
         return self.operator.measured(y)
 
+    def seen(self, x: Tensor):
+        return self.operator.seen(x)
+
     def pseudo_inverse(self, y: Tensor):
         return self.operator.pseudo_inverse(y) / self.factor
 

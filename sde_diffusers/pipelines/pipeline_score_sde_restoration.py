@@ -19,51 +19,30 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.images import (
-    Images,
-    PixelFormat,
-    image_values,
-    integer_format,
-    picture_values,
-    read_images,
-    read_mask,
-)
+from sde_diffusers.images import Images, image_values, read_images
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.blur import Convolution, GaussianBlur
 from sde_diffusers.operators.channels import Grayscale
 from sde_diffusers.operators.checks import check_operator, operator_for
-from sde_diffusers.operators.masks import Mask
 from sde_diffusers.operators.resampling import Bicubic, Downsampling
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
+from sde_diffusers.pipelines.measured_pictures import (
+    held_elsewhere,
+    masked_images,
+    require_brightness,
+    require_grey,
+    rounding_std,
+)
 from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
 from sde_diffusers.posteriors.base import PosteriorMethod, posterior_output
 from sde_diffusers.posteriors.exact import ExactPart
 from sde_diffusers.posteriors.measurement import in_model_range, read_noise_std, require_covariance
 from sde_diffusers.posteriors.methods import POSTERIOR_METHODS
+from sde_diffusers.posteriors.units import warn_of_units
 from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
 LONGEST_SIDE = 2**16  # of images, in pixels
 SMALLER = {"box": Downsampling, "bicubic": Bicubic}  # what made an image small, by PIL's names
-
-
-def require_grey(name: str, value) -> None:
-    """Raise a `ValueError` if a PIL image of one or several has colours."""
-    for image in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(image, Image.Image):
-            values = picture_values(image, 3)
-            if (values != values[:1]).any():
-                raise ValueError(
-                    f"`{name}` must be grey, but has colours: `image.convert('L')` is, by the weights "
-                    "(0.299, 0.587, 0.114)."
-                )
-
-
-def rounding_std(name: str, images: Tensor, pixels: PixelFormat) -> float:
-    """Deviation, in units of [0, 1], of the rounding of `image_values` to the integers that they are; to 8 bits, if
-    they are floating point."""
-    whole = not images.is_floating_point() and images.dtype != torch.bool
-    held = integer_format(name, images, pixels) if whole else PixelFormat()
-    return 1 / ((held.high - held.low) * 12**0.5)
 
 
 @dataclass
@@ -176,6 +155,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         seen = one_each.measured(torch.ones_like(measurement, dtype=torch.float32, device=device)) != 0
         if not measurement.to(device)[seen].to(torch.float32).isfinite().all():
             raise ValueError("`measurement` must be finite in float32, but holds infinite values or NaN.")
+        warn_of_units(one_each, one_each.measured(measurement.to(device, torch.float32)))
         noise_std = read_noise_std(noise_std, measurement, seen)
         if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
             raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
@@ -263,15 +243,12 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them. Of any size that
                 the network takes, as in all of these methods.
-            mask: white (True, 1) where pixels are missing, of whatever colour they are in `image`: a PIL image painted
+            mask: white (True, 1) where pixels are missing, whatever `image` holds there, NaN too: a PIL image painted
                 by hand (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor.
                 One, or one for each image, or several for one image.
             kwargs: of `__call__`.
         """
-        image = read_images("image", image, self.unet.config.in_channels, self.pixel_format)
-        operator = Mask(read_mask("mask", mask, tuple(image.shape[2:])))
-        image = image.expand(len(operator.mask), -1, -1, -1) if len(image) == 1 else image
-        operator.measurement_shape(tuple(image.shape))
+        image, operator = masked_images(image, mask, self.unet.config.in_channels, self.pixel_format)
         return self._restore("image", operator(image), operator, image.shape[2:], kwargs)
 
     def colorize(
@@ -321,7 +298,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
         Args:
             image: PIL, an array (H, W, C) or a tensor (C, H, W), uint8 or in [0, 1]; or N of them.
-            kernel: the deviation in pixels of a Gaussian, or the kernel (h, w) itself.
+            kernel: the deviation in pixels of a Gaussian, or the kernel (h, w) itself, of sum 1.
             noise_std: of `__call__`; None is that of rounding, which an inverse blur amplifies, to the integers that
                 the image holds, and to 8 bits if they are floating point; or what `noise_covariance` says, if given.
             boundary: what took part in the blur from beyond the edges, one of `sde_diffusers.operators.BOUNDARIES`;
@@ -332,6 +309,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         options = {} if boundary is None else {"boundary": boundary}
         gaussian = not math.isnan(real_number(kernel))
         operator = GaussianBlur(real_number(kernel), **options) if gaussian else Convolution(kernel, **options)
+        require_brightness(operator)
         channels = self.unet.config.in_channels
         given, image = image, read_images("image", image, channels, self.pixel_format)
         if noise_std is None and kwargs.get("noise_covariance") is not None:
@@ -355,8 +333,8 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
 
     def _size_of_images(self, name: str, y, operator: Operator, size) -> tuple[int, int]:
         """(H, W) of the images that y measures, one that the network takes; y is refused if it is no measurement."""
-        if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2 or not len(y):
-            what = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        if not isinstance(y, Tensor) or not y.is_floating_point() or y.ndim < 2 or not len(y) or held_elsewhere(y):
+            what = f"{held_elsewhere(y)}{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(f"`{name}` must be a floating point tensor (N, ...), but is {what}.")
         given = "image_size" if name == "measurement" and size is not None else name
         size = operator.image_size or self._image_shape[1:] if size is None else size

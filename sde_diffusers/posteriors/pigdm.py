@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.checks import require_reached
 from sde_diffusers.operators.least_squares import krylov_solution
 from sde_diffusers.posteriors.base import PosteriorMethod, kept_variance
 from sde_diffusers.posteriors.measurement import Measurement, is_white
@@ -56,7 +57,7 @@ def ridge_solution(operator, measurement, variance: float, residual):
         return variance * operator(operator.adjoint(w)) + measurement.noise(w), w
 
     w, error = krylov_solution(system, residual, operator.iterations, operator.tolerance)
-    operator.require_reached("weight", "||residual - (r^2 A A' + C) w|| / ||residual||", error)
+    require_reached(operator, "weight", "||residual - (r^2 A A' + C) w|| / ||residual||", error)
     return operator.adjoint(w)
 
 
