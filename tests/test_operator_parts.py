@@ -1,7 +1,5 @@
 """What an operator says of its measurements: what is missing of them, and how images that have them are found."""
 
-import logging
-
 import numpy as np
 import pytest
 import torch
@@ -235,23 +233,16 @@ def test_physics_must_measure():
 
 def test_kernels_of_a_blur_keep_the_brightness():
     image = images(1, SIZE, SIZE)
-    with pytest.raises(ValueError, match="`kernel` must have the sum 1, as blurs do, but has 9:"):
+    with pytest.raises(ValueError, match="`kernel` must have the sum 1 .* but has 9:"):
         unet_pipe().deblur(image, torch.ones(3, 3))
     unet_pipe().deblur(image, torch.ones(3, 3) / 9, num_inference_steps=1)
 
 
-def test_measurements_in_other_units_are_told_of(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    logger = logging.getLogger("sde_diffusers.posteriors.units")
-    logger.addHandler(caplog.handler)
-    try:
-        operator, image = Downsampling(2), images(1, 1, SIZE, SIZE)
-        unet_pipe()(operator(image), operator, num_inference_steps=1)
-        assert "units" not in caplog.text
+def test_measurements_in_other_units_are_told_of():
+    operator, image = Downsampling(2), images(1, 1, SIZE, SIZE)
+    unet_pipe()(operator(image), operator, num_inference_steps=1)  # a warning would be an error
+    with pytest.warns(UserWarning, match="times what white images, or images of noise, measure by Downsampling"):
         unet_pipe()(255 * operator(image), operator, num_inference_steps=1)
-        assert "times what white images, or images of noise, measure by Downsampling" in caplog.text
-    finally:
-        logger.removeHandler(caplog.handler)
 
 
 def test_tensors_without_values_are_refused():

@@ -54,12 +54,13 @@ def masked_images(image, mask, channels: int, pixels: PixelFormat) -> tuple[Tens
 
 
 def require_brightness(operator) -> None:
-    """Raise a `ValueError` if the kernel of a blur, if it is given as one, does not keep the brightness of images."""
+    """Raise a `ValueError` if the kernel of a blur, if it is given as one, makes images more than twice as bright, or
+    less than half."""
     total = operator.kernel.sum().item() if hasattr(operator, "kernel") else 1.0
-    if not abs(total - 1) <= 1e-2:
+    if not 0.5 <= total <= 2:
         raise ValueError(
-            f"`kernel` must have the sum 1, as blurs do, but has {total:.6g}: divide it by that (kernels that change "
-            "the brightness are a `Convolution`, for the call of the pipeline)."
+            f"`kernel` must have the sum 1 (0.5 to 2), as blurs do, but has {total:.6g}: divide it by that (a kernel "
+            "that changes the brightness is a `Convolution`, for the call of the pipeline)."
         )
 
 

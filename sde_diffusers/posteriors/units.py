@@ -1,15 +1,14 @@
 """Whether a measurement is in the units in which it should be: those of images in [0, 1]."""
 
+import warnings
+
 import torch
-from diffusers.utils import logging
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.least_squares import norm
 
-logger = logging.get_logger(__name__)
-
-FAR = 5.0
+FAR_FROM_IMAGES = 5.0
 """Times what white images, and images of noise, measure, beyond which a measurement is hardly one of images."""
 
 
@@ -22,8 +21,9 @@ def warn_of_units(operator: Operator, y: Tensor) -> None:
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(y)
     usual = torch.maximum(*(norm(operator.measured(operator(x))) for x in (torch.ones_like(noise), noise)))
     share = (norm(y) / usual).amax().item() if usual.any() else 0.0
-    if share > FAR:
-        logger.warning(
+    if share > FAR_FROM_IMAGES:
+        warnings.warn(
             f"`measurement` is {share:.3g} times what white images, or images of noise, measure by "
-            f"{type(operator).__name__}: it must be in units of images in [0, 1]."
+            f"{type(operator).__name__}: it must be in units of images in [0, 1].",
+            stacklevel=2,
         )
