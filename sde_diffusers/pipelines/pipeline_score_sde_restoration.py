@@ -155,7 +155,6 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
         seen = one_each.measured(torch.ones_like(measurement, dtype=torch.float32, device=device)) != 0
         if not measurement.to(device)[seen].to(torch.float32).isfinite().all():
             raise ValueError("`measurement` must be finite in float32, but holds infinite values or NaN.")
-        warn_of_units(one_each, one_each.measured(measurement.to(device, torch.float32)))
         noise_std = read_noise_std(noise_std, measurement, seen)
         if noise_covariance is not None and (isinstance(noise_std, Tensor) or noise_std > 0):
             raise ValueError("`noise_covariance` and `noise_std` were both given, but are two ways to say one thing.")
@@ -197,6 +196,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             noise_std = noise_std.repeat_interleave(num_samples, 0) if len(noise_std) > 1 else noise_std
         if noise_covariance is not None:
             require_covariance(noise_covariance, measurement)
+        warn_of_units(repeated, repeated.measured(measurement), noise_std, noise_covariance)
         exact = ExactPart(repeated, noise_std, noise_covariance)
         measurement = exact.attained(measurement)
         image_range = self.scheduler.parameterization.image_range
