@@ -102,7 +102,7 @@ class Operator:
         """y, with 0 where A measures nothing of any image (missing pixels)."""
         return y
 
-    def seen(self, x: Tensor) -> Tensor:
+    def _seen(self, x: Tensor) -> Tensor:
         """Values (N, ...), 0 where A measures nothing of any image and hardly elsewhere, for random x."""
         noise = torch.rand(self.measurement_shape(tuple(x.shape)), generator=torch.Generator().manual_seed(0))
         return self.measured(noise.to(x))
@@ -113,7 +113,7 @@ class Operator:
         def seen():
             generator = torch.Generator().manual_seed(0)
             x = (torch.randn(shape, generator=generator).to(y) for _ in range(2))
-            return (self.seen(next(x)) != 0) | (self.seen(next(x)) != 0)
+            return (self._seen(next(x)) != 0) | (self._seen(next(x)) != 0)
 
         return torch.where(self.constant(("seen", self.image_shape, y.shape), y, seen), y, 0)
 
@@ -247,7 +247,7 @@ class LinearOperator(Operator):
         """y, with 0 where A measures nothing of any image, that is, 0 of random ones."""
         return self._where_seen(y, tuple(self.adjoint(y).shape))
 
-    def seen(self, x: Tensor) -> Tensor:
+    def _seen(self, x: Tensor) -> Tensor:
         """A x, without rounding errors where it is 0 of any image."""
         return self(x)
 
@@ -367,9 +367,9 @@ class Composition(Operator):
             return self.inner.measured(y)
         return self._where_seen(y, (len(y), *self.shape_of_images(y)))
 
-    def seen(self, x):
-        seen = self.inner.seen(x)
-        return seen if self.outer.pointwise else self.outer.seen(seen)
+    def _seen(self, x):
+        seen = self.inner._seen(x)
+        return seen if self.outer.pointwise else self.outer._seen(seen)
 
     def __call__(self, x):
         return self.outer(self.inner(x))

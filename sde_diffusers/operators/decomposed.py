@@ -57,7 +57,7 @@ class Decomposed(LinearOperator):
         size = tuple(x.shape[2:])
         return self._measurement(self._response(size, self._analyse(x), lambda s: s), size).to(x.dtype)
 
-    def seen(self, x: Tensor):
+    def _seen(self, x: Tensor):
         """A x, without what is so little beside a channel's largest value that `NEGLIGIBLE` ones may have left it."""
         y = self(x)
         return torch.where(y.abs() > self.UNSEEN * y.abs().amax((2, 3), keepdim=True), y, 0)

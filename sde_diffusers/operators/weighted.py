@@ -47,8 +47,8 @@ class Scaled(LinearOperator):
     def measured(self, y: Tensor):
         return self.operator.measured(y)
 
-    def seen(self, x: Tensor):
-        return self.operator.seen(x)
+    def _seen(self, x: Tensor):
+        return self.operator._seen(x)
 
     def pseudo_inverse(self, y: Tensor):
         return self.operator.pseudo_inverse(y) / self.factor

@@ -30,9 +30,14 @@ def require_grey(name: str, value) -> None:
 def rounding_std(name: str, images: Tensor, pixels: PixelFormat) -> float:
     """Deviation, in units of [0, 1], of the rounding of `image_values` to the integers that they are; to 8 bits, if
     they are floating point."""
-    whole = not images.is_floating_point() and images.dtype != torch.bool
-    held = integer_format(name, images, pixels) if whole else PixelFormat()
+    held = held_format(name, images, pixels)
     return 1 / ((held.high - held.low) * 12**0.5)
+
+
+def held_format(name: str, images: Tensor, pixels: PixelFormat) -> PixelFormat:
+    """That of the integers that `image_values` are; of 8 bits, if they are floating point, or booleans."""
+    whole = not images.is_floating_point() and images.dtype != torch.bool
+    return integer_format(name, images, pixels) if whole else PixelFormat()
 
 
 def masked_images(image, mask, channels: int, pixels: PixelFormat) -> tuple[Tensor, Mask]:
@@ -46,8 +51,8 @@ def masked_images(image, mask, channels: int, pixels: PixelFormat) -> tuple[Tens
     operator = Mask(read_mask("mask", mask, tuple(values.shape[2:])))
     values = values.expand(len(operator.mask), -1, -1, -1) if len(values) == 1 else values
     operator.measurement_shape(tuple(values.shape))
-    own = in_units or str(values.dtype) == f"torch.{pixels.dtype}" != "torch.float32"
-    allowed = min(max(0, pixels.low), pixels.high) if own else 0
+    held = pixels if in_units else held_format("image", values, pixels)
+    allowed = min(max(0, held.low), held.high)
     wide = values if values.is_floating_point() else values.long()  # torch has not all operations for uint16
     values = torch.where(operator.mask.to(values.device), allowed, wide).to(values.dtype)
     return operator(unit_values("image", values, pixels, in_units)), operator
@@ -66,4 +71,4 @@ def require_brightness(operator) -> None:
 
 def held_elsewhere(y: Tensor) -> str:
     """ "sparse " or "meta " for tensors that hold no values in the common way, and else nothing."""
-    return "meta " if y.is_meta else "" if "strided" in str(y.layout) else "sparse "
+    return "meta " if y.is_meta else "" if y.layout == torch.strided else "sparse "

@@ -249,7 +249,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             kwargs: of `__call__`.
         """
         image, operator = masked_images(image, mask, self.unet.config.in_channels, self.pixel_format)
-        return self._restore("image", operator(image), operator, image.shape[2:], kwargs)
+        return self._restore("image", image, operator, image.shape[2:], kwargs)
 
     def colorize(
         self, gray: Images, weights: Sequence[float] | Tensor = (1 / 3, 1 / 3, 1 / 3), **kwargs
