@@ -60,6 +60,7 @@ def test_every_configuration_is_valid(path):
         ("steps=many", r"steps: .*many"),
         ("steps=0", r"steps must be at least 1, but is 0"),
         ("optimizer.lr=-1", r"optimizer\.lr must be a finite number above 0, but is -1"),
+        ("optimizer.name=sgd", r"optimizer\.name must be one of adamw, muon, but is 'sgd'"),
         ("optimizer.lr=nan", r"optimizer\.lr must be a finite number above 0, but is nan"),
         ("optimizer.betas=[0.9,1.5]", r"optimizer\.betas must be two numbers in \[0, 1\)"),
         ("optimizer.betas=[0.9]", r"optimizer\.betas must be two numbers in \[0, 1\), but is \[0\.9\]"),

@@ -37,8 +37,9 @@ class DataConfig:
 
 @dataclass
 class OptimizerConfig:
-    """AdamW (weight_decay 0 is Adam)."""
+    """AdamW (weight_decay 0 is Adam), or Muon."""
 
+    name: str = "adamw"  # "muon": for the matrices in blocks, with AdamW for the rest; see run/muon.py
     lr: float = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -169,6 +170,7 @@ RUN_RULES = {  # of values that are not null
     "data.max_images": COUNT,
     "data.stream_shards": COUNT,
     "data.channels": COUNT,
+    "optimizer.name": one_of(("adamw", "muon")),
     "optimizer.lr": POSITIVE,
     "optimizer.betas": ("two numbers in [0, 1)", lambda betas: all(0 <= beta < 1 for beta in betas)),
     "optimizer.eps": POSITIVE,

@@ -33,6 +33,7 @@ CONTENTS = (
 VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
 FIXED_KEYS = (  # a resumed run cannot change them
     *("model.", "scheduler.", "data.channels", "data.image_size", "data.value_range", "data.white_level"),
+    "optimizer.name",
 )
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
@@ -173,6 +174,7 @@ def changes(saved: dict, present: dict) -> list[str]:
         ConfigError: a key differs that describes the network or its SDE.
     """
     texts = []
+    saved = {"optimizer.name": "adamw"} | saved  # earlier releases had no other
     for key in sorted((saved.keys() | present.keys()) - set(FREE_KEYS)):
         if saved.get(key) != present.get(key):
             if key.startswith(FIXED_KEYS) and saved.get(key) != "auto":  # of a run that did not keep what it measured

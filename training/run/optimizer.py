@@ -1,21 +1,19 @@
-"""AdamW, and its learning rate at each step."""
+"""The optimizer of a training, and its learning rate at each step."""
 
 import torch
 from torch import nn
 
 from run.config import OptimizerConfig
+from run.muon import Muon
 
 
-def build_optimizer(config: OptimizerConfig, network: nn.Module, device: torch.device) -> torch.optim.AdamW:
-    """The optimizer of a network's parameters, fused where the device has such a kernel."""
-    return torch.optim.AdamW(
-        network.parameters(),
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+def build_optimizer(config: OptimizerConfig, network: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer of a network's parameters; AdamW is fused where the device has such a kernel."""
+    options = {name: getattr(config, name) for name in ("lr", "betas", "eps", "weight_decay")}
+    options["fused"] = device.type in ("cpu", "cuda")
+    if config.name == "muon":
+        return Muon(network, **options)
+    return torch.optim.AdamW(network.parameters(), **options)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -54,6 +54,11 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
         fsdp = fsdp_options()
         if fsdp and (config.compile or config.mixed_precision == "fp16"):
             raise ConfigError("compile=true and mixed_precision=fp16 are not supported with FSDP")
+        if fsdp and config.optimizer.name == "muon":
+            raise ConfigError(
+                "optimizer.name=muon needs whole matrices, of which FSDP gives each process a share: "
+                "optimizer.name=adamw, or a launch without FSDP"
+            )
         accelerator = make_accelerator(config.mixed_precision, timedelta(seconds=config.process_timeout))
         with ends_in_order(), held_folder(Path(config.output_dir), accelerator) as lock:
             trainer(config, accelerator, fsdp if dist.is_initialized() else None, lock).run()
