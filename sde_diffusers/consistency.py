@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sde_diffusers.generators import require_generator
 from sde_diffusers.network_fit import require_consistency, require_network_fits
-from sde_diffusers.parameterization import Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_floating
 from sde_diffusers.scalars import real_number, whole_number
 
 # How much an error of the network's answer may grow on the way to x_0: eight bits of it (bfloat16) are then good to an
@@ -98,7 +98,7 @@ class ConsistencyTuning:
         self.given_solutions = False
         self.q, self.k, self.b, self.huber = map(real_number, (q, k, b, huber))
         self.log_sigma_mean, self.log_sigma_std = real_number(log_sigma_mean), real_number(log_sigma_std)
-        self.eps = max(real_number(eps), self.sde.smallest_time)
+        self.eps = max(real_number(eps), parameterization.smallest_time)
         self.cleanest = self.level(torch.tensor(self.eps, dtype=torch.float64)).item()
 
     def at(self, share: float) -> "ConsistencyTuning":
@@ -147,6 +147,7 @@ class ConsistencyTuning:
     ) -> Tensor:
         """Loss of each image; arguments, result and errors are those of `DenoisingScoreMatching`, and a ValueError if
         the network's configuration does not say that it is a consistency model."""
+        require_floating(x_0=x_0, noise=noise)
         config = getattr(network, "config", None)
         require_network_fits(config, self.parameterization)
         require_boundary(config, self.parameterization)

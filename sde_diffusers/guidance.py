@@ -28,16 +28,21 @@ import logging
 import math
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
+from sde_diffusers.guidance_arguments import checked_interval, checked_labels, checked_scale
 from sde_diffusers.models.tiles import answer_in_tiles
-from sde_diffusers.network_fit import require_answers, require_mixable, require_network_fits, require_own_scheduler
+from sde_diffusers.network_fit import (
+    require_answers,
+    require_consistency,
+    require_mixable,
+    require_network_fits,
+    require_own_scheduler,
+)
 from sde_diffusers.optimization import SamplingNetwork, asked_for_samples
 from sde_diffusers.parameterization import PURE_NOISE
-from sde_diffusers.scalars import real_number
 
 guidance_log = logging.getLogger(__name__)
 
@@ -140,8 +145,11 @@ class Guidance:
         w, v, level = self.guidance_scale, self.guide_scale, math.nan
         if self.interval is not None or self.classifier is not None:
             level = (-self.scheduler.sde.half_log_snr(t)).exp().item()  # sigma / alpha
-        if self.interval is not None and not self.interval[0] <= level <= self.interval[1]:
-            w = v = 1.0
+        if self.interval is not None:
+            low, high = self.interval
+            rounded = 1e-9  # the level is computed from a logarithm
+            if not low * (1 - rounded) <= level <= high * (1 + rounded):
+                w = v = 1.0
         output = self.mixed(x, t, network_time, w, v)
         return output if self.classifier is None else self._towards_class(output, x, t, level)
 
@@ -301,6 +309,7 @@ def fitting_classifier(pipe, scale):
     known, classes = pipe.classifier.config.num_classes, classes_of(pipe.unet)
     if classes and classes != known:
         raise ValueError(f"`classifier` knows {known} classes, but the network {classes}.")
+    require_same_names("classifier", pipe)
     return pipe.classifier
 
 
@@ -312,17 +321,27 @@ def fitting_guide(pipe, scale):
     known, classes = classes_of(pipe.guide), classes_of(pipe.unet)
     if known and classes != known:
         raise ValueError(f"`guide` knows {known} classes, but the network {classes or 'none'}.")
+    if known:
+        require_same_names("guide", pipe)
+    require_consistency(pipe.guide.config, False)
     of_guide, of_network = (getattr(net.config, "out_channels", None) or shape[0] for net in (pipe.guide, pipe.unet))
     if of_guide != of_network:
         raise ValueError(f"`guide` answers with {of_guide} channels, but the network with {of_network}.")
     for key, default in ASKED_ALIKE.items():
-        of_guide, of_network = (as_tuple(getattr(net.config, key, default)) for net in (pipe.guide, pipe.unet))
+        of_guide, of_network = (setting(net.config, key, default) for net in (pipe.guide, pipe.unet))
         if of_guide != of_network and ... not in (of_guide, of_network):
             raise ValueError(
                 f"`guide` must be asked as the network is, but its {key} is {of_guide!r} and the network's "
                 f"{of_network!r}."
             )
     return pipe.guide
+
+
+def require_same_names(name, pipe) -> None:
+    """Raise a `ValueError` if the component `name` knows classes by other names, or in another order."""
+    of_other, of_network = names_of(getattr(pipe, name)), names_of(pipe.unet)
+    if None not in (of_other, of_network) and list(of_other) != list(of_network):
+        raise ValueError(f"`{name}` knows the classes {list(of_other)}, but the network {list(of_network)}.")
 
 
 def require_shape(name, pipe) -> tuple[int, int, int]:
@@ -344,8 +363,14 @@ def image_shape(network) -> tuple[int, int, int]:
     return (network.config.in_channels, *((size, size) if isinstance(size, int) else size))
 
 
-def as_tuple(value):
-    """Lists, as a configuration file gives them, as tuples."""
+def setting(config, key, default):
+    """What a configuration has under a key of `ASKED_ALIKE`; lists, as files give them, as tuples.
+
+    Fourier features of diffusers' own networks come with the division by sigma.
+    """
+    if key == "scale_by_sigma" and getattr(config, "time_embedding_type", None) == "fourier":
+        default = True
+    value = getattr(config, key, default)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -357,44 +382,3 @@ def classes_of(network) -> int | None:
 def class_of(network) -> type:
     """The class of a network, also where `torch.compile` wraps it."""
     return type(getattr(network, "_orig_mod", network))
-
-
-# Arguments.
-
-
-def checked_scale(name: str, value) -> float:
-    """A finite number of at least 0, of Python, numpy or torch, as a float; else a `ValueError` names the argument."""
-    if not 0 <= real_number(value) < math.inf:
-        raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
-    return float(real_number(value))
-
-
-def checked_interval(interval) -> tuple[float, float] | None:
-    """`guidance_interval`; a `ValueError` unless it is None or (low, high) with 0 <= low < high."""
-    if interval is None:
-        return None
-    pair = isinstance(interval, (tuple, list, np.ndarray, Tensor)) and len(interval) == 2
-    low, high = map(real_number, interval if pair else (1, 0))
-    if not 0 <= low < high:
-        raise ValueError(
-            f"`guidance_interval` must be None or noise levels (low, high) with 0 <= low < high, but is {interval!r}."
-        )
-    return float(low), float(high)
-
-
-def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
-    """`class_labels`, one or N of them, as a (N,) tensor; a `ValueError` unless they are integers in [-1, classes)."""
-    try:
-        labels = torch.as_tensor(class_labels)
-    except (TypeError, ValueError, RuntimeError):
-        allowed = f"integers, or names, of {classes} classes"
-        raise ValueError(f"`class_labels` must be {allowed}, but are {class_labels!r}.") from None
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
-    if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
-        raise ValueError(
-            f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
-        )
-    if ((labels < -1) | (labels >= classes)).any():
-        raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
-    return labels.long().expand(batch_size)

@@ -27,7 +27,13 @@ from torch import Tensor
 
 from sde_diffusers.generators import require_generator
 from sde_diffusers.network_fit import require_consistency, require_network_fits
-from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import (
+    PURE_NOISE,
+    Parameterization,
+    expand_like,
+    require_choice,
+    require_floating,
+)
 from sde_diffusers.scalars import real_number
 
 OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
@@ -78,7 +84,7 @@ class DenoisingScoreMatching:
         self.reduce_mean = reduce_mean
         if not -math.inf < real_number(log_sigma_mean) < math.inf:
             raise ValueError(f"`log_sigma_mean` must be a finite number, but is {log_sigma_mean!r}.")
-        self.eps = max(real_number(eps), self.sde.smallest_time)
+        self.eps = max(real_number(eps), parameterization.smallest_time)
         self.sigma_data, self.log_sigma_mean, self.log_sigma_std = map(
             real_number, (sigma_data, log_sigma_mean, log_sigma_std)
         )
@@ -143,8 +149,9 @@ class DenoisingScoreMatching:
 
         Raises:
             ValueError: the network cannot be asked as `parameterization` asks (see `require_network_fits`), or is a
-                consistency model.
+                consistency model; `x_0` or `noise` hold integers.
         """
+        require_floating(x_0=x_0, noise=noise)
         config = getattr(network, "config", None)
         require_network_fits(config, self.parameterization)
         require_consistency(config, False)

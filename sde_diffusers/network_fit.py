@@ -56,6 +56,12 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
         ValueError: naming the settings of both.
     """
     time_input = parameterization.time_input
+    taken, answered = (getattr(config, key, None) for key in ("in_channels", "out_channels"))
+    if None not in (taken, answered) and taken != answered:
+        raise ValueError(
+            f"The network answers with {answered} channels (`out_channels`) to images of {taken} (`in_channels`): "
+            "they must be as many."
+        )
     if getattr(config, "preconditioning", None) == "edm":
         asked = (parameterization.prediction_type, time_input)
         if asked != ("sample", "sigma"):

@@ -41,7 +41,8 @@ SDE_NAMES = tuple(GaussianSDE.registered)
 
 def require_choice(name: str, value, choices) -> None:
     """Raise a `ValueError` that names the argument, and the nearest choice, unless `value` is one of `choices`."""
-    if value not in choices or (isinstance(value, bool) and not any(value is choice for choice in choices)):
+    alike = isinstance(value, (bool, float))  # True and 2.0 are none of 1, 2, though equal to them
+    if value not in choices or (alike and not any(value is choice for choice in choices)):
         named = {str(choice): choice for choice in choices}
         near = difflib.get_close_matches(value, named, 1, 0.4) if isinstance(value, str) else []
         advice = f" Did you mean {named[near[0]]!r}?" if near else ""
@@ -54,6 +55,13 @@ def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
     A scalar stays where it is: kernels of a GPU take one from the host as an argument, without waiting for a copy.
     """
     return all_like([coefficient], x)[0]
+
+
+def require_floating(**tensors: Tensor) -> None:
+    """Raise a `ValueError` that names the argument if a tensor holds integers, which nothing here would stay."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"`{name}` must be floating point, but is {str(tensor.dtype).removeprefix('torch.')}.")
 
 
 def all_like(coefficients: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:
@@ -74,10 +82,12 @@ class Parameterization:
         prediction_type: what the network returns, one of `PREDICTION_TYPES`.
         time_input: what it is conditioned on, one of `TIME_INPUTS`.
         image_range: (low, high), the range of the images that x_0 stands for.
-        num_train_timesteps: length of the sigma table of a VE network with time_input "index".
+        num_train_timesteps: length of the noise table of a network with time_input "index"; an SDE with a table of
+            betas has its own, which 1000, the default, stands for as well.
 
     Raises:
-        ValueError: on an unknown name, an empty range or a table of fewer than 2 levels.
+        ValueError: on an unknown name, an empty range, a table of fewer than 2 levels or of another length than the
+            SDE's.
     """
 
     def __init__(
@@ -102,8 +112,21 @@ class Parameterization:
         self.time_input = time_input
         self.image_range = (float(low), float(high))
         self.table_length = getattr(sde, "num_betas", whole_number(num_train_timesteps))
+        if num_train_timesteps not in (self.table_length, 1000):
+            raise ValueError(
+                f"`num_train_timesteps` is {num_train_timesteps}, but the table of {sde.name!r} has "
+                f"{self.table_length} betas: give `trained_betas` of that length, or leave it out."
+            )
 
     # How the network is asked.
+
+    @property
+    def smallest_time(self) -> float:
+        """Earliest time at which the network can be asked: its SDE's, or that of its table's cleanest entry."""
+        if self.time_input != "index":
+            return self.sde.smallest_time
+        ends = torch.tensor([0.0, self.table_length - 1.0], dtype=torch.float64)
+        return max(self.sde.smallest_time, self.sde.time_of_index(ends, self.table_length).min().item())
 
     def network_time(self, t: Tensor, between: bool = False) -> Tensor:
         """What the network is conditioned on at SDE time t; same shape, float64.

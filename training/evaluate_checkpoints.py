@@ -29,6 +29,7 @@ from evaluate import Evaluation, launch, write_text
 from evaluation.config import EvaluationConfig
 from run.checkpoints import list_checkpoints, read_state
 from run.launching import start_all_processes
+from run.record import read_record, record_in
 from run.written_folder import written_folder
 from run.yaml_config import ConfigError
 
@@ -49,13 +50,16 @@ def pipeline_of(checkpoint: Path, finished: Path, target: Path) -> None:
 def evaluate_checkpoint(checkpoint: Path, config: EvaluationConfig, accelerator: Accelerator) -> dict:
     """{"step", "images_seen", metric: record} of one checkpoint."""
     run, folder = Path(config.pipeline), Path(config.output_dir) / checkpoint.name
+    state = read_state(checkpoint)
     if accelerator.is_main_process:
         pipeline_of(checkpoint, run / "pipeline", folder / "pipeline")
+        record = record_in(state) or read_record(run)
+        if record is not None:  # beside the pipeline, where evaluate.py looks for what was held out
+            record.write(folder)
     accelerator.wait_for_everyone()
     own = EvaluationConfig(**{**vars(config), "pipeline": str(folder / "pipeline"), "output_dir": str(folder)})
     Evaluation(own, accelerator).run()
     accelerator.wait_for_everyone()
-    state = read_state(checkpoint)
     point = {"step": state["step"], "images_seen": state["step"] * state["config"]["batch_size"]}
     for record in json.loads((folder / "results.json").read_text())["results"]:
         known = record["value"] is not None and record["images"] in ("samples", "test images")
@@ -84,12 +88,19 @@ def evaluate_run(config: EvaluationConfig, accelerator: Accelerator) -> None:
     """Evaluate all checkpoints, and write the curve after each.
 
     Raises:
-        ConfigError: `config.pipeline` is no finished run, or a model card is to be updated.
+        ConfigError: `config.pipeline` is no finished run, nothing is asked for that makes a curve, or a model card is
+            to be updated.
     """
     run, folder = Path(config.pipeline), Path(config.output_dir)
     checkpoints = list_checkpoints(run / "checkpoints")
     if not checkpoints or not (run / "pipeline").is_dir():
         raise ConfigError(f"{run} is no finished run of train.py: it needs the folders checkpoints and pipeline")
+    distances = config.samples.num_images and config.feature_spaces and "frechet_distance" in config.metrics
+    if not distances and not config.likelihood.num_images:
+        raise ConfigError(
+            "the curve needs likelihood.num_images, or samples.num_images with feature_spaces and the metric "
+            "frechet_distance"
+        )
     if config.update_card:
         raise ConfigError("update_card is for evaluate.py: a checkpoint has no card")
     points = []

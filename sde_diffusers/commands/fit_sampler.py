@@ -13,7 +13,7 @@ from sde_diffusers.commands.arguments import (
     positive_integer,
     seed_number,
 )
-from sde_diffusers.commands.picture_files import require_picture_name, require_writable, save_picture, write_whole
+from sde_diffusers.commands.picture_files import require_picture_name, require_writable, save_picture
 
 FIT_EXAMPLES = """
   sde-diffusers fit-sampler runs/demo/pipeline
@@ -71,12 +71,11 @@ def run_fit_sampler(options) -> int:
     import torch
 
     from sde_diffusers.fitting.sampler_fit import fit_sampler
-    from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
     from sde_diffusers.saved_folders.repository import require_outside
 
     if options.output is not None:
         require_outside(folder, options.output)
-    pipe = loaded_pipeline(ScoreSdePipeline, options)
+    pipe = loaded_pipeline(pipeline_class(folder), options)
     channels = pipe.unet.config.in_channels
     if options.picture is not None and channels not in (1, 3):
         raise ValueError(f"--picture {options.picture} needs images of 1 or 3 channels, but they have {channels}.")
@@ -99,7 +98,7 @@ def run_fit_sampler(options) -> int:
     elif any(folder.glob("*.py")):  # whose code is then this version's, too
         pipe.save_pretrained(folder)
     else:
-        write_whole(folder / "scheduler" / pipe.scheduler.config_name, pipe.scheduler.to_json_string().encode())
+        save_scheduler(pipe.scheduler, folder)
     if options.picture is not None:
         save_fit_picture(fits, options.picture)
     if options.json:
@@ -113,6 +112,30 @@ def run_fit_sampler(options) -> int:
             note = "" if fit.stored else "  (not stored: no better)"
             print(f"{fit.steps:5}  {fit.default_error:20.4f}  {fit.error:6.4f}  {levels}{note}")
     return 0
+
+
+def pipeline_class(folder: Path) -> type:
+    """The class that a folder names, so that it is saved as what it was; by default the one that samples."""
+    from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+    from sde_diffusers.saved_folders.repository import package_class
+    from sde_diffusers.saved_folders.stale_files import index_of
+
+    named = index_of(folder).get("_class_name")
+    found = package_class(named[-1] if isinstance(named, list) and named else named)
+    return found if found is not None and issubclass(found, ScoreSdePipeline) else ScoreSdePipeline
+
+
+def save_scheduler(scheduler, folder: Path) -> None:
+    """Write a scheduler, and the name of its class, into a pipeline's folder that holds no code."""
+    from sde_diffusers.saved_folders.repository import INDEX
+    from sde_diffusers.saved_folders.stale_files import index_of
+    from sde_diffusers.saved_folders.whole_folder import whole_save
+
+    index = index_of(folder)
+    index["scheduler"] = [index["scheduler"][0], type(scheduler).__name__]
+    with whole_save(folder, lambda *_: []) as new:
+        scheduler.save_pretrained(new / "scheduler")
+        (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def save_fit_picture(fits, path: Path) -> None:

@@ -31,7 +31,7 @@ def opened_picture(path: Path, argument: str | None = None):
     """The picture in a file, whole. Raises a ValueError that names the file if it holds none, or several."""
     from PIL import Image
 
-    from sde_diffusers.whole_pictures import deeper_than_pil, pictures_in
+    from sde_diffusers.whole_pictures import deeper_than_pil, negative_in_pil, pictures_in
 
     if path.is_dir():
         raise ValueError(f"{argument or 'A picture'} must be a file, but {path} is a folder.")
@@ -41,6 +41,8 @@ def opened_picture(path: Path, argument: str | None = None):
             image.load()
     except Exception as error:  # of any kind, since damaged files provoke any
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+    if negative_in_pil(image):
+        raise ValueError(f"{path} is a TIFF file in which 0 is white: give it in Python, as an array.")
     if deep:
         raise ValueError(f"{path} holds colours of 16 bits, of which PIL keeps 8: give them in Python, as an array.")
     if count > 1:

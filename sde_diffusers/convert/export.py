@@ -42,12 +42,17 @@ def to_diffusers(pipe: ScoreSdePipeline, folder: str | Path):
     """
     if Path(folder).exists():
         raise FileExistsError(f"{folder} exists.")
+    for part in ("guide", "classifier"):
+        kind = getattr(pipe, part, None)
+        _require(kind is None, part, kind and type(kind).__name__, f"None (`pipe.{part} = None` leaves it out)")
     scheduler = _ddpm_scheduler(pipe.scheduler)
     unet: Any = getattr(pipe.unet, "_orig_mod", pipe.unet)  # a compiled network is wrapped
     kind = type(unet).__name__
     _require(kind in ("UNet2DModel", "NCSNppUNet2DModel"), "unet", kind, "'UNet2DModel' or 'NCSNppUNet2DModel'")
     consistency = unet.config.get("consistency", False)
     _require(not consistency, "consistency", consistency, "False, since these pipelines take E[x_0 | x_t]")
+    values = getattr(unet.config, "value_dtype", None) or "uint8"
+    _require(values == "uint8", "value_dtype", values, "'uint8', as these pipelines give 8 bits")
     classes = unet.config.num_class_embeds
     _require(classes is None, "num_class_embeds", classes, "None, since these pipelines give no classes")
     if kind != "UNet2DModel":

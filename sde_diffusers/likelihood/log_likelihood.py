@@ -81,16 +81,21 @@ class LogProbOutput(BaseOutput):
     importance_gap: Tensor | None = None
 
 
-def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: bool = True) -> dict[str, float]:
+def standard_errors(
+    estimates: Tensor, exact_trace: bool = False, dequantized: bool = True, shared_probes: bool = False
+) -> dict[str, float]:
     """Standard error of the mean of nested draws, split into what causes it (analysis of variance).
 
     With deviations s_image between images, s_deq between the K passes of an image and s_probe between the P probes of
     a pass, the mean over N images has the variance (s_image^2 + s_deq^2 / K + s_probe^2 / (K P)) / N.
 
+    Probes that are given, and so the same in all passes, are not averaged by these: their term is s_probe^2 / P.
+
     Args:
         estimates: (K, P, N) as in `LikelihoodOutput`.
         exact_trace: whether there are no probes, so that they cause no error.
         dequantized: whether the passes differ in dequantization noise; else that causes no error.
+        shared_probes: whether all passes have the same probes.
 
     Returns:
         "probe", "dequantization", "images": the square roots of the three terms, and "total". What one draw alone
@@ -108,7 +113,10 @@ def standard_errors(estimates: Tensor, exact_trace: bool = False, dequantized: b
 
     # Variances of the mean over the draws of one image, from the innermost level outwards.
     probe = 0.0 if exact_trace else variance(estimates, 1) / (passes * probes)
-    dequantization = beyond(variance(estimates.mean(1), 0) / passes, probe) if dequantized else 0.0
+    if shared_probes:
+        probe = variance(estimates.mean(0, keepdim=True), 1) / probes
+    between_passes = variance(estimates.mean(1), 0) / passes
+    dequantization = beyond(between_passes, 0.0 if shared_probes else probe) if dequantized else 0.0
     total = variance(estimates.mean((0, 1)), 0)
     images = beyond(total, probe, dequantization)
     parts = {"probe": probe, "dequantization": dequantization, "images": images, "total": total}
@@ -180,7 +188,8 @@ def log_probabilities(
 
     d = unit[0].numel()
     # The data's own units, or levels, span as much as the model's range: they are what a density is per.
-    per_unit = math.log((high - low) / (levels or pixels.high - pixels.low))
+    span = pixels.high - pixels.low if levels is None else levels - 1 if in_units else levels
+    per_unit = math.log((high - low) / span)
     estimates, latents, nfe = [], [], 0
     for _ in range(passes):
         if kind == "uniform":
@@ -204,5 +213,6 @@ def log_probabilities(
     if importance_weighted:
         gap = estimates[:, 0].logsumexp(0) - math.log(passes) - log_prob
         log_prob = log_prob + gap
-    errors = standard_errors(estimates.detach(), exact, dequantized=bool(kind))
+    shared = not exact and not are_drawn(probes)
+    errors = standard_errors(estimates.detach(), exact, dequantized=bool(kind), shared_probes=shared)
     return LogProbOutput(log_prob, estimates, errors, latents[0], nfe, rtol, atol, gap)

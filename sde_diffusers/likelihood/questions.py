@@ -14,6 +14,7 @@ from sde_diffusers.parameterization import require_choice
 from sde_diffusers.scalars import real_number, whole_number
 
 MOST_LEVELS = 2**32
+FINEST_TOLERANCE = 1e-13  # of the solver
 """Of float64's 2^53: the others are for the noise within a level."""
 
 
@@ -35,15 +36,14 @@ def likelihood_start(scheduler, eps: float | None = None, dequantize=None, level
 
     With `eps`=None, 1e-5; for "truncated_normal", where half a bin is `CUT_OFF` deviations of the noise.
     """
-    sde, trained = scheduler.sde, scheduler.training_sde
+    sde = scheduler.sde
     if eps is not None and not 0 < real_number(eps) < scheduler.start_time:
         raise ValueError(f"`eps` must lie strictly between 0 and {scheduler.start_time}, but is {eps!r}.")
     start = 1e-5 if eps is None else real_number(eps)
     if eps is None and dequantize == "truncated_normal":
         level = half_bin(levels, scheduler.parameterization.image_range) / CUT_OFF
         start = sde.inverse_half_log_snr(-torch.tensor(level, dtype=torch.float64).log()).item()
-    cleanest = sde.inverse_half_log_snr(trained.half_log_snr(trained.smallest_time)).item()
-    start = max(start, sde.smallest_time, cleanest)
+    start = max(start, scheduler.earliest_time)
     if not start < scheduler.start_time:
         raise ValueError(
             f"`levels`={levels} lie so far apart that noise of their distance is more than the SDE ends with: take an "
@@ -134,6 +134,7 @@ def check_shape(pipe, name: str, images) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not images.numel():
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
+    pipe._require_size(name, tuple(images.shape[2:]))
 
 
 def checked_images(pipe, name: str, images, levels: float | None = None) -> Tensor:
@@ -166,7 +167,8 @@ def checked_images(pipe, name: str, images, levels: float | None = None) -> Tens
 
 def check_solver(rtol, atol, variable) -> None:
     for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < real_number(value) < math.inf:
-            raise ValueError(f"`{name}` must be a finite number above 0, but is {value!r}.")
+        if not FINEST_TOLERANCE <= real_number(value) < math.inf:
+            allowed = f"a finite number of at least {FINEST_TOLERANCE:g}, as small as float64 allows"
+            raise ValueError(f"`{name}` must be {allowed}, but is {value!r}.")
     if variable is not None:
         require_choice("variable", variable, ODE_VARIABLES)

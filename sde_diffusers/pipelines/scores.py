@@ -49,10 +49,13 @@ class ScoresMixin:
         check_shape(self, "x", x)
         if not x.is_floating_point():
             raise ValueError(f"`x` must be floating point, in the scheduler's image range, but is {x.dtype}.")
-        earliest, latest = self.scheduler.sde.smallest_time, self.scheduler.start_time
+        earliest, latest = self.scheduler.earliest_time, self.scheduler.start_time
         each = t if isinstance(t, (list, tuple, Tensor, np.ndarray)) and np.ndim(t) == 1 else [t]
         times = torch.tensor([real_number(time) for time in each], dtype=torch.float64)
-        if len(each) not in (1, len(x)) or not ((times > 0) & (times >= earliest) & (times <= latest)).all():
+        if (
+            len(each) not in (1, len(x))
+            or not ((times > 0) & (times >= earliest * (1 - 1e-9)) & (times <= latest)).all()
+        ):
             interval = f"[{earliest}" if earliest else "(0"
             raise ValueError(f"`t` must be a time in {interval}, {latest}] or {len(x)} of them, but is {t!r}.")
         return times if len(each) == len(x) else times[0]

@@ -34,6 +34,7 @@ class CarriedSource:
         self.imports: dict[str, None] = {}
         self.definitions: dict[str, str] = {}
         self.package_modules: dict[str, None] = {}
+        self._meanings: dict[str, object] = {}  # of all names that come along
 
     def add(self, thing) -> None:
         """Add a class or function.
@@ -42,6 +43,7 @@ class CarriedSource:
             ValueError: if its source, or something that it refers to, cannot be carried; the message says what.
         """
         self._require_free(thing.__name__, thing.__name__)
+        self._require_one_meaning(thing.__name__, thing, thing)
         self.definitions[thing.__name__] = ""  # it may refer to itself
         source = definition_of(thing)
         for name in free_names(source):
@@ -56,7 +58,10 @@ class CarriedSource:
             if name in self.known:
                 return
             raise ValueError(f"{thing.__name__} can't be saved: it refers to {name}, which is not found.") from None
-        if value is getattr(builtins, name, self) or self.definitions.get(name) == "":
+        if value is getattr(builtins, name, self):
+            return
+        self._require_one_meaning(name, value, thing)
+        if self.definitions.get(name) == "":
             return
         module, original = str(getattr(value, "__module__", None)), name_of(value, name)
         alias = f" as {name}" if name != original else ""
@@ -82,6 +87,16 @@ class CarriedSource:
         elif name not in self.definitions:
             self._require_free(name, thing.__name__)
             self.definitions[name] = f"{name} = {value!r}"
+
+    def _require_one_meaning(self, name: str, value, thing) -> None:
+        """What modules call by one name stands side by side in the file, where the last would be taken for all."""
+        known = self._meanings.setdefault(name, value)
+        constants = type(known) is type(value) and is_constant(known) and is_constant(value)
+        if known is not value and not (constants and known == value):
+            raise ValueError(
+                f"{thing.__name__} can't be saved: {name} means {known!r} and {value!r} in two places. Rename one of "
+                "them."
+            )
 
     def _require_free(self, name: str, owner: str) -> None:
         if name in self.known:

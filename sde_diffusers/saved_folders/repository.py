@@ -17,6 +17,7 @@ from tqdm.utils import CallbackIOWrapper
 
 from sde_diffusers.saved_folders.refused_files import is_pickle
 from sde_diffusers.saved_folders.single_file import PACKAGE, carry_code
+from sde_diffusers.saved_folders.whole_folder import DECIDED, finish_save, folder_lock, load_whole
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
@@ -27,9 +28,14 @@ PIECE = 2**22  # bytes, copied at once
 def repository_contents(folder: str | Path) -> Contents:
     """What makes a pipeline's folder a repository: its files, and the code that it takes from this package.
 
+    A save that was interrupted when it counted already is finished first.
+
     Raises:
         ValueError: if the folder holds no complete pipeline.
     """
+    if (Path(folder) / DECIDED).exists():
+        with folder_lock(Path(folder)):
+            finish_save(Path(folder))
     contents = with_code(folder_contents(folder))
     missing = missing_from(contents)
     if missing:
@@ -54,11 +60,17 @@ def export_folder(folder: str | Path, output: str | Path, progress: bool = False
     Raises:
         ValueError: if `folder` holds no complete pipeline, or `output` is in it, or lies there and is no empty folder.
     """
-    contents, output = repository_contents(folder), Path(output).resolve()
+    repository_contents(folder)
+    output = Path(output).resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"`output` must be a new or empty folder, but {output} exists.")
     require_outside(folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    return load_whole(folder, lambda: _copied(folder, output, progress))
+
+
+def _copied(folder: str | Path, output: Path, progress: bool) -> Contents:
+    contents = repository_contents(folder)
     bar = tqdm(
         total=sum(content_sizes(contents).values()), unit="B", unit_scale=True, disable=None if progress else True
     )

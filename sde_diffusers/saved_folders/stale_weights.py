@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 stale_log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = re.compile(
-    r"(?:diffusion_pytorch_|pytorch_)?model(?:\.(?P<variant>[^-]+?))?(?:-\d+-of-\d+)?\.(?P<kind>safetensors|bin|flashpack)"
+    r"(?:diffusion_pytorch_|pytorch_)?model(?:\.(?P<variant>.+?))?(?:-\d+-of-\d+)?\.(?P<kind>safetensors|bin|flashpack)"
 )
 SHARDS_INDEX = re.compile(
     r"(?:diffusion_pytorch_|pytorch_)?model\.(?P<kind>safetensors|bin)\.index(?:\.(?P<variant>.+))?\.json"

@@ -55,7 +55,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
     @property
     def default_num_inference_steps(self) -> int:  # type: ignore[override]
         """One for each noise level of the training's table, as in the paper."""
-        return self.config.num_train_timesteps
+        return self.parameterization.table_length
 
     @register_to_config
     def __init__(

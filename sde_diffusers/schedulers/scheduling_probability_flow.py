@@ -121,7 +121,9 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         """The times at which the n steps begin: those of the grid, or later ones where noise is added."""
         s_max = math.inf if self.config.s_max is None else self.config.s_max
         level = torch.tensor(self._noise_level[:n], dtype=torch.float64)
-        within = (level >= self.config.s_min) & (level <= s_max) & (level < PURE_NOISE)
+        rounded = 1e-9  # levels are computed from logarithms
+        low, high = self.config.s_min * (1 - rounded), s_max * (1 + rounded)
+        within = (level >= low) & (level <= high) & (level < PURE_NOISE)
         within[0] = False
         gamma = min(self.config.s_churn / n, math.sqrt(2) - 1)
         raised_level = torch.minimum(level * (1 + gamma), level[0])

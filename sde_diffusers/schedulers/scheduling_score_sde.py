@@ -17,11 +17,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.generators import require_generators
-from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import (
+    PURE_NOISE,
+    Parameterization,
+    expand_like,
+    require_choice,
+    require_floating,
+)
 from sde_diffusers.scalars import plain_config, real_number, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
+from sde_diffusers.schedulers.late_start import LateStartMixin
 from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS
@@ -50,7 +57,7 @@ class ScoreSdeSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMixin):
+class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMixin):
     """Base of the samplers. The configuration keys below are shared by all of them; None stands for a default.
 
     Args:
@@ -162,12 +169,13 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
 
     def _interval(self) -> tuple[float, float]:
         """The times between which sampling runs: no noisier or cleaner than what the network has seen."""
-        eps = self.sde.sampling_eps if self.config.sampling_eps is None else self.config.sampling_eps
-        smallest = self.sde.smallest_time
+        own = self.parameterization.smallest_time
+        smallest = own if self.sde is self.training_sde else self.sde.smallest_time
+        eps = max(self.sde.sampling_eps, smallest) if self.config.sampling_eps is None else self.config.sampling_eps
         if not smallest <= real_number(eps) < 1 or eps <= 0:
             allowed = f"in [{smallest}, 1)" if smallest else "between 0 and 1"
             raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
-        ends = torch.tensor([1.0, self.training_sde.smallest_time], dtype=torch.float64)
+        ends = torch.tensor([1.0, own], dtype=torch.float64)
         levels = self.training_sde.half_log_snr(ends)
         if not self.parameterization.tells_denoised(1.0):
             levels[0] = -math.log(FIRST_TELLING_LEVEL)
@@ -190,7 +198,16 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
         return ScoreSdeScheduler.__subclasses__()
 
     def __len__(self) -> int:
-        return self.config.num_train_timesteps
+        return self.parameterization.table_length
+
+    @property
+    def earliest_time(self) -> float:
+        """The cleanest time of the sampling SDE at which the network can be asked."""
+        own = self.parameterization.smallest_time
+        if self.sde is self.training_sde:
+            return own
+        known = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(own)).item()
+        return max(self.sde.smallest_time, known)
 
     @property
     def start_sigma(self) -> float:
@@ -246,28 +263,9 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
         """Keep nothing of a batch."""
         self._state = None
 
-    def leave_fit(self) -> None:
-        """Take the sampler's own steps; see the samplers that know others."""
-
-    def start_late(self, steps: int) -> Tensor:
-        """Leave out all but the last `steps` time steps, as for sampling that starts from a noisy image.
-
-        Returns:
-            Scalar float64, the SDE time of the first evaluation that is left, `timesteps[step_index]`.
-
-        Raises:
-            ValueError: unless 1 <= steps <= `num_inference_steps`.
-        """
-        n = whole_number(steps)
-        if self.num_inference_steps is None or not 1 <= n <= self.num_inference_steps:
-            raise ValueError(f"`steps` must lie in [1, {self.num_inference_steps}], but is {steps!r}.")
-        self.leave_fit()
-        starts = [0, *(k + 1 for k, ends_step in enumerate(self._ends_step) if ends_step)]
-        self._calls = starts[-1 - int(n)]
-        return self.times[self._calls]
-
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The state as the network takes it at the coming evaluation (the same unless `sampling_sde` is set)."""
+        self._begin_at(timestep)
         if self.sde is self.training_sde:
             return sample
         self._require_steps_left()
@@ -286,8 +284,8 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
 
         Args:
             model_output: (N, C, H, W) the network's answer for `scale_model_input(sample)`.
-            timestep: the entry of `timesteps`; accepted as in diffusers, but the step is known from the count of
-                calls, since entries repeat.
+            timestep: the entry of `timesteps`. The first one says where a loop over the last of them begins, as in
+                diffusers; from then on the step is known from the count of calls, since entries repeat.
             sample: (N, C, H, W) the state. The arithmetic is in float32 or, if the sample is, in float64. Between
                 steps with a 16-bit sample the state is kept in float32, unless the sample was changed in between.
             generator: a `torch.Generator` or a list of N, one for each image.
@@ -295,9 +293,12 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
             return_dict: whether to return a `ScoreSdeSchedulerOutput` and not a tuple.
 
         Raises:
-            ValueError: before `set_timesteps`, after the last step, or if the shapes differ.
+            ValueError: before `set_timesteps`, after the last step, if the shapes differ or tensors hold integers, or
+                if the loop begins within a time step.
         """
+        self._begin_at(timestep)
         self._require_steps_left()
+        require_floating(model_output=model_output, sample=sample)
         if model_output.shape != sample.shape:
             raise ValueError(
                 f"`model_output` must have the shape of `sample`, {tuple(sample.shape)}, but has "
@@ -347,8 +348,9 @@ class ScoreSdeScheduler(OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMix
 
         Raises:
             ValueError: on times that the training's SDE does not reach, and on pure noise, where the sampling SDE has
-                none.
+                none; on tensors of integers.
         """
+        require_floating(original_samples=original_samples, noise=noise)
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
         if not ((t > -1e-6) & (t < 1 + 1e-6)).all():  # rounded, as networks are told it
             raise ValueError(f"`timesteps` must stand for times in [0, 1], but are {timesteps}.")

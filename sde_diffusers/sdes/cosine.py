@@ -46,9 +46,9 @@ class CosineVPSDE(GaussianSDE):
 
     def sigma(self, t: Time):
         bent = t.clamp(max=self._bend)
-        angle = self._angle(bent)
         # 1 - alpha^2 up to the bend, without cancellation, and what the constant beta adds
-        variance = (angle - self._first).sin() * (angle + self._first).sin() / math.cos(self._first) ** 2
+        turned = math.pi / 2 * bent / (1 + self.s)
+        variance = turned.sin() * (turned + 2 * self._first).sin() / math.cos(self._first) ** 2
         return (variance - (1 - variance) * (-self.largest_beta * (t - bent)).expm1()).sqrt()
 
     def drift(self, t: Time):
@@ -59,7 +59,9 @@ class CosineVPSDE(GaussianSDE):
 
     def inverse_half_log_snr(self, half_log_snr: Time):
         alpha, variance = (2 * half_log_snr).sigmoid().sqrt(), (-2 * half_log_snr).sigmoid()
-        angle = (variance + (math.sin(self._first) * alpha) ** 2).sqrt().atan2(math.cos(self._first) * alpha)
-        bent = self._time_of_angle(angle.clamp(max=self._last))
+        sine, cosine = math.sin(self._first), math.cos(self._first)
+        root = (variance + (sine * alpha) ** 2).sqrt()  # the sine of a(t), times cos(a(0)), as alpha is its cosine
+        turned = (variance * cosine / (root + sine * alpha)).atan2(cosine**2 * alpha + sine * root)  # a(t) - a(0)
+        bent = (turned * 2 * (1 + self.s) / math.pi).clamp(max=self._bend)
         beyond = self.log_alpha(bent) + 0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9)
-        return bent + (angle > self._last) * 2 * beyond / self.largest_beta
+        return bent + (turned > self._last - self._first) * 2 * beyond / self.largest_beta

@@ -28,10 +28,13 @@ def load_samples(config: EvaluationConfig) -> ImageData:
         raise ConfigError("likelihood.num_images and update_card need a pipeline, but the samples are a folder's")
     if config.scheduler or config.samples.num_inference_steps or config.samples.guidance_scale != 1:
         raise ConfigError(f"scheduler and the sampler's settings need a pipeline, but {config.pipeline} holds images")
+    options = {"labels": "none", "streaming": False}
     try:
-        return load_images(
-            config.pipeline, labels="none", max_images=config.samples.num_images or None, streaming=False
-        )
+        told = {"value_range": config.data.value_range, "white_level": config.data.white_level}
+        if any(told.values()):  # what values mean, of the samples as of the real images; but 8 bits mean one thing
+            first = load_images(config.pipeline, max_images=1, **options, pixels=None, value_range=None)
+            options |= told if first.pixels.dtype != "uint8" else {}
+        return load_images(config.pipeline, max_images=config.samples.num_images or None, **options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{config.pipeline} is neither a pipeline nor a folder of images: {error}") from error
 

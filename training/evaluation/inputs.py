@@ -136,9 +136,9 @@ def load_data(
     test = test if any(needs.values()) else None
     if pipe is not None:
         if config.samples.classes == "random":
-            _require_labels("samples.classes=random", reference, pipe)
+            reference = _with_classes_of(pipe, reference, "samples.classes=random")
         if config.likelihood.given_class and config.likelihood.num_images:
-            _require_labels("likelihood.given_class=true", test, pipe)
+            test = _with_classes_of(pipe, test, "likelihood.given_class=true")
     if options.name is not None:
         reference = dataclasses.replace(reference, name=options.name)
         test = test and dataclasses.replace(test, name=options.name)
@@ -155,9 +155,19 @@ def _test_split(asked: str, reference_split: str, source: Source, record: ImageR
     return None if asked == "none" else asked
 
 
-def _require_labels(key: str, data: ImageData, pipe: ScoreSdePipeline) -> None:
-    classes = pipe.unet.config.num_class_embeds
+def _with_classes_of(pipe: ScoreSdePipeline, data: ImageData, key: str) -> ImageData:
+    """The data with the network's numbers of their classes: by the names where both have some."""
+    classes, names = pipe.unet.config.num_class_embeds, pipe.class_names
     if data.labels is None:
         raise ConfigError(f"{key} needs labels, but {data.name} has none")
+    if names and data.class_names and list(names) != data.class_names:
+        unknown = [data.class_names[k] for k in data.labels.unique().tolist() if data.class_names[k] not in names]
+        if unknown:
+            raise ConfigError(
+                f"{key}: {data.name} has the classes {', '.join(unknown)}, but the network knows {', '.join(names)}"
+            )
+        numbers = torch.tensor([names.index(name) if name in names else -1 for name in data.class_names])
+        data = dataclasses.replace(data, labels=numbers[data.labels], class_names=list(names))
     if data.labels.max() >= classes:
         raise ConfigError(f"{key}: {data.name} has the label {data.labels.max()}, but the network {classes} classes")
+    return data

@@ -6,6 +6,7 @@ PIL rounds PNG and TIFF of three channels with 16 bits to 8, and knows no bands 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -20,6 +21,11 @@ TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
 PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # of the colour types that PIL would round: RGB, grey and alpha, RGBA
 ORIENTATION = 0x0112  # of EXIF and TIFF
+NO_COLOURS = ("PALETTE", "SEPARATED", "CIELAB", "ICCLAB", "ITULAB")  # of TIFF: numbers that are no brightness
+_BLANK = rb"(?:\s|#[^\n]*\n)+"
+PNM_HEAD = re.compile(  # kind, width, height and the value that is white, with comments between; then one blank
+    rb"(?P<kind>P[2356])%b(?P<width>\d+)%b(?P<height>\d+)%b(?P<white>\d+)\s" % (_BLANK, _BLANK, _BLANK)
+)
 
 
 def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndarray:
@@ -42,6 +48,9 @@ def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndar
         return _on_white(values) if channels not in (2, 4) else values
     source.seek(0)
     if start.startswith(TIFF_MAGICS) and (values := _deep_tiff(source, channels)) is not None:
+        return values
+    source.seek(0)
+    if start[:2] in (b"P2", b"P3", b"P5", b"P6") and (values := _deep_ppm(source)) is not None:
         return values
     source.seek(0)
     with Image.open(source) as image:
@@ -75,7 +84,7 @@ def _array(source) -> np.ndarray:
 
 
 def channels_first(values: np.ndarray, channels: int | None = None) -> np.ndarray:
-    """An array (H, W), (C, H, W) or (H, W, C) as (C, H, W); the channels are the shorter one of the outer axes.
+    """An array (H, W), (C, H, W) or (H, W, C) as (C, H, W); the channels are the outer axis that is the shortest.
 
     Raises:
         ValueError: on other dimensions, or if that leaves a choice.
@@ -85,7 +94,8 @@ def channels_first(values: np.ndarray, channels: int | None = None) -> np.ndarra
     if values.ndim != 3:
         raise ValueError(f"has the shape {values.shape}, not (H, W), (C, H, W) or (H, W, C)")
     first, last = values.shape[0], values.shape[2]
-    candidates = [first == channels, last == channels] if channels is not None else [first < last, last < first]
+    least = min(values.shape[1], max(first, last))  # more bands than rows are images on a pile
+    candidates = [first == channels, last == channels] if channels is not None else [first < least, last < least]
     if candidates[0] == candidates[1]:
         raise ValueError(f"has the shape {values.shape}: which axis holds the channels? Give data.channels")
     return values if candidates[0] else np.moveaxis(values, 2, 0)
@@ -106,9 +116,17 @@ def read_tiff(tiff) -> tuple[np.ndarray, str]:
     masks of transparency are no pages.
 
     Raises:
-        ValueError: pages differ in shape, type or orientation.
+        ValueError: pages differ in shape, type or orientation, or their numbers are no brightness (a palette's, inks).
     """
-    parts = [part for part in tiff.series if not (part.keyframe.is_reduced or part.keyframe.is_mask)] or tiff.series
+    import tifffile
+
+    parts = own_pages(tiff)
+    for part in parts:
+        photometric = tifffile.PHOTOMETRIC(part.keyframe.photometric)
+        if photometric.name in NO_COLOURS:
+            raise ValueError(
+                f"holds {photometric.name} pages, whose numbers are no brightness: save them as RGB or grey"
+            )
     turns = [int(part.keyframe.tags.valueof(ORIENTATION, 1)) for part in parts]
     kinds = [
         f"{part.shape} {part.dtype}{'' if turn == 1 else f' of orientation {turn}'}"
@@ -121,7 +139,17 @@ def read_tiff(tiff) -> tuple[np.ndarray, str]:
         values, axes = parts[0].asarray(), parts[0].axes
     else:
         values, axes = np.stack([part.asarray() for part in parts]), "Q" + parts[0].axes
+    if any(part.keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE for part in parts):
+        if values.dtype.kind == "u":
+            values = (2 ** int(parts[0].keyframe.bitspersample) - 1 - values).astype(values.dtype)
+        elif values.dtype.kind == "b":
+            values = ~values
     return upright(values, turns[0], axes.index("Y"), axes.index("X")), axes
+
+
+def own_pages(tiff) -> list:
+    """The series of pages of an open `tifffile.TiffFile`, less smaller copies of others and masks of transparency."""
+    return [part for part in tiff.series if not (part.keyframe.is_reduced or part.keyframe.is_mask)] or tiff.series
 
 
 def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
@@ -129,11 +157,14 @@ def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
     try:
         with Image.open(source) as image:
             single, tags = getattr(image, "n_frames", 1) == 1, image.tag_v2
+            single = single or _is_one_page(source)
             bits, samples, kinds = tags.get(258, (1,)), tags.get(277, 1), tags.get(339, (1,))
             bands = 0 in tags.get(338, ())  # beyond the colours, and no transparency
             if single and set(bits) <= {1, 8} and samples in (1, 2, 3, 4) and set(kinds) == {1} and not bands:
                 return None
-            if single and samples == 1 and image.mode in ("I;16", "I;16B", "I", "F") and 2 not in kinds:
+            deep = samples == 1 and image.mode in ("I;16", "I;16B", "I", "F")
+            wrapped, negative = (32 in bits and set(kinds) == {1}), tags.get(262) == 0  # which PIL leaves so
+            if single and deep and 2 not in kinds and not wrapped and not negative:
                 return None
     except (OSError, SyntaxError, ValueError, KeyError):  # PIL does not know this kind
         pass
@@ -142,19 +173,45 @@ def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
     source.seek(0)
     with tifffile.TiffFile(source) as tiff:
         values, axes = read_tiff(tiff)
-        inverted = tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         opacities = [extra for extra in tiff.pages.first.extrasamples if extra != tifffile.EXTRASAMPLE.UNSPECIFIED]
     values = known_values(values)
-    if inverted and values.dtype.kind == "u":
-        values = np.iinfo(values.dtype).max - values
     shape, bands = values.shape, [k for k, axis in enumerate(axes) if axis not in "YX"]
     values = np.transpose(values, [*bands, axes.index("Y"), axes.index("X")])
     wide = [n for n in values.shape[:-2] if n > 1]
     if len(wide) > 1:
         raise ValueError(f"has the axes {axes} of shape {shape}: pages of several bands are no single image")
     values = values.reshape(-1, *values.shape[-2:])
-    transparent = opacities and values.dtype == np.uint16 and channels not in (2, 4)
+    transparent = opacities and values.dtype in (np.uint8, np.uint16) and channels not in (2, 4)
     return _on_white(values, opacities == [tifffile.EXTRASAMPLE.ASSOCALPHA]) if transparent else values
+
+
+def _is_one_page(source) -> bool:
+    """Whether all pages of a TIFF file but the first are smaller copies or masks."""
+    import tifffile
+
+    source.seek(0)
+    with tifffile.TiffFile(source) as tiff:
+        pages = [page.index for part in own_pages(tiff) for page in part.pages]
+    return pages == [0]
+
+
+def _deep_ppm(source) -> np.ndarray | None:
+    """(C, H, W) uint16 of a binary PGM or PPM file of more than 8 bits, which PIL rounds or stretches; else None.
+
+    Raises:
+        ValueError: the file ends too early, or is one of text.
+    """
+    content = source.read()
+    head = PNM_HEAD.match(content)
+    if head is None or not 255 < int(head["white"]) < 65536:
+        return None
+    if head["kind"] in (b"P2", b"P3"):
+        raise ValueError("a PGM or PPM file of text with more than 8 bits cannot be read: save it in binary form")
+    width, height, colours = int(head["width"]), int(head["height"]), 3 if head["kind"] == b"P6" else 1
+    if width * height > (Image.MAX_IMAGE_PIXELS or np.inf) * 2:
+        raise Image.DecompressionBombError(f"{width} x {height} pixels exceed the limit of PIL")
+    values = np.frombuffer(content, ">u2", width * height * colours, head.end())
+    return values.reshape(height, width, colours).transpose(2, 0, 1).astype(np.uint16)
 
 
 def _deep_png(source) -> np.ndarray | None:
@@ -203,9 +260,10 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _on_white(values: np.ndarray, multiplied: bool = False) -> np.ndarray:
-    """16-bit grey or RGB, from that with an alpha channel if there is one; `multiplied` by it, or not yet."""
+    """Grey or RGB of integers, from that with an alpha channel if there is one; `multiplied` by it, or not yet."""
     if len(values) not in (2, 4):
         return values
-    opacity = values[-1:].astype(np.float64) / 65535
+    white = np.iinfo(values.dtype).max
+    opacity = values[-1:].astype(np.float64) / white
     colours = values[:-1] if multiplied else opacity * values[:-1]
-    return (colours + (1 - opacity) * 65535).round().clip(0, 65535).astype(np.uint16)
+    return (colours + (1 - opacity) * white).round().clip(0, white).astype(values.dtype)

@@ -77,10 +77,12 @@ def decode_image(
         else:
             decoded = read_file(value, channels)
         if isinstance(decoded, Image.Image):
-            if size is not None:
+            bands = decoded.mode in ("LA", "RGBA")  # whose last one PIL would take for opacity, and weigh the others
+            if size is not None and not bands:
                 decoded = ImageOps.fit(decoded, (size[1], size[0]), Image.Resampling.LANCZOS)
             pixels = np.array(decoded)
             pixels = with_channels(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), channels)
+            pixels = _fit(pixels, size) if size is not None and bands else pixels
         else:
             pixels = with_channels(decoded, channels)
             pixels = _eight_bits(pixels) if dtype == "uint8" else pixels

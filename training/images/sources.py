@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from images.arrays import ARRAY_FILES, read_arrays
-from images.folders import LABELS, arrange
+from images.folders import LABELS, SPLITS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
 from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, open_splits, plain_path, read_tables
@@ -28,6 +28,7 @@ HUB_IDS = {
     "cassava": "dpdl-benchmark/cassava",
 }
 EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist"
+FEW_CHANNELS = 4  # up to which the last of three axes is that of colours
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 
 
@@ -134,6 +135,10 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
         )
     if alone := _array_file_alone(listing):
         return _open_file(name, folder / alone, columns)
+    if stacks := _array_files_of_splits(listing):
+        opened = {split: read_arrays(str(folder / path), columns["labels"]) for split, path in stacks.items()}
+        splits = {split: rows["train"] for split, (rows, _) in opened.items()}
+        return Source(name, splits, len(stacks), listing.skipped, listing.num_skipped)
     return _of_files(name, listing, columns)
 
 
@@ -144,11 +149,30 @@ def _array_file_alone(listing: Listing) -> str | None:
     ((folder, names),) = listing.folders.items()
     path = os.path.join(folder, os.fsdecode(names[:-1]))
     if path.lower().endswith(".npy"):
-        try:
-            return path if np.load(os.path.join(listing.root, path), mmap_mode="r").ndim > 2 else None
-        except (ValueError, OSError, EOFError):  # its reason is told when it is decoded
-            return None
+        return path if _is_stack(listing, path) else None
     return path if path.lower().endswith(".npz") else None
+
+
+def _array_files_of_splits(listing: Listing) -> dict[str, str] | None:
+    """{split: path} of a folder whose splits are folders with one file of many images each."""
+    stacks = {}
+    for folder, names in listing.folders.items():
+        path = os.path.join(folder, os.fsdecode(names[:-1]))
+        if folder not in SPLITS or listing.counts[folder] != 1 or not path.lower().endswith(".npy"):
+            return None
+        if not _is_stack(listing, path):
+            return None
+        stacks[SPLITS[folder]] = path
+    return stacks if len(stacks) == len(listing.folders) else None
+
+
+def _is_stack(listing: Listing, path: str) -> bool:
+    """Whether a .npy file holds many images: (N, H, W) or four axes, but not (H, W, C) of few channels."""
+    try:
+        shape = np.load(os.path.join(listing.root, path), mmap_mode="r").shape
+    except (ValueError, OSError, EOFError):  # its reason is told when it is decoded
+        return False
+    return len(shape) == 4 or (len(shape) == 3 and shape[-1] > FEW_CHANNELS)
 
 
 def _of_files(name: str, listing: Listing, columns: dict) -> Source:

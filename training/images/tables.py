@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.features.features import _ArrayXD
 
@@ -172,6 +174,9 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
             f"{', '.join(outside[:5])}: name them after a split, or read a part of the folder with data_dir"
         )
     splits = splits or {"train": outside}
+    if endings[0] != "tar":
+        classes = {path: classes_in(folder / path) for paths in splits.values() for path in paths}
+        require_same_classes(str(folder), classes)
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
     plain = str(plain_path(folder))
     data_files = {
@@ -182,6 +187,39 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
         return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files)
     except Exception as error:  # of files that are broken anywhere
         raise ValueError(f"{folder}: its tables {', '.join(sorted(files)[:5])} cannot be read: {error}") from error
+
+
+def classes_in(path: Path) -> list[str] | None:
+    """The names of the only column of classes that `datasets` wrote into a parquet or arrow file's schema."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            metadata = pq.read_schema(path).metadata
+        else:
+            with pa.memory_map(str(path)) as file:
+                try:
+                    metadata = pa.ipc.open_stream(file).schema.metadata
+                except pa.ArrowInvalid:
+                    metadata = pa.ipc.open_file(file).schema.metadata
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
+    except (pa.ArrowException, OSError, ValueError):  # whoever reads all of it will say what is wrong
+        return None
+    kinds = [
+        column for column in features.values() if isinstance(column, dict) and column.get("_type") == "ClassLabel"
+    ]
+    return kinds[0].get("names") if len(kinds) == 1 else None
+
+
+def require_same_classes(name: str, classes: dict[str, list[str] | None]) -> None:
+    """Raise a ValueError if files or splits number their classes differently: `datasets` takes the numbers of all for
+    those of the first."""
+    known = {place: names for place, names in classes.items() if names}
+    for place, names in known.items():
+        first = next(iter(known))
+        if names != known[first]:
+            raise ValueError(
+                f"{name}: the classes of {first} are {known[first]}, but those of {place} are {names}: the same "
+                "number would stand for two classes. Give all of them one list of classes"
+            )
 
 
 class StreamOfFiles(NamedTuple):
@@ -251,16 +289,21 @@ def read_tables(
     if any(isinstance(rows, StreamOfFiles) for rows in splits.values()):
         columns = (labels, image_column, label_column)
         streams = {split: _stream(split, *opened, notes, *columns) for split, opened in splits.items()}
+        require_same_classes(name, {split: stream.class_names for split, stream in streams.items()})
         notes[:] = dict.fromkeys(notes)
         return streams
-    found, given, names = {}, {}, None
+    found, given, names = {}, {}, []
     for split, rows in splits.items():
         image = _image_column(rows.features, image_column)
         label = _label_column(rows.features, label_column) if labels == "auto" else None
         found[split] = TableRows(rows, image)
         if label is not None:
             given[split] = rows.select_columns([label])[label][:]
-            names = names or getattr(rows.features[label], "names", None)
+            own = getattr(rows.features[label], "names", None) or []
+            names += [name for name in own if name not in names]
+            if own and own != names[: len(own)]:  # a class has one number in all splits: the first one's
+                numbers = {k: names.index(name) for k, name in enumerate(own)}
+                given[split] = [numbers.get(value, value) for value in given[split]]
         elif labels == "auto":
             notes += _possible_labels(rows.features, image)
     if label_column is not None:

@@ -33,7 +33,16 @@ CONTENTS = (
 VALIDATION_LOSS = "validation_loss.json"  # in best/: {"step", "loss"} of the model
 FIXED_KEYS = (  # a resumed run cannot change them
     *("model.", "scheduler.", "data.channels", "data.image_size", "data.value_range", "data.white_level"),
-    "optimizer.name",
+    *("data.split", "optimizer.name"),
+)
+KEYS_OF_VALIDATION = (
+    "objective.",
+    "noise.",
+    "data.dataset",
+    "data.data_dir",
+    "data.validation",
+    "data.uniform",
+    "seed",
 )
 FREE_KEYS = ("resume", "overwrite", "output_dir")
 
@@ -184,6 +193,12 @@ def changes(saved: dict, present: dict) -> list[str]:
                 )
             texts.append(f"{key}: {present.get(key)!r}, was {saved.get(key)!r}")
     return texts
+
+
+def validates_alike(saved: dict, present: dict) -> bool:
+    """Whether validation losses of these configurations can be compared; both as `as_dict` gives them."""
+    keys = [key for key in saved.keys() | present.keys() if key.startswith(KEYS_OF_VALIDATION)]
+    return all(saved.get(key) in (present.get(key), "auto") for key in keys)
 
 
 def _present(config: RunConfig) -> list[Path]:

@@ -36,9 +36,15 @@ def orthogonalized(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """The kernels and matrices in a network's blocks, the members of its `nn.ModuleList`s: neither the first nor the
-    last layer's, nor those of embeddings."""
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    """The kernels and matrices in a network's blocks, the members of its `nn.ModuleList`s.
+
+    They are neither the first nor the last layer's, nor those of embeddings or of pyramids of images.
+    """
+    lists = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.ModuleList) and "pyramid" not in name
+    ]
     layers = [layer for blocks in lists for layer in blocks.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     weights = {id(layer.weight) for layer in layers}
     return [parameter for parameter in network.parameters() if id(parameter) in weights]

@@ -188,8 +188,18 @@ def check_score_model(config: Config) -> None:
         scheduler.set_timesteps(config.samples.num_inference_steps)
     except ValueError as error:
         raise ConfigError(f"samples.num_inference_steps and scheduler: {error}") from error
+    if config.distance_every:
+        try:
+            scheduler.set_timesteps(config.distance.num_inference_steps)
+        except ValueError as error:
+            raise ConfigError(f"distance.num_inference_steps and scheduler: {error}") from error
     if not network.num_class_embeds and (config.label_dropout or config.samples.guidance_scale != 1):
         raise ConfigError("label_dropout and samples.guidance_scale need a number of classes, model.num_class_embeds")
+    if config.samples.guidance_scale != 1 and not config.label_dropout:
+        raise ConfigError(
+            f"samples.guidance_scale={config.samples.guidance_scale:g} asks the network without a class, which it "
+            "learns by label_dropout above 0, but that is 0"
+        )
     if config.new_layers and not config.initial_weights:
         raise ConfigError(f"new_layers={config.new_layers} says what initial_weights leaves out, but that is null")
     if config.noise_levels and not config.validate_every:

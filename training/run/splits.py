@@ -85,6 +85,9 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
         pixels=known,
         **options,
     )
+    held_out = None
+    if record and record.held_out and isinstance(train, ImageData):  # never trained on, whatever validates now
+        train, held_out = _held_out_again(train, record.held_out)
     if not config.validate_every:
         return train, None
     split = data.validation
@@ -98,8 +101,13 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
                 f"validate_every={config.validate_every} sets images aside, but {train.name} has only one: set it to "
                 "0, or data.validation to another split"
             )
-        if record and record.held_out and isinstance(train, ImageData):
-            return _held_out_again(train, record.held_out)
+        if held_out is not None:
+            return train, held_out
+        if record and isinstance(train, ImageData):
+            raise ValueError(
+                f"validate_every={config.validate_every} would set images aside that this run has trained on, since "
+                "it held none out: set it to 0, or data.validation to another split"
+            )
         # Few of few images; the test split stays unseen, so that the best model is not chosen by it.
         return hold_out(train, max(1, min(data.validation_images, (train.num_images or 0) // 10)), config.seed)
     channels, *size = train.image_shape

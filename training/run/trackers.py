@@ -7,6 +7,7 @@ unless the options say otherwise, as `tracker_options.wandb.id=NAME` with `track
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, start_step: int):
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._folder, self._start_step = folder, start_step
+
+    @cached_property
+    def _writer(self):  # only when there is something to write: until then, the folder may be another run's
+        return SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -84,17 +89,31 @@ REMOTE = {"wandb": WeightsAndBiases, "mlflow": MLflow}
 
 
 def check_trackers(config: RunConfig) -> None:
-    """Raise a ConfigError unless what `log_with` names is installed."""
+    """Raise a ConfigError unless what `log_with` names is installed, and `tracker_options` are of these."""
+    for name, options in config.tracker_options.items():
+        if name not in config.log_with:
+            raise ConfigError(f"tracker_options.{name} is given, but log_with={config.log_with} does not name {name}")
+        if not isinstance(options, dict):
+            raise ConfigError(f"tracker_options.{name} must be a section of keys and their values, but is {options!r}")
     for name in config.log_with:
         if name in REMOTE and find_spec(name) is None:
             raise ConfigError(f"log_with: {name} is not installed: pip install {name}")
 
 
 def start_trackers(config: RunConfig, folder: Path, start_step: int) -> list:
-    """What `config.log_with` names; each has `scalars`, `picture` and `close`."""
-    return [
-        REMOTE[name](folder, config, dict(config.tracker_options.get(name, {})))
-        if name in REMOTE
-        else TensorBoard(folder, start_step)
-        for name in config.log_with
-    ]
+    """What `config.log_with` names; each has `scalars`, `picture` and `close`.
+
+    Raises:
+        ConfigError: one of them can't be started, of which its own library says why.
+    """
+    trackers: list[Any] = []
+    for name in config.log_with:
+        if name not in REMOTE:
+            trackers.append(TensorBoard(folder, start_step))
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            trackers.append(REMOTE[name](folder, config, dict(config.tracker_options.get(name, {}))))
+        except Exception as error:
+            raise ConfigError(f"log_with: {name} can't be started ({type(error).__name__}: {error})") from error
+    return trackers

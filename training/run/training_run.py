@@ -40,6 +40,7 @@ from run.folder import (
     has_best,
     prepare_folder,
     require_free_folder,
+    validates_alike,
 )
 from run.health import Health
 from run.interruption import Interruption
@@ -139,15 +140,16 @@ class TrainingRun:
             )
         self.log = None
         if accelerator.is_main_process:
+            trackers = start_trackers(config, self.folder, self.step)
             for line in prepare_folder(config, checkpoint):
                 print(line)
             if not has_best(self.folder, self.step):
                 self.best_loss = math.inf  # the next validation saves one
             held_out = 0 if self.validation is None else self.validation.num_images
-            print(in_short(self.data))
-            print(describe_run(config, accelerator, self.data, held_out, self.network, self.step), flush=True)
+            about = describe_run(config, accelerator, self.data, held_out, self.network, self.step)
+            print(in_short(self.data), about, sep="\n", flush=True)
             self.record.write(self.folder)
-            self.log = RunLog(self.folder, self.step, start_trackers(config, self.folder, self.step))
+            self.log = RunLog(self.folder, self.step, trackers)
             if self.step == 0:
                 self.draw_start()
 
@@ -231,13 +233,8 @@ class TrainingRun:
                 seconds += time.perf_counter() - began
                 if log and main:
                     speed = count * config.batch_size / seconds
-                    self.log.metrics(
-                        self.step,
-                        loss=mean_loss,
-                        grad_norm=gradient_norm.item(),
-                        lr=learning_rate(config.optimizer, self.step - 1, config.steps),
-                        images_per_second=speed,
-                    )
+                    rate, norm = learning_rate(config.optimizer, self.step - 1, config.steps), gradient_norm.item()
+                    self.log.metrics(self.step, loss=mean_loss, grad_norm=norm, lr=rate, images_per_second=speed)
                     progress.set_postfix_str(f"loss {mean_loss:.4g}, {speed:.0f} images/s", refresh=False)
                 if log:
                     loss_sum, count, seconds = 0.0, 0, 0.0
@@ -275,9 +272,9 @@ class TrainingRun:
         loss = 0.0
         for i in range(micro_batches):
             wait = contextlib.nullcontext() if i == micro_batches - 1 else self.accelerator.no_sync(self.model)
-            part = slice(i * size, (i + 1) * size)
-            told = None if augment_labels is None else augment_labels[part]
-            network = self.model if told is None else partial(self.model, augment_labels=told)
+            part, network = slice(i * size, (i + 1) * size), self.model
+            if augment_labels is not None:
+                network = partial(self.model, augment_labels=augment_labels[part])
             with wait:
                 losses = self.objective_now()(network, *examples[part])
                 self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
@@ -324,16 +321,17 @@ class TrainingRun:
     def validate(self) -> None:
         """Compute the validation loss, and keep the model if it is the best one; on all processes, when `averaged`."""
         loss, *others = self.validation.mean(self.validation_numbers, self.validation_count)
-        better, self.best_loss = loss < self.best_loss, min(loss, self.best_loss)
         if self.accelerator.is_main_process:
             self.log.metrics(self.step, validation_loss=loss)
             self.log_validation(*others)
             self.log.draw_loss(self.step)
             warn_of_overfitting(self.log, self.step)
-            if better:
-                with self._perhaps_unwritten(), self._written(self.folder / BEST) as folder:
-                    self.save_model(folder)
-                    (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
+            if loss < self.best_loss:
+                with self._perhaps_unwritten():
+                    with self._written(self.folder / BEST) as folder:
+                        self.save_model(folder)
+                        (folder / VALIDATION_LOSS).write_text(json.dumps({"step": self.step, "loss": loss}))
+                    self.best_loss = loss
 
     # The run's folder.
 
@@ -390,7 +388,8 @@ class TrainingRun:
             raise ConfigError(str(error)) from error
         for change in changes(state["config"], as_dict(self.config)):
             self.accelerator.print(f"Changed since the checkpoint was written: {change}")
-        self.step, self.best_loss, self.average.step = state["step"], state["best_loss"], state["ema_step"]
+        self.step, self.average.step = state["step"], state["ema_step"]
+        self.best_loss = state["best_loss"] if validates_alike(state["config"], as_dict(self.config)) else math.inf
         self.noise_by_image = state.get("noise_by_image", False)
         if not self.noise_by_image:
             self.accelerator.print("This run began with an earlier release, whose draws of noise it keeps")
