@@ -18,6 +18,7 @@ from sde_diffusers import (
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
+    ScoreSdeRestorationPipeline,
 )
 from sde_diffusers.cli import COMMANDS, command_line, main
 from sde_diffusers.commands import sample
@@ -424,3 +425,23 @@ def test_deep_colours_are_not_halved(tmp_path, capsys):
     tifffile.imwrite(tmp_path / "deep.tiff", pixels, photometric="rgb")
     assert main(["bits-per-dim", folder, str(tmp_path / "deep.tiff")]) == 1
     assert "colours of 16 bits, of which PIL keeps 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("with_code", [True, False])
+def test_a_fitted_folder_is_what_it_was(tmp_path, capsys, with_code):
+    """The same pipeline, with the sampler that was fitted, also where it holds no code."""
+    folder = tmp_path / "model"
+    saved(folder)
+    pipe = ScoreSdeRestorationPipeline.from_pretrained(folder)
+    pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)
+    pipe.save_pretrained(folder)
+    if not with_code:
+        for file in folder.rglob("*.py"):
+            file.unlink()
+    answer(capsys, "fit-sampler", folder, "--steps", 2, "--latents", 8)
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"][-1] == "ScoreSdeRestorationPipeline"
+    assert index["scheduler"][-1] == "ScoreSdeExponentialScheduler"
+    again = ScoreSdePipeline.from_pretrained(folder)
+    again.scheduler.set_timesteps(2)
+    assert type(again.scheduler).__name__ == "ScoreSdeExponentialScheduler" and len(again.scheduler.timesteps) == 2

@@ -167,3 +167,13 @@ def test_nothing_is_overwritten(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "exported.tmp"]
     with pytest.raises(FileExistsError, match="exists"):
         to_diffusers(pipeline(), tmp_path)
+
+
+def test_parts_and_depths_that_diffusers_lacks_are_refused(tmp_path):
+    pipe = pipeline()
+    pipe.register_modules(guide=network())
+    with pytest.raises(ValueError, match="`guide`='NCSNppUNet2DModel'.*must be None"):
+        to_diffusers(pipe, tmp_path / "guided")
+    with pytest.raises(ValueError, match="`value_dtype`='uint16'"):
+        to_diffusers(pipeline(network(value_dtype="uint16")), tmp_path / "deep")
+    assert not list(tmp_path.iterdir())

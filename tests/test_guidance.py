@@ -694,3 +694,56 @@ def test_folders_that_were_saved_before_there_were_guides_load(tmp_path):
     assert pipe.guide is None and pipe.classifier is not None
     pipe.save_pretrained(tmp_path / "again")
     assert draw(ScoreSdePipeline.from_pretrained(tmp_path / "again"), n=2).isfinite().all()
+
+
+@pytest.mark.parametrize("sigma_max", [50.0, 100.0, 348.0, 80.0])
+def test_the_ends_of_the_interval_belong_to_it(sigma_max):
+    """The level of the first step, computed by a logarithm, may be the last digit above sigma_max."""
+    pipe = mixture_pipe("exponential", sde="ve", prediction_type="sample", sigma_max=sigma_max)
+    options = {"num_inference_steps": 3, "class_labels": 1, "guidance_scale": 3.0, "output_type": "pt"}
+    whole, inside = (
+        pipe(**options, guidance_interval=interval, generator=torch.Generator().manual_seed(0)).nfe
+        for interval in (None, (0, sigma_max))
+    )
+    assert whole == inside == 6
+
+
+def test_guides_and_classifiers_know_the_same_classes():
+    """By number the one would be asked for a cat and the other for a dog."""
+    pipe = small_pipe(guide=small_network(class_names=["dog", "cat", "cow"]))
+    pipe.unet.register_to_config(class_names=["cat", "dog", "cow"])
+    with pytest.raises(
+        ValueError, match=r"`guide` knows the classes \['dog', 'cat', 'cow'\], but the network \['cat'"
+    ):
+        pipe(class_labels=1, guide_scale=2.0)
+    pipe.classifier.register_to_config(class_names=["dog", "cat", "cow"])
+    with pytest.raises(ValueError, match=r"`classifier` knows the classes \['dog', 'cat', 'cow'\], but the network"):
+        pipe(class_labels=1, classifier_scale=2.0)
+    for part in (pipe.guide, pipe.classifier):
+        part.register_to_config(class_names=["cat", "dog", "cow"])
+    images = draw(pipe, class_labels="dog", guide_scale=2.0, classifier_scale=2.0)
+    assert torch.equal(images, draw(pipe, class_labels=1, guide_scale=2.0, classifier_scale=2.0))
+
+
+def test_guides_answer_with_means_and_as_they_are_asked():
+    edm = {"preconditioning": "edm", "fourier_scale": 1.0}
+    pipe = small_pipe(guide=small_network(consistency=True, **edm))
+    pipe.unet, pipe.scheduler = (
+        small_network(**edm),
+        ScoreSdeProbabilityFlowScheduler(sde="ve", prediction_type="sample", image_range=(-1.0, 1.0)),
+    )
+    with pytest.raises(ValueError, match="is a consistency model"):
+        pipe(class_labels=1, guide_scale=2.0)
+    other = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8,),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        time_embedding_type="fourier",
+    )
+    pipe = small_pipe(classes=None, guide=other)
+    with pytest.raises(ValueError, match="its scale_by_sigma is True and the network's False"):
+        pipe(guide_scale=2.0)

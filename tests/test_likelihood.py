@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from exact_scores import Gaussian, Mixture, as_images
 from golden import golden_names, load_golden, load_golden_pipeline, relative_error
 
@@ -15,6 +16,7 @@ from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
+from sde_diffusers.sdes.gaussian import GaussianSDE
 
 
 class ExactNetwork(torch.nn.Module):
@@ -499,3 +501,145 @@ def test_a_last_step_that_was_stretched_too_far_is_cut():
         *_, (t, y) = dormand_prince(f, 0.0, 4.0, start, 1e-6, 1e-6, stretch)
         assert t == 4.0
         torch.testing.assert_close(y, start * math.exp(math.sin(4.0)), rtol=1e-5, atol=0)
+
+
+# ---- what is asked for
+
+
+def test_given_probes_are_the_same_in_all_passes():
+    """So that passes do not average their error: the spread of forty means is what is said of each."""
+    pipe = exact_pipeline(Gaussian([0.0] * 6, 0.05 * torch.eye(6) + 0.04 * torch.ones(6, 6)), 6, sde="vp")
+    pixels = as_images(torch.randint(256, (4, 6), generator=torch.Generator().manual_seed(0)))
+    means, said = [], []
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(100 + seed)
+        probes = torch.randint(2, (4, 4, 6, 1, 1), generator=generator).double() * 2 - 1
+        output = pipe.bits_per_dim(
+            pixels, torch.Generator().manual_seed(seed), passes=8, probes=probes, rtol=1e-2, atol=1e-2
+        )
+        means.append(output.bits_per_dim.mean())
+        said.append(output.standard_error["probe"])
+    assert sum(said) / len(said) == pytest.approx(torch.stack(means).std().item(), rel=0.35)
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_integers_have_the_density_of_their_numbers(levels):
+    pipe = exact_pipeline(Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]]), 2, sde="vp")
+    vars(pipe.unet.config).update(value_dtype="uint8", value_range=(0, levels - 1))
+    x = torch.tensor([[levels // 2 - 1, levels - 1]])
+    for options in ({}, {"levels": levels}):
+        integers = pipe.log_prob(as_images(x), dequantize=False, probes="exact", **options).log_prob
+        if levels > 2:  # 0 and 1 as floats might be meant as shares
+            floats = pipe.log_prob(as_images(x.double()), probes="exact").log_prob
+            torch.testing.assert_close(integers, floats, rtol=1e-9, atol=1e-9)
+    # A density per unit of the numbers is that of the model's range times the length of a unit there.
+    low, high = pipe.scheduler.parameterization.image_range
+    unit = (x.double() / (levels - 1))[..., None, None]
+    bits = pipe.bits_per_dim(unit, levels=256, dequantize=False, probes="exact").bits_per_dim
+    density = -2 * math.log(2) * bits - 2 * math.log((high - low) / 256)
+    assert integers.item() == pytest.approx((density + 2 * math.log((high - low) / (levels - 1))).item(), abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+def test_tolerances_that_float64_cannot_hold_are_refused(name):
+    pipe = small_pipeline()
+    pipe.unet.forward = None  # not to be asked
+    with pytest.raises(ValueError, match=f"`{name}` must be a finite number of at least 1e-13"):
+        pipe.bits_per_dim(images(1, 1, 8, 8), **{name: 1e-14})
+    with pytest.raises(ValueError, match=f"`{name}` must be a finite number of at least 1e-13"):
+        pipe.encode(images(1, 1, 8, 8), **{name: 1e-100})
+
+
+def test_sizes_and_channels_that_a_network_cannot_take():
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    pipe = ScoreSdePipeline(unet=unet.eval(), scheduler=ScoreSdeProbabilityFlowScheduler(sde="vp_discrete"))
+    odd = images(1, 1, 9, 9)
+    for ask in (pipe.bits_per_dim, pipe.variational_bound, pipe.encode, lambda x: pipe.interpolate(x, x, 2)):
+        with pytest.raises(
+            ValueError, match="means images of 9 x 9 pixels, but the network takes only multiples of 2"
+        ):
+            ask(odd)
+    for ask in (pipe.decode, lambda x: pipe.score(x, 0.5), lambda x: pipe.denoise(x, 0.5)):
+        with pytest.raises(
+            ValueError, match="means images of 9 x 9 pixels, but the network takes only multiples of 2"
+        ):
+            ask(odd.float() / 255)
+    few = NCSNppUNet2DModel(
+        sample_size=8, in_channels=3, out_channels=1, block_out_channels=(8,), layers_per_block=1, fir=False
+    )
+    pipe = ScoreSdePipeline(unet=few.eval(), scheduler=ScoreSdeProbabilityFlowScheduler(sde="ve"))
+    for ask in (pipe.bits_per_dim, lambda x: pipe.score(x / 255, 0.5), lambda x: pipe(1, 2)):
+        with pytest.raises(ValueError, match="answers with 1 channels .* to images of 3"):
+            ask(images(1, 3, 8, 8))
+
+
+class LateVE(GaussianSDE):
+    """Which never knows less noise than 0.1."""
+
+    name, prediction_type, time_input = "test_late_ve", "epsilon", "t"
+
+    def alpha(self, t):
+        return torch.ones_like(t)
+
+    def sigma(self, t):
+        return 0.1 + 10 * t
+
+
+@pytest.mark.parametrize(
+    ("config", "earliest"),
+    [
+        ({"sde": "test_late_ve", "sampling_sde": "ve"}, 0.27),
+        ({"sde": "vp_discrete", "sampling_sde": "vp"}, 9.16e-4),
+        ({"sde": "vp", "time_input": "index", "num_train_timesteps": 100}, 0.01),
+    ],
+)
+def test_no_network_is_asked_at_less_noise_than_it_knows(config, earliest):
+    data = Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]])
+    pipe = exact_pipeline(data, 2, **{"image_range": (-1.0, 1.0), **config})
+    x = as_images(torch.tensor([[0.15, -0.1]]).double())
+    first = pipe.scheduler.earliest_time
+    assert first == pytest.approx(earliest, rel=0.02)
+    torch.testing.assert_close(
+        pipe.score(x, first), data.score(pipe.scheduler.sde, x, torch.tensor(first).double()), rtol=1e-6, atol=1e-6
+    )
+    for ask in (pipe.score, pipe.denoise):
+        with pytest.raises(ValueError, match="`t` must be a time in "):
+            ask(x, first / 2)
+    asked = []
+    forward = pipe.unet.forward
+    pipe.unet.forward = lambda x, time, class_labels=None: (
+        asked.append(float(time.min())) or forward(x, time, class_labels)
+    )
+    pipe.bits_per_dim((x + 1) / 2, dequantize=False, probes="exact", rtol=1e-2, atol=1e-2)
+    assert min(asked) >= pipe.scheduler.network_time(torch.tensor(first).double(), between=True).item() - 1e-6
+
+
+@pytest.mark.parametrize("exponent", [16, 28, 32])
+def test_fine_levels_of_the_cosine_sde(exponent):
+    """The change of the angle from t = 0 keeps its digits where t is 1e-20."""
+    data = Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]])
+    pixels = as_images(torch.tensor([[2**exponent // 2, 2**exponent // 3]]))
+    bits = [
+        exact_pipeline(data, 2, sde=sde, image_range=(-1.0, 1.0))
+        .bits_per_dim(
+            pixels,
+            torch.Generator().manual_seed(0),
+            levels=2**exponent,
+            dequantize="truncated_normal",
+            probes="exact",
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        .bits_per_dim.item()
+        for sde in ("cosine_vp", "vp")
+    ]
+    assert bits[0] == pytest.approx(bits[1], abs=1e-3)  # that far their priors differ

@@ -362,3 +362,12 @@ def test_gradient_steps_reduce_the_loss(sde, name):
 def test_bad_arguments_are_named(options, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         DenoisingScoreMatching(Parameterization(VESDE(), "score", "sigma", (0, 1)), **options)
+
+
+def test_integer_images_are_refused():
+    """Their dtype would cut alpha and sigma to 0."""
+    objective = DenoisingScoreMatching(Parameterization(VPSDE(), "epsilon", "999t", (-1, 1)))
+    floats, integers = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.int64)
+    for x_0, noise, name in ((integers, floats, "x_0"), (floats, integers, "noise")):
+        with pytest.raises(ValueError, match=f"`{name}` must be floating point, but is int64"):
+            objective(None, x_0, noise, objective.draw_times(2))

@@ -4,6 +4,7 @@ import json
 import linecache
 import math
 import os
+import sys
 import textwrap
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from exact_scores import Gaussian, exact_output, sampled_moments
 from warm_python import run_python
 
 from sde_diffusers import (
+    VESDE,
     VPSDE,
     DenoisingScoreMatching,
     GaussianSDE,
@@ -408,3 +410,102 @@ def test_carried_source_is_what_was_written():
     assert [*carried.definitions] == ["HALF_PI", "bent", "TrigonometricSDE"]
     assert carried.definitions["HALF_PI"] == f"HALF_PI = {math.pi / 2!r}"
     assert [*carried.package_modules] == ["sde_diffusers.sdes.gaussian"] and not carried.imports
+
+
+# Functions that contradict each other.
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    monkeypatch.setattr(GaussianSDE, "registered", dict(GaussianSDE.registered))
+
+
+def of_log_alpha(base, **functions):
+    """An SDE that changes functions of another one, and inherits the rest."""
+    return type("Changed", (base,), {"name": "test_changed", "__module__": __name__, **functions})
+
+
+@pytest.mark.parametrize(
+    ("base", "functions", "message"),
+    [
+        (VPSDE, {"log_alpha": lambda self, t: -5 * t**3}, "its inverse_half_log_snr .* must define"),
+        (VPSDE, {"beta": lambda self, t: 20 * t**2 + 0.1}, "its drift at t = .* follows from its alpha and sigma"),
+        (VESDE, {"sigma": lambda self, t: 0.01 + 20 * t}, "its inverse_half_log_snr"),
+        (VPSDE, {"diffusion": lambda self, t: 0 * t + 1}, r"its diffusion\^2 at t"),
+        (
+            GaussianSDE,
+            {"alpha": lambda self, t: t, "sigma": lambda self, t: 1 - t},
+            "add noise from t = 0, the images",
+        ),
+        (
+            GaussianSDE,
+            {"alpha": lambda self, t: 1 - 2 * t, "sigma": lambda self, t: t},
+            "finite alpha and sigma above 0",
+        ),
+    ],
+    ids=["log_alpha", "beta", "sigma", "diffusion", "backwards", "negative"],
+)
+@pytest.mark.parametrize("cls", SCHEDULERS)
+def test_functions_that_contradict_each_other_are_refused(registry, cls, base, functions, message):
+    of_log_alpha(base, **functions)
+    with pytest.raises(ValueError, match=f"`sde`='test_changed'.*{message}"):
+        cls(sde="test_changed")
+    with pytest.raises(ValueError, match=f"`sampling_sde`='test_changed'.*{message}"):
+        cls(sde="vp", sampling_sde="test_changed")
+
+
+def test_the_same_functions_on_the_base_draw_the_data(registry):
+    """The base computes from them what the VP SDE would have given of its own."""
+    functions = {
+        "log_alpha": lambda self, t: -5 * t**3,
+        "sigma": lambda self, t: (-torch.expm1(2 * self.log_alpha(t))).sqrt(),
+    }
+    of_log_alpha(GaussianSDE, **functions)
+    data = Gaussian([0.0], [[0.25]])
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde="test_changed", corrector="none")
+    _, covariance = sampled_moments(scheduler, data, 300)
+    assert covariance.item() == pytest.approx(0.25, rel=0.08)
+
+
+SCALE = 2.0
+
+
+def scaled(t):
+    return SCALE * t
+
+
+def test_a_name_with_two_meanings_is_not_carried(registry):
+    """A class and its base from two modules, each with a constant of one name: in one file the last would be both."""
+    other = ModuleType("test_own_sde_other")
+    source = textwrap.dedent(
+        """
+        from test_own_sde import TwiceSDE
+        SCALE = 3.0
+        class ThriceSDE(TwiceSDE):
+            name = "test_thrice"
+            def sigma(self, t):
+                return SCALE * super().sigma(t)
+        """
+    )
+    linecache.cache["test_own_sde_other.py"] = (len(source), None, source.splitlines(True), "test_own_sde_other.py")
+    sys.modules["test_own_sde_other"] = other
+    try:
+        exec(compile(source, "test_own_sde_other.py", "exec"), vars(other))
+        scheduler = ScoreSdeExponentialScheduler(sde="test_thrice", prediction_type="score", time_input="sigma")
+        assert scheduler.sde.sigma(1.0).item() == 6.0
+        with pytest.raises(
+            ValueError, match="scaled can.t be saved: SCALE means .* in two places. Rename one of them"
+        ):
+            source_of(type(scheduler), [other.ThriceSDE])
+    finally:
+        del sys.modules["test_own_sde_other"]
+
+
+class TwiceSDE(GaussianSDE):
+    name = "test_twice"
+
+    def alpha(self, t):
+        return 0 * t + 1
+
+    def sigma(self, t):
+        return scaled(t)

@@ -228,6 +228,8 @@ def test_bad_configurations_are_refused_by_name(cls, options, name):
         (SCHEDULERS[0], {"corrector_steps": -1}, "corrector_steps"),
         (SCHEDULERS[0], {"predictor": "none", "corrector": "none"}, "predictor"),
         (SCHEDULERS[1], {"method": "rk4"}, "method"),
+        (SCHEDULERS[2], {"solver_order": 2.0}, "solver_order"),
+        (SCHEDULERS[2], {"solver_order": True}, "solver_order"),
     ],
 )
 def test_bad_sampler_options_are_refused_by_name(cls, options, name):
@@ -594,3 +596,82 @@ def test_what_would_be_broadcast_or_extrapolated_is_refused():
         ScoreSdePredictorCorrectorScheduler(sde="vp", beta_min=math.nan)
     with pytest.raises(ValueError, match="`betas` must hold numbers"):
         ScoreSdePredictorCorrectorScheduler(sde="vp_discrete", trained_betas=["0.1"])
+
+
+LATE = [
+    ScoreSdeExponentialScheduler(sde="vp"),
+    ScoreSdeExponentialScheduler(sde="vp", sampling_sde="ve"),
+    ScoreSdeProbabilityFlowScheduler(sde="ve"),
+    ScoreSdePredictorCorrectorScheduler(sde="vp"),
+]
+
+
+@pytest.mark.parametrize(
+    "as_given", [lambda t: t, lambda t: t.item(), lambda t: t.clone()], ids=["view", "number", "copy"]
+)
+@pytest.mark.parametrize("scheduler", LATE, ids=lambda scheduler: type(scheduler).__name__[8:])
+def test_a_loop_over_the_last_timesteps_starts_late(scheduler, as_given):
+    """As diffusers' pipelines from image to image do: the same as after `start_late`."""
+    results = []
+    for told in (False, True):
+        scheduler.set_timesteps(12)
+        scheduler.start_late(5)
+        first = scheduler.step_index
+        if not told:
+            scheduler.set_timesteps(12)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(500, 2, 1, 1, generator=generator, dtype=torch.float64)
+        x = scheduler.add_noise(as_images(DATA.mean.expand(500, 2)), x, scheduler.timesteps[first])
+        for t in scheduler.timesteps[first:]:
+            asked = scheduler.scale_model_input(x, as_given(t))
+            answer = exact_output(scheduler, DATA, asked)
+            x = scheduler.step(answer, as_given(t), x, generator=generator).prev_sample
+        assert scheduler.step_index == len(scheduler.times)
+        results.append(x)
+    assert torch.equal(*results)
+    assert results[0].mean().item() == pytest.approx(DATA.mean.mean().item(), abs=0.1)
+
+
+def test_no_loop_starts_within_a_time_step():
+    heun = ScoreSdeProbabilityFlowScheduler(sde="vp")
+    heun.set_timesteps(6)
+    x = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="entry 3 of `timesteps`, within a time step"):
+        heun.step(x, heun.timesteps[3], x)
+    assert heun.step_index == 0
+
+
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
+def test_integers_are_refused(cls):
+    scheduler = cls(sde="vp")
+    scheduler.set_timesteps(3)
+    floats, integers = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.int64)
+    t = scheduler.timesteps[0]
+    for arguments, name in (((integers, t, floats), "model_output"), ((floats, t, integers), "sample")):
+        with pytest.raises(ValueError, match=f"`{name}` must be floating point, but is int64"):
+            scheduler.step(*arguments)
+    for arguments, name in (((integers, floats, t), "original_samples"), ((floats, integers, t), "noise")):
+        with pytest.raises(ValueError, match=f"`{name}` must be floating point, but is int64"):
+            scheduler.add_noise(*arguments)
+
+
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
+def test_the_length_of_a_table_is_one(cls):
+    with pytest.raises(
+        ValueError, match="`num_train_timesteps` is 500, but the table of 'vp_discrete' has 1000 betas"
+    ):
+        cls(sde="vp_discrete", num_train_timesteps=500)
+    scheduler = cls(sde="vp_discrete", trained_betas=[1e-3] * 40)
+    assert len(scheduler) == scheduler.parameterization.table_length == 40
+    assert len(cls(sde="vp_discrete", trained_betas=[1e-3] * 40, num_train_timesteps=40)) == 40
+    if cls is ScoreSdePredictorCorrectorScheduler:
+        assert scheduler.default_num_inference_steps == 40
+
+
+@pytest.mark.parametrize("cls", SCORE_SAMPLERS)
+def test_a_network_with_a_table_is_asked_within_it(cls):
+    scheduler = cls(sde="vp", time_input="index", num_train_timesteps=100)
+    scheduler.set_timesteps(30)
+    assert scheduler.sampling_eps == 0.01 and scheduler.timesteps.min() >= -1e-4 and scheduler.timesteps.max() <= 99
+    with pytest.raises(ValueError, match=r"`sampling_eps` must lie in \[0.01, 1\), but is 0.001"):
+        cls(sde="vp", time_input="index", num_train_timesteps=100, sampling_eps=1e-3)

@@ -18,7 +18,8 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.model_card import weights_in
-from sde_diffusers.saved_folders.repository import repository_contents
+from sde_diffusers.saved_folders import whole_folder
+from sde_diffusers.saved_folders.repository import export_folder, repository_contents
 
 SHARDS = {"max_shard_size": "10KB"}
 
@@ -66,6 +67,7 @@ def contents(folder):
         ({"variant": "fp16"}, {}),
         ({}, {"variant": "fp16"}),
         (SHARDS, {"variant": "ema", **SHARDS}),
+        ({"variant": "no-ema", **SHARDS}, {}),
     ],
     ids=str,
 )
@@ -274,3 +276,24 @@ def test_many_save_and_load_at_once(tmp_path):
     assert state_of(ScoreSdePipeline.from_pretrained(tmp_path)) in range(8)
     assert not [name for name in listing(tmp_path) if name.startswith(".")]
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_what_is_copied_or_sent_is_one_state(tmp_path):
+    """A save that was killed when it counted already is finished by whoever copies the folder."""
+    make(0).save_pretrained(tmp_path / "model")
+    child = os.fork()
+    if child == 0:
+        replace = os.replace
+
+        def dying(source, target):
+            replace(source, target)
+            if Path(target) == (tmp_path / "model" / "unet" / "config.json").resolve():
+                os._exit(9)
+
+        whole_folder.os.replace = dying
+        make(1).save_pretrained(tmp_path / "model")
+    os.waitpid(child, 0)
+    assert (tmp_path / "model" / whole_folder.DECIDED).exists()
+    export_folder(tmp_path / "model", tmp_path / "copy")
+    assert state_of(ScoreSdePipeline.from_pretrained(tmp_path / "copy")) == 1
+    assert not (tmp_path / "model" / whole_folder.DECIDED).exists()

@@ -9,7 +9,7 @@ from torch import Tensor
 from sde_diffusers.images import PixelFormat, image_values
 from sde_diffusers.likelihood.dequantization import CUT_OFF, DEQUANTIZATIONS, half_bin
 from sde_diffusers.likelihood.probability_flow import ODE_VARIABLES
-from sde_diffusers.network_fit import require_own_scheduler
+from sde_diffusers.network_fit import require_own_scheduler, size_multiple
 from sde_diffusers.parameterization import require_choice
 from sde_diffusers.scalars import real_number, whole_number
 
@@ -134,7 +134,8 @@ def check_shape(pipe, name: str, images) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != channels or not images.numel():
         what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"`{name}` must be a tensor of shape (N, {channels}, H, W), but is {what}.")
-    pipe._require_size(name, tuple(images.shape[2:]))
+    if size_multiple(pipe.unet) is not None:  # else nothing is known of the network
+        pipe._require_size(name, tuple(images.shape[2:]))
 
 
 def checked_images(pipe, name: str, images, levels: float | None = None) -> Tensor:

@@ -46,13 +46,14 @@ class LateStartMixin:
         """
         if self._calls or self.num_inference_steps is None or torch.compiler.is_compiling():
             return
-        entries, k = self.timesteps, 0
+        entries, starts, k = self.timesteps, self._starts(), 0
         if isinstance(timestep, Tensor) and timestep.device == entries.device and timestep.dtype == entries.dtype:
             place = (timestep.data_ptr() - entries.data_ptr()) // entries.element_size()
             k = place if 0 <= place < len(entries) else 0
         if not k and entries.device.type != "meta" and (given := real_number(timestep)) == given:
             near = torch.isclose(entries.double(), torch.tensor(given, dtype=torch.float64), rtol=1e-6, atol=1e-9)
-            k = int(near.nonzero()[0]) if near.any() else 0
+            places = near.nonzero().flatten().tolist() or [0]
+            k = next((place for place in places if place in starts), places[0])
         if not k:
             return
         if self.fit is not None:
@@ -60,7 +61,6 @@ class LateStartMixin:
                 f"`timestep` {timestep} is entry {k} of `timesteps`, which were fitted to whole ways of the network: "
                 "call `start_late` before the loop, and take the steps that are then laid."
             )
-        starts = self._starts()
         if k not in starts:
             raise ValueError(
                 f"`timestep` {timestep} is entry {k} of `timesteps`, within a time step: a loop over the last of them "

@@ -347,6 +347,9 @@ def test_curve_over_the_checkpoints_of_a_run(complete, folder, tmp_path, capsys)
     assert early["bits_per_dim"]["value"] != pytest.approx(values["bits_per_dim"], rel=1e-3)
     assert early["frechet_distance"]["value"] != late["frechet_distance"]["value"]
     assert np.asarray(Image.open(output / "curve.png")).std() > 0
+    nothing = [option for option in options if not option.startswith(("feature_spaces", "likelihood"))]
+    assert evaluate_checkpoints.main([*nothing, f"output_dir={tmp_path}/none"]) == 1
+    assert "the curve needs likelihood.num_images" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert evaluate_checkpoints.main([str(folder), *options[1:]]) == 1
     assert "is no finished run of train.py" in capsys.readouterr().err
 
@@ -440,3 +443,40 @@ def test_update_of_a_missing_card_is_refused(tmp_path, capsys):
     more = [f"output_dir={tmp_path}", "data.dataset=fashion_mnist", "update_card=true"]
     assert evaluate.main([str(tmp_path), *more]) == 1
     assert "there is no" in capsys.readouterr().err
+
+
+def test_what_values_mean_is_told_of_both_folders(tmp_path):
+    """A folder beside itself is a copy, whichever value is white; samples of 8 bits stay what they are."""
+    rng = np.random.default_rng(0)
+    for name, dtype, top in (("deep", np.uint16, 4096), ("shallow", np.uint8, 256)):
+        (tmp_path / name).mkdir()
+        for k in range(12):
+            Image.fromarray(rng.integers(0, top, (8, 8)).astype(dtype)).save(tmp_path / name / f"{k}.png")
+    for white in ([], ["data.white_level=4095"]):
+        output = tmp_path / f"out{len(white)}"
+        options = [f"output_dir={output}", f"cache_dir={tmp_path}/cache", "neighbors.num_images=12", *white]
+        assert evaluate.main([str(tmp_path / "deep"), f"data.dataset={tmp_path}/deep", *options]) == 0
+        (record,) = [r for r in json.loads((output / "results.json").read_text())["results"] if "exact_copies" in r]
+        assert record["exact_copies"] == 12
+    options = [f"output_dir={tmp_path}/mixed", f"cache_dir={tmp_path}/cache", "neighbors.num_images=12"]
+    arguments = [str(tmp_path / "shallow"), f"data.dataset={tmp_path}/deep", *options, "data.white_level=4095"]
+    assert evaluate.main(arguments) == 0
+
+
+def test_classes_are_the_networks_by_their_names(folder, tmp_path, monkeypatch, capsys):
+    """The data may number them otherwise."""
+    pipe = ScoreSdePipeline.from_pretrained(folder / "pipeline")
+    pipe.unet.register_to_config(class_names=["bag", "boot", "coat"])
+    for split in ("train", "test"):
+        for name, value in (("boot", 50), ("coat", 200)):
+            (tmp_path / "clothes" / split / name).mkdir(parents=True)
+            for k in range(2):
+                picture = Image.new("L", (28, 28), value + k)
+                picture.save(tmp_path / "clothes" / split / name / f"{k}.png")
+    data = load_images(str(tmp_path / "clothes"), "test")
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    changed = inputs._with_classes_of(pipe, data, "likelihood.given_class=true")
+    assert changed.labels.tolist() == [1, 1, 2, 2] and changed.class_names == ["bag", "boot", "coat"]
+    pipe.unet.register_to_config(class_names=["bag", "boot"])
+    with pytest.raises(ConfigError, match="has the classes coat, but the network knows bag, boot"):
+        inputs._with_classes_of(pipe, data, "likelihood.given_class=true")

@@ -15,7 +15,7 @@ from PIL import Image
 from images.files import ORIENTATION
 from images.loading import load_images
 from images.pixels import UnreadableImage, decode_image, suggest_sigma_data, suggest_sigma_max
-from sde_diffusers.images import PixelFormat
+from sde_diffusers.images import PixelFormat, read_images
 
 RANDOM = np.random.default_rng(0)
 DEEP = {
@@ -321,3 +321,110 @@ def test_files_that_are_broken(tmp_path, name):
     for dataset in (tmp_path / name, tmp_path):
         with pytest.raises(ValueError, match=name):
             load_images(str(dataset))
+
+
+def tiff(tmp_path, values, more=(), **options):
+    """A file of an image and of smaller copies of it."""
+    with tifffile.TiffWriter(tmp_path / "image.tif") as writer:
+        writer.write(values, metadata=None, **options)
+        for page in more:
+            writer.write(page, metadata=None, subfiletype=1, **options)
+    return {"bytes": None, "path": str(tmp_path / "image.tif")}
+
+
+RAMP = np.array([[0, 1000], [40000, 65535]], np.uint16)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_files_in_which_0_is_white(tmp_path, dtype):
+    values = (RAMP >> 8).astype(np.uint8) if dtype == np.uint8 else RAMP
+    file = tiff(tmp_path, values, photometric="miniswhite")
+    expected = np.iinfo(dtype).max - values.astype(int)
+    assert np.array_equal(decode_image(file, dtype=None)[0], expected)
+    stack = np.stack([values, values[::-1]])
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="miniswhite")
+    assert np.array_equal(
+        load_images(str(tmp_path / "stack.tif")).images[:, 0], np.iinfo(dtype).max - stack.astype(int)
+    )
+    if dtype == np.uint16:
+        with Image.open(file["path"]) as image, pytest.raises(ValueError, match="in which 0 is white"):
+            read_images("image", image)
+
+
+def test_tiff_of_32_bits_does_not_wrap(tmp_path):
+    values = np.array([[0, 1000], [300, 65000]], np.uint32)
+    assert np.array_equal(decode_image(tiff(tmp_path, values), dtype=None)[0], values)
+    values[1, 1] = 2**32 - 1
+    with pytest.raises(UnreadableImage, match="more than 16 bits"):
+        decode_image(tiff(tmp_path, values), dtype=None)
+
+
+def test_copies_of_a_page_change_nothing(tmp_path):
+    """As pyramids and thumbnails are; PIL counts them as pages."""
+    palette = np.zeros((3, 256), np.uint16)
+    palette[:, 7] = 65535, 32768, 0
+    kinds = [
+        (np.full((8, 8), 7, np.uint8), {"photometric": "palette", "colormap": palette}),
+        (np.full((8, 8, 4), (255, 0, 0, 0), np.uint8), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+        (np.full((8, 8, 4), (255, 0, 0, 0), np.uint8), {"photometric": "separated"}),
+        (np.full((8, 8, 3), (9, 8, 7), np.uint8), {"photometric": "rgb"}),
+    ]
+    for values, options in kinds:
+        alone = decode_image(tiff(tmp_path, values, **options), dtype=None)
+        with_copy = decode_image(tiff(tmp_path, values, [values[::2, ::2].copy()], **options), dtype=None)
+        assert torch.equal(alone, with_copy) and len(alone) in (1, 3), options
+
+
+def test_numbers_that_are_no_brightness_are_refused(tmp_path):
+    inks = np.zeros((8, 8, 4), np.uint16)
+    with pytest.raises(UnreadableImage, match="SEPARATED pages, whose numbers are no brightness"):
+        decode_image(tiff(tmp_path, inks, photometric="separated"), dtype=None)
+    indices = {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}
+    tifffile.imwrite(tmp_path / "stack.tif", np.zeros((3, 8, 8), np.uint8), **indices)
+    with pytest.raises(ValueError, match="PALETTE pages, whose numbers are no brightness"):
+        load_images(str(tmp_path / "stack.tif"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_bands_do_not_weigh_each_other_when_they_are_resized(tmp_path, mode):
+    """PIL takes the last one for opacity."""
+    values = np.full((16, 16, len(mode)), 200, np.uint8)
+    values[:, :8, -1] = 0
+    Image.fromarray(values, mode).save(tmp_path / "bands.png")
+    image = decode_image(
+        {"bytes": None, "path": str(tmp_path / "bands.png")}, image_size=8, channels=len(mode), dtype=None
+    )
+    assert (image[:-1] == 200).all() and image[-1].unique().numel() > 1
+
+
+def test_ppm_files_of_16_bits_are_exact(tmp_path):
+    values = np.array([[[0, 100, 200], [256, 300, 511]]], np.uint16)
+    for white in (65535, 4095):
+        head = b"P6\n# a comment\n2 1\n%d\n" % white
+        assert np.array_equal(decoded(head + values.astype(">u2").tobytes()), values.transpose(2, 0, 1))
+        grey = b"P5 2 1 %d " % white + values[..., 2].astype(">u2").tobytes()
+        assert decoded(grey).tolist() == [[[200, 511]]]
+    (tmp_path / "image.ppm").write_bytes(b"P6 2 1 65535 " + values.astype(">u2").tobytes())
+    with Image.open(tmp_path / "image.ppm") as image, pytest.raises(ValueError, match="16 bits, of which PIL keeps 8"):
+        read_images("image", image, 3)
+    with pytest.raises(UnreadableImage):  # too short
+        decoded(b"P6 2 1 65535 " + values.astype(">u2").tobytes()[:-2])
+    with pytest.raises(UnreadableImage, match="of text with more than 8 bits"):
+        decoded(b"P2 2 1 4095 100 200")
+    assert decoded(b"P6 1 1 255 " + bytes([1, 2, 3])).flatten().tolist() == [1, 2, 3]
+
+
+def test_stacks_of_splits(tmp_path):
+    """One .npy file in the folder of each split is that split's images, as one alone is those of all."""
+    for split, count in (("train", 60), ("test", 20)):
+        (tmp_path / "stacks" / split).mkdir(parents=True)
+        np.save(tmp_path / "stacks" / split / "images.npy", RANDOM.integers(0, 255, (count, 28, 28)).astype(np.uint8))
+    for split, count in (("train", 60), ("test", 20)):
+        data = load_images(str(tmp_path / "stacks"), split)
+        assert data.images.shape == (count, 1, 28, 28)
+    (tmp_path / "photo").mkdir()
+    np.save(tmp_path / "photo" / "0.npy", np.zeros((24, 32, 3), np.uint8))
+    assert load_images(str(tmp_path / "photo")).images.shape == (1, 3, 24, 32)
+    for shape in ((60, 28, 28), (9, 9, 20)):
+        with pytest.raises(UnreadableImage, match="which axis holds the channels"):
+            decode_image(np.zeros(shape, np.uint8), dtype=None)

@@ -109,3 +109,26 @@ def test_values_that_are_no_labels(tmp_path, values, message):
     if message == "fraction":
         with pytest.raises(ValueError, match="has the label .*, which is no whole number"):
             next(load_images(folder, label_column="kind", streaming=True).batches(2, seed=0))
+
+
+def classes(names, values):
+    """A table of one image for each value; image k is all k."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    images = [Image.new("L", (4, 4), k) for k in range(len(values))]
+    return datasets.Dataset.from_dict({"image": images, "label": values}, features=features)
+
+
+def test_classes_in_another_order_keep_their_names(tmp_path):
+    """Splits of a saved data set have names of their own; `datasets` gives parquet files those of the first one."""
+    splits = {"train": classes(["cat", "dog"], ["cat", "dog"]), "test": classes(["dog", "cat", "cow"], ["cat", "cow"])}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    for split, names in (("train", ["cat", "dog"]), ("test", ["cat", "cow"])):
+        data = load_images(str(tmp_path / "saved"), split)
+        assert [data.class_names[k] for k in data.labels] == names
+        assert data.class_names[:2] == ["cat", "dog"]
+    folder = write(tmp_path / "files", **splits)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="the classes of .*.parquet are .*, but those of .*.parquet are"):
+            load_images(folder, "train", streaming=streaming)
+    same = write(tmp_path / "same", train=splits["train"], test=classes(["cat", "dog"], ["dog"]))
+    assert load_images(same, "test").labels.tolist() == [1]

@@ -3,8 +3,12 @@
 # ruff: noqa: F401, F811 (fixtures)
 
 import json
+import re
 import shutil
+import sys
 import time
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,9 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
 
 import train
+from run import training_run
 from run.checkpoints import checkpoint_path, delete_oldest, list_checkpoints
+from run.config import read_config
 from run.folder import mend_folder
 from run.lock import LOCK, FolderLock
+from run.record import ImageRecord
+from run.splits import load_splits
+from run.written_folder import WriteError
+from run.yaml_config import ConfigError
 
 EVERYTHING = ["steps=12", "checkpoint_every=3", "checkpoints_limit=null", "validate_every=3", "sample_every=6"]
 
@@ -263,3 +273,74 @@ def test_a_checkpoint_caught_between_two_renames_is_the_latest_again(tiny, run, 
     shutil.copytree(run / "checkpoints" / "step-00000009", run / "checkpoints" / ".step-00000012.incomplete")
     run_here(tiny, run, *EVERYTHING, "resume=latest", "steps=13")
     assert f"Resumed from {last}" in capsys.readouterr().out and steps(run) == [3, 6, 9, 12, 13]
+
+
+def test_held_out_images_stay_held_out(tiny, tmp_path):
+    """Whatever validates a resumed run, or whether anything does; of what is trained on nothing is held out later."""
+
+    def splits(record, *overrides):
+        return load_splits(read_config([str(tiny), f"output_dir={tmp_path}/run", *overrides]), record)
+
+    train, validation = splits(None, "validate_every=4")
+    record = ImageRecord.of(train, "train", validation)
+    assert len(record.held_out) == len(validation) == 30
+    for overrides in (["validate_every=0"], ["validate_every=4", "data.validation=test"], ["validate_every=4"]):
+        again, other = splits(record, *overrides)
+        assert sorted(map(again.name_of, range(len(again)))) == sorted(map(train.name_of, range(len(train))))
+        assert (other is None) == (overrides == ["validate_every=0"])
+    with pytest.raises(ConfigError, match="would set images aside that this run has trained on"):
+        splits(ImageRecord.of(train, "train"), "validate_every=4")
+
+
+def test_another_split_is_another_run(tiny, run, capsys):
+    error = refused(capsys, tiny, run, *EVERYTHING, "resume=latest", "steps=13", "data.split=test")
+    assert "data.split was 'train' when the checkpoint was written and is 'test' now: it cannot change" in error
+
+
+def test_the_best_model_is_the_best_of_what_compares(tiny, tmp_path):
+    """Losses of another objective are no worse ones."""
+    options = ["validate_every=2", "checkpoint_every=2"]
+    folder = run_here(tiny, tmp_path / "run", *options, "steps=4")
+    loss = json.loads((folder / "best" / "validation_loss.json").read_text())["loss"]
+    other = ["objective.objective=likelihood", "objective.sigma_data=0.5"]
+    run_here(tiny, folder, *options, "steps=8", "resume=latest", *other)
+    best = json.loads((folder / "best" / "validation_loss.json").read_text())
+    later = {step: value for step, value in metrics(folder, "validation_loss").items() if step > 4}
+    assert min(later.values()) > loss and best == {"step": min(later, key=later.get), "loss": min(later.values())}
+
+
+def test_a_best_model_that_was_not_written_is_not_the_best(tiny, tmp_path, monkeypatch):
+    losses, write = iter((1.0, 0.8, 0.9, 0.95)), training_run.written_folder
+    monkeypatch.setattr(training_run.Validation, "mean", lambda *_: [next(losses)])
+
+    def full_at_first(target):
+        if target.name == "best" and full_at_first.left:
+            full_at_first.left -= 1
+            if full_at_first.left == 0:
+                raise WriteError("the disk is full")
+        return write(target)
+
+    full_at_first.left = 2  # the second one fails
+    monkeypatch.setattr(training_run, "written_folder", full_at_first)
+    folder = run_here(tiny, tmp_path / "run", "steps=8", "validate_every=2", "on_write_error=continue")
+    assert json.loads((folder / "best" / "validation_loss.json").read_text()) == {"step": 6, "loss": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["tracker_options.wandb.project=mine"], "tracker_options.wandb is given, but log_with"),
+        (["log_with=[wandb]", "tracker_options.wandb=offline"], "tracker_options.wandb must be a section"),
+        (["log_with=[wandb]"], r"log_with: wandb can't be started \(ValueError: no key"),
+    ],
+)
+def test_a_tracker_that_does_not_start_deletes_nothing(tiny, run, capsys, monkeypatch, options, message):
+    def init(**_):
+        raise ValueError("no key")
+
+    wandb = ModuleType("wandb")
+    wandb.__spec__, wandb.init = ModuleSpec("wandb", None), init
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    before = names(run)
+    assert re.search(message, refused(capsys, tiny, run, *EVERYTHING, "overwrite=true", *options))
+    assert names(run) == before

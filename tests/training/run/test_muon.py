@@ -12,6 +12,7 @@ from torch import nn
 import train
 from run.muon import Muon, hidden_matrices, orthogonalized
 from sde_diffusers import NCSNppUNet2DModel
+from sde_diffusers.models.presets import NCSNPP_PRESETS
 
 
 class Blocks(nn.Module):
@@ -91,6 +92,18 @@ def test_a_step_has_the_size_of_the_rate():
     optimizer.step()
     for old, new in zip(before, hidden_matrices(network), strict=True):
         assert (new - old).square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.25)
+
+
+@pytest.mark.parametrize("preset", NCSNPP_PRESETS)
+def test_no_kernel_of_images_is_a_hidden_one(preset):
+    """Neither the first and the last layer nor those of pyramids; the preset of 256 pixels has no last layer else."""
+    with torch.device("meta"):
+        network = NCSNppUNet2DModel.from_preset(preset)
+    names = {id(p): name for name, p in network.named_parameters()}
+    chosen = {names[id(p)] for p in hidden_matrices(network)}
+    kernels = {name for name, p in network.named_parameters() if p.ndim == 4 and min(p.shape[:2]) <= 4}
+    patched = network.config.patch_size > 1  # whose images have more channels
+    assert (kernels or patched) and not kernels & chosen and len(chosen) > 20
 
 
 def test_kernels_of_a_network():
