@@ -340,7 +340,7 @@ def fitting_guide(pipe, scale):
 def require_same_names(name, pipe) -> None:
     """Raise a `ValueError` if the component `name` knows classes by other names, or in another order."""
     of_other, of_network = names_of(getattr(pipe, name)), names_of(pipe.unet)
-    if None not in (of_other, of_network) and list(of_other) != list(of_network):
+    if of_other and of_network and list(of_other) != list(of_network):
         raise ValueError(f"`{name}` knows the classes {list(of_other)}, but the network {list(of_network)}.")
 
 

@@ -111,7 +111,7 @@ class Parameterization:
         self.prediction_type = prediction_type
         self.time_input = time_input
         self.image_range = (float(low), float(high))
-        self.table_length = getattr(sde, "num_betas", whole_number(num_train_timesteps))
+        self.table_length = int(getattr(sde, "num_betas", num_train_timesteps))
         if num_train_timesteps not in (self.table_length, 1000):
             raise ValueError(
                 f"`num_train_timesteps` is {num_train_timesteps}, but the table of {sde.name!r} has "
