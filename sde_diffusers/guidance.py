@@ -323,7 +323,7 @@ def fitting_guide(pipe, scale):
         raise ValueError(f"`guide` knows {known} classes, but the network {classes or 'none'}.")
     if known:
         require_same_names("guide", pipe)
-    require_consistency(pipe.guide.config, False)
+    require_consistency(pipe.guide.config, bool(getattr(pipe.unet.config, "consistency", False)))
     of_guide, of_network = (getattr(net.config, "out_channels", None) or shape[0] for net in (pipe.guide, pipe.unet))
     if of_guide != of_network:
         raise ValueError(f"`guide` answers with {of_guide} channels, but the network with {of_network}.")
