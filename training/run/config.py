@@ -39,7 +39,7 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW (weight_decay 0 is Adam), or Muon."""
 
-    name: str = "adamw"  # "muon": for the matrices in blocks, with AdamW for the rest; see run/muon.py
+    name: str = "adamw"  # "muon" in blocks: faster at first, docs/training_runs.md; see run/muon.py
     lr: float = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
