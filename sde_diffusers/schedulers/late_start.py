@@ -46,14 +46,16 @@ class LateStartMixin:
         """
         if self._calls or self.num_inference_steps is None or torch.compiler.is_compiling():
             return
-        entries, starts, k = self.timesteps, self._starts(), 0
+        entries, starts, k = self.timesteps, self._starts(), None
         if isinstance(timestep, Tensor) and timestep.device == entries.device and timestep.dtype == entries.dtype:
             place = (timestep.data_ptr() - entries.data_ptr()) // entries.element_size()
-            k = place if 0 <= place < len(entries) else 0
-        if not k and entries.device.type != "meta" and (given := real_number(timestep)) == given:
-            near = torch.isclose(entries.double(), torch.tensor(given, dtype=torch.float64), rtol=1e-6, atol=1e-9)
-            places = near.nonzero().flatten().tolist() or [0]
-            k = next((place for place in places if place in starts), places[0])
+            k = place if 0 <= place < len(entries) else None
+        if k is None and (given := real_number(timestep)) == given:
+            near = torch.isclose(
+                entries.cpu().double(), torch.tensor(given, dtype=torch.float64), rtol=1e-6, atol=1e-9
+            )
+            places = near.nonzero().flatten().tolist()
+            k = next((place for place in places if place in starts), places[0] if places else None)
         if not k:
             return
         if self.fit is not None:

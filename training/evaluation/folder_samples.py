@@ -1,6 +1,7 @@
 """Samples that somebody has drawn already: a folder of images in the place of a pipeline."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,7 +9,9 @@ import torch
 from evaluation.config import EvaluationConfig
 from evaluation.samples import Samples
 from evaluation.shards import digest
-from images.loading import ImageData, load_images
+from images.loading import ImageData, first_image, load_images, read_one
+from images.pixels import decode_image
+from images.sources import open_source
 from run.yaml_config import ConfigError
 
 
@@ -28,13 +31,16 @@ def load_samples(config: EvaluationConfig) -> ImageData:
         raise ConfigError("likelihood.num_images and update_card need a pipeline, but the samples are a folder's")
     if config.scheduler or config.samples.num_inference_steps or config.samples.guidance_scale != 1:
         raise ConfigError(f"scheduler and the sampler's settings need a pipeline, but {config.pipeline} holds images")
-    options = {"labels": "none", "streaming": False}
+    options: dict = {"streaming": False}
     try:
         told = {"value_range": config.data.value_range, "white_level": config.data.white_level}
+        source = open_source(config.pipeline, labels="none")
         if any(told.values()):  # what values mean, of the samples as of the real images; but 8 bits mean one thing
-            first = load_images(config.pipeline, max_images=1, **options, pixels=None, value_range=None)
-            options |= told if first.pixels.dtype != "uint8" else {}
-        return load_images(config.pipeline, max_images=config.samples.num_images or None, **options)
+            rows = source["train"]
+            images = (read_one(rows, k) for k in range(len(rows)))
+            first = first_image(images, partial(decode_image, dtype=None), source.name)
+            options |= told if first.dtype != torch.uint8 else {}
+        return load_images(source, max_images=config.samples.num_images or None, **options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{config.pipeline} is neither a pipeline nor a folder of images: {error}") from error
 

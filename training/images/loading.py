@@ -219,14 +219,14 @@ def load_images(
     decode = partial(decode, dtype=None)
     if random_access:
         rows = evenly_spaced(rows, max_images)
-        first = _first_image((read_one(rows, k) for k in range(len(rows))), decode, name)
+        first = first_image((read_one(rows, k) for k in range(len(rows))), decode, name)
         num_bytes = len(rows) * first.numel() * first.element_size()
         if streaming is None and num_bytes > MEMORY_LIMIT:
             logger.info("%s: more than %d GiB when decoded, so its images are streamed", name, MEMORY_LIMIT // 2**30)
             streaming = True
     else:
         rows = rows.limited(max_images)
-        first = _first_image(((rows.read(row), "an unnamed image") for row in rows.rows), decode, name)
+        first = first_image(((rows.read(row), "an unnamed image") for row in rows.rows), decode, name)
     about = (name, source.notes)
     if streaming:
         pixels = pixels or _format_of_stream(first, value_range, name)
@@ -275,7 +275,7 @@ def read_one(rows: Rows, number: int) -> tuple[dict | np.ndarray, str]:
 # ---- decoding ------------------------------------------------------------------------------------------------------
 
 
-def _first_image(images: Iterator[tuple], decode: Callable, name: str) -> torch.Tensor:
+def first_image(images: Iterator[tuple], decode: Callable, name: str) -> torch.Tensor:
     """The first image that can be read."""
     skipped = Skipped()
     for value, title in itertools.islice(images, TRIED):

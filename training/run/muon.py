@@ -81,7 +81,7 @@ class Muon(torch.optim.Optimizer):
             if parameter.grad is not None:
                 alike[parameter.shape].append(parameter)
         for parameters in alike.values():
-            self._step_of_equals(parameters, **{key: group[key] for key in ("lr", "weight_decay")})
+            self._step_of_equals(parameters, group["lr"], group["weight_decay"])
         return loss
 
     def _step_of_equals(self, parameters, lr, weight_decay):
