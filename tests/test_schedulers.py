@@ -16,6 +16,7 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
+from sde_diffusers.schedulers import late_start
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
@@ -630,6 +631,16 @@ def test_a_loop_over_the_last_timesteps_starts_late(scheduler, as_given):
         results.append(x)
     assert torch.equal(*results)
     assert results[0].mean().item() == pytest.approx(DATA.mean.mean().item(), abs=0.1)
+
+
+def test_entries_are_known_without_a_look_at_their_value(monkeypatch):
+    """Which a GPU would wait for, at the first step of every loop."""
+    monkeypatch.setattr(late_start, "real_number", None)
+    scheduler, x = ScoreSdeExponentialScheduler(sde="vp"), torch.zeros(1, 1, 2, 2)
+    for first in (0, 3):
+        scheduler.set_timesteps(5)
+        scheduler.step(x, scheduler.timesteps[first:][0], x)
+        assert scheduler.step_index == first + 1
 
 
 def test_no_loop_starts_within_a_time_step():

@@ -16,7 +16,7 @@ from warm_python import WarmPython, ranks
 
 import evaluate
 import evaluate_checkpoints
-from evaluation import inputs
+from evaluation import folder_samples, inputs
 from evaluation.config import read_evaluation_config
 from evaluation.distances import FeatureStatistics, frechet_distance
 from evaluation.feature_networks import load_feature_network
@@ -461,6 +461,18 @@ def test_what_values_mean_is_told_of_both_folders(tmp_path):
     options = [f"output_dir={tmp_path}/mixed", f"cache_dir={tmp_path}/cache", "neighbors.num_images=12"]
     arguments = [str(tmp_path / "shallow"), f"data.dataset={tmp_path}/deep", *options, "data.white_level=4095"]
     assert evaluate.main(arguments) == 0
+
+
+def test_a_constant_image_has_the_range_that_is_told(tmp_path):
+    """Alone it has none that could be measured."""
+    (tmp_path / "floats").mkdir()
+    for k, values in enumerate((np.zeros((8, 8)), np.linspace(0, 0.5, 64).reshape(8, 8))):
+        np.save(tmp_path / "floats" / f"{k}.npy", values.astype(np.float32))
+    config = read_evaluation_config(
+        [str(tmp_path / "floats"), "output_dir=x", "data.dataset=y", "data.value_range=[0,1]"]
+    )
+    data = folder_samples.load_samples(config)
+    assert len(data) == 2 and (data.pixels.low, data.pixels.high) == (0, 1)
 
 
 def test_classes_are_the_networks_by_their_names(folder, tmp_path, monkeypatch, capsys):
