@@ -1,5 +1,7 @@
 # Each target makes the virtual environment .venv at its first use; PYTHON=... chooses the interpreter (3.10 or later).
-# Modules are compiled when they are imported: of the environment's 19,000 a run imports few.
+# Modules are compiled when they are first imported: of the environment's 19,000 a run imports few. Where the variable
+# below is set, as in many images of containers, they would be compiled at each import, which takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -21,6 +21,9 @@ import warnings
 from pathlib import Path
 
 import pytest
+from xdist import is_xdist_worker
+
+from docs.warm_commands import warm_commands
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = tempfile.TemporaryDirectory(prefix="recipes-cache-")
@@ -68,7 +71,8 @@ class ShellParser(CodeBlockParser):
             command = f"{command} {words}"
             place = f"{Path(example.path).relative_to(ROOT)}:{example.line}"
             warnings.warn(f"{place} ran with: {words}", ShortenedRecipe, stacklevel=2)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # `python` is the one that runs this
+        # `python` is the one that runs this, warm where it can be.
+        path = os.pathsep.join([os.environ["WARM_COMMANDS"], str(Path(sys.executable).parent), os.environ["PATH"]])
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             env={**os.environ, "PATH": path},
@@ -93,6 +97,16 @@ class LanguageParser:
                 line = document.text.count("\n", 0, region.start) + 1
                 raise ValueError(f"{document.path}:{line}: blocks of {language!r} are neither run nor known as text")
         return ()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session):
+    """One process imports for all workers, which inherit the variable."""
+    if not is_xdist_worker(session):
+        commands = warm_commands()
+        os.environ["WARM_COMMANDS"] = commands.__enter__()
+        session.config.add_cleanup(lambda: commands.__exit__(None, None, None))
+    return (yield)
 
 
 @pytest.fixture(scope="module")

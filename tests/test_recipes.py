@@ -40,11 +40,55 @@ not a recipe
 ```
 """
 
+WARM = """
+```python
+open("told.py", "w").write('''
+import os, sys
+assert "torch" in sys.modules and "sde_diffusers" not in sys.modules
+print(*sys.argv[1:], os.environ["TOLD"], os.path.basename(os.getcwd()), sys.stdin.read(), file=sys.stderr)
+sys.exit(3)
+''')
+open("interrupted.py", "w").write('''
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("got it"))
+open("began", "w").close()
+time.sleep(300)
+''')
+open("killed.py", "w").write("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+```
+
+```sh
+status=0
+echo -n input | TOLD=yes python told.py "two words" 2> told || status=$?
+test $status = 3
+test "$(cat told)" = "two words yes sde_diffusers input"
+```
+
+```sh
+python interrupted.py 2> interrupted & process=$!
+until test -e began; do sleep 0.1; done
+kill $process
+status=0
+wait $process || status=$?
+test $status = 1
+test "$(cat interrupted)" = "got it"
+```
+
+```sh
+status=0
+python killed.py || status=$?
+test $status = 137
+python -c "import sys; assert 'torch' not in sys.modules"
+accelerate env > /dev/null
+```
+"""
+
 
 def run(folder, pages):
     """The exit status and output of the runner for a repository of some pages, {name: text}."""
     (folder / "docs").mkdir()
-    shutil.copy(ROOT / "docs" / "recipes.py", folder / "docs")
+    for name in ("recipes.py", "warm_commands.py"):
+        shutil.copy(ROOT / "docs" / name, folder / "docs")
     for name, text in pages.items():
         (folder / "docs" / f"{name}.md").write_text(text)
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
@@ -60,6 +104,11 @@ def test_a_page_runs_in_order_with_what_is_skipped_and_shortened_reported(tmp_pa
     assert status == 0, output
     assert "1 skipped" in output and "needs a machine that nobody has" in output
     assert re.search(r"docs/good.md:\d+ ran with: first second", output)
+
+
+def test_commands_that_are_forks_are_as_processes_of_their_own(tmp_path):
+    status, output = run(tmp_path, {"warm": WARM})
+    assert status == 0, output
 
 
 def test_recipes_that_fail_and_blocks_that_would_go_unnoticed_are_errors(tmp_path):
