@@ -71,8 +71,8 @@ class Evaluation:
             self.pipe = None if self.given else load_pipeline(config, accelerator.device)
             self.networks = load_networks(config, accelerator.device)
             self.reference, self.test = load_data(config, self.pipe, self.given)
-        channels, height, width = self.reference.image_shape
-        resolution = {"resolution": f"{height}x{width}x{channels}"}
+        self.bands, height, width = self.reference.image_shape
+        resolution = {"resolution": f"{height}x{width}x{self.bands}"}
         self.about_data = {"dataset": self.reference.name, "split": config.data.reference_split} | resolution
         network = images_digest(self.given.images) if self.given else network_digest(self.pipe.unet)
         self.about_network = {"network": network} | resolution
@@ -81,13 +81,14 @@ class Evaluation:
         """Compute all numbers, and write them down."""
         config, samples, sets, likelihood, bits, neighbors = self.config, None, {}, None, None, None
         if config.samples.num_images:
-            draw = draw_samples if self.given is None else lambda *_: as_samples(self.given)
+            draw = draw_samples if self.given is None else lambda *_: as_samples(self.given, config.samples.seed)
             samples = draw(config, self.pipe, self.reference, self.accelerator)
-            sets[SAMPLES] = samples.images
+            sets[SAMPLES] = eight_bits(samples.images, samples.pixels)
         if config.yardsticks:
             seed = seed_of(config.samples.seed, YARDSTICK)
             count = config.samples.num_images or None
-            sets |= noisy_images(self.test.images, config.yardsticks, count, seed, self.test.pixels)
+            noisy = noisy_images(self.test.images, config.yardsticks, count, seed, self.test.pixels)
+            sets |= {name: eight_bits(images, self.test.pixels) for name, images in noisy.items()}
         features = {space: self.features(space, sets) for space in self.networks}
         if config.likelihood.num_images:
             likelihood, bits = bits_per_dim(config, self.pipe, self.test, self.accelerator)
@@ -105,13 +106,11 @@ class Evaluation:
         self.write(records, samples, neighbors, bits)
 
     def features(self, space: str, sets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Features of all sets, of the reference images and, for the neighbours, of the test images, by name."""
+        """Features of all sets (8 bits), of reference images and, for the neighbours, of test images, by name."""
         network, data = self.networks[space], {REFERENCE: self.reference}
         if self.config.neighbors.space == space and self.test is not None:
             data[TEST] = self.test
         own = self.folder / "shards" / "features"
-        meaning = self.reference.pixels if self.given is None else self.given.pixels
-        sets = {name: eight_bits(x, meaning) for name, x in sets.items()}  # what feature networks are defined on
         found = {name: compute_features(x, name, network, own, self.accelerator) for name, x in sets.items()}
         for name, images in data.items():
             title = f"{name} images of {images.name}"
@@ -132,6 +131,7 @@ class Evaluation:
             about = {"images": name, "num_images": len(features[name]), "seed": config.samples.seed} | self.about_data
             about |= {"feature_space": network.name, "feature_dimension": network.dimension}
             about |= {"feature_resolution": network.resolution}
+            about |= {"bands": f"the first 3 of {self.bands}"} if self.bands not in (1, 3) else {}
             about |= self.about_samples(samples) if name == SAMPLES else {}
             found = compare_features(
                 config.metrics, features[name], reference, statistics, config.bootstrap_resamples, seed

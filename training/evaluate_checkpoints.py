@@ -27,6 +27,7 @@ from accelerate import Accelerator
 
 from evaluate import Evaluation, launch, write_text
 from evaluation.config import EvaluationConfig
+from evaluation.inputs import load_networks
 from run.checkpoints import list_checkpoints, read_state
 from run.launching import start_all_processes
 from run.record import read_record, record_in
@@ -101,6 +102,15 @@ def evaluate_run(config: EvaluationConfig, accelerator: Accelerator) -> None:
             "the curve needs likelihood.num_images, or samples.num_images with feature_spaces and the metric "
             "frechet_distance"
         )
+    if len(config.feature_spaces) > 1:
+        raise ConfigError(f"the curve is of one of the feature_spaces, but they are {config.feature_spaces}")
+    if not config.likelihood.num_images:
+        (network,) = load_networks(config, accelerator.device).values()
+        if config.samples.num_images <= network.dimension:
+            raise ConfigError(
+                f"samples.num_images={config.samples.num_images} is too few for a Frechet distance in the "
+                f"{network.dimension} features of {network.name}: take more than these"
+            )
     if config.update_card:
         raise ConfigError("update_card is for evaluate.py: a checkpoint has no card")
     points = []

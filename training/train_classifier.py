@@ -91,7 +91,8 @@ class ClassifierTraining(TrainingRun):
         if self.record.value_dtype != "uint8" or self.record.value_range != [0, 255]:
             given |= {"value_dtype": self.record.value_dtype, "value_range": self.record.value_range}
         for key in ("in_channels", "sample_size"):
-            if self.config.model.get(key, given[key]) != given[key]:
+            own = self.config.model.get(key, given[key])
+            if (tuple(own) if isinstance(own, list) else own) != given[key]:
                 raise ConfigError(f"model.{key} is {self.config.model[key]}, but the images have {given[key]}")
         return construct("model", NoiseConditionalClassifier, {**self.config.model, **given})
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from images.folders import LABELS
 from run.precision import PRECISIONS
 from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
 from sde_diffusers.likelihood.dequantization import DEQUANTIZATIONS
@@ -31,6 +32,7 @@ class DataConfig:
     test_split: str = "auto"
     split: str | None = None  # short for test_split
     max_images: int | None = None  # of each split; null = all
+    labels: str = "auto"  # "none" reads all images without labels, as in training
     image_column: str | None = None  # needed only where a data set has several
     label_column: str | None = None  # likewise; or one of integers, text or booleans
     value_range: list[float] | None = None  # of a folder of floating-point samples; a pipeline knows its own
@@ -103,6 +105,7 @@ def _all_of(choices):
 
 RULES = {  # of values that are not null
     "data.max_images": COUNT,
+    "data.labels": one_of(LABELS),
     "samples.num_images": NATURAL,
     "samples.num_inference_steps": COUNT,
     "samples.guidance_scale": NOT_NEGATIVE,
@@ -154,7 +157,15 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
             files.append(word)
     config = merge(EvaluationConfig, RULES, files, overrides, pipeline=pipeline, **given)
     if config.data.split is not None:
+        if config.data.test_split not in ("auto", config.data.split):
+            raise ConfigError(
+                f"data.split={config.data.split} is short for data.test_split, but that is {config.data.test_split}: "
+                "give one of them"
+            )
         config.data.test_split = config.data.split
+    for space in config.feature_weights:
+        if config.feature_spaces and space not in config.feature_spaces:
+            raise ConfigError(f"feature_weights.{space} is for a feature space that is none of feature_spaces")
     if config.data.test_split == config.data.reference_split:
         raise ConfigError(
             f"data.test_split and data.reference_split are both {config.data.reference_split!r}: a split says nothing "

@@ -10,6 +10,7 @@ its weights in it, and `distances.FeatureStatistics` keeps that name with the nu
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,8 @@ from sde_diffusers.weights_digest import weights_digest
 
 PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
 SHIPPED = {name: PRETRAINED / f"{name}-features" for name in ("fashion-mnist", "cifar10")}
+RESOLUTIONS = {"fashion-mnist": 28, "cifar10": 32}  # of the shipped ones, which their names need not tell
+PREPROCESSING = ("do_rescale", "rescale_factor", "resample", "do_normalize", "image_mean", "image_std")
 DINOV2 = "facebook/dinov2-large"  # the size whose distances are published
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -127,8 +130,9 @@ def _optional(module: str, requirement: str) -> ModuleType:
 def _classifier(name: str, weights: str | Path | None, device: str | torch.device) -> FeatureNetwork:
     network, resolution = load_classifier(SHIPPED[name] if weights is None else weights)
     network = network.to(device).requires_grad_(False)
+    other = "" if resolution == RESOLUTIONS[name] else f"resolution {resolution}"
     return FeatureNetwork(
-        f"{name}-features-{weights_digest(network)[:8]}",
+        f"{name}-features-{weights_digest(network, other)[:8]}",
         network.head.in_features,
         resolution,
         lambda images: network.features(classifier_pixels(images, network.channels, resolution)),
@@ -166,7 +170,8 @@ def _dinov2(weights: str | Path | None, device: str | torch.device) -> FeatureNe
         )
         return model(inputs["pixel_values"].to(device)).last_hidden_state[:, 0]
 
-    name = f"{config.model_type}-{config.hidden_size}-{weights_digest(model)[:8]}"
+    how = json.dumps([size, *(str(getattr(processor, key, None)) for key in PREPROCESSING)])
+    name = f"{config.model_type}-{config.hidden_size}-{weights_digest(model, how)[:8]}"
     return FeatureNetwork(name, config.hidden_size, size["height"], extract, device, batch_size=32)
 
 

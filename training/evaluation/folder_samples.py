@@ -31,10 +31,18 @@ def load_samples(config: EvaluationConfig) -> ImageData:
         raise ConfigError("likelihood.num_images and update_card need a pipeline, but the samples are a folder's")
     if config.scheduler or config.samples.num_inference_steps or config.samples.guidance_scale != 1:
         raise ConfigError(f"scheduler and the sampler's settings need a pipeline, but {config.pipeline} holds images")
+    if config.samples.classes is not None:
+        raise ConfigError(
+            f"samples.classes={config.samples.classes} needs a pipeline, but {config.pipeline} holds images"
+        )
     options: dict = {"streaming": False}
     try:
         told = {"value_range": config.data.value_range, "white_level": config.data.white_level}
         source = open_source(config.pipeline, labels="none")
+        if len(source.splits) > 1:
+            raise ValueError(
+                f"it has the splits {', '.join(map(repr, source.splits))}: give the folder of one of them"
+            )
         if any(told.values()):  # what values mean, of the samples as of the real images; but 8 bits mean one thing
             rows = source["train"]
             images = (read_one(rows, k) for k in range(len(rows)))
@@ -45,10 +53,10 @@ def load_samples(config: EvaluationConfig) -> ImageData:
         raise ConfigError(f"{config.pipeline} is neither a pipeline nor a folder of images: {error}") from error
 
 
-def as_samples(data: ImageData) -> Samples:
-    """The images as an evaluation takes samples."""
+def as_samples(data: ImageData, seed: int) -> Samples:
+    """The images as an evaluation takes samples: in random order, since a folder may be sorted by class."""
     return Samples(
-        images=data.images,
+        images=data.images[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))],
         labels=None,
         sampler={"class_name": "images of a folder"},
         batch_size=len(data),

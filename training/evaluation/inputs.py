@@ -1,13 +1,16 @@
 """What an evaluation works on: the pipeline with its sampler, the feature networks, the real images."""
 
 import dataclasses
+import functools
 import inspect
+import re
 from pathlib import Path
 
 import torch
 
 from evaluation.config import EvaluationConfig
 from evaluation.feature_networks import FeatureNetwork, load_feature_network, shipped_statistics_path
+from evaluation.likelihood import require_likelihood, require_within_range
 from images.loading import ImageData, load_images
 from images.sources import Source, open_source
 from run.record import ImageRecord, parted, read_record
@@ -53,6 +56,19 @@ def load_pipeline(config: EvaluationConfig, device: torch.device) -> ScoreSdePip
         raise ConfigError(str(error)) from error
     if config.likelihood.given_class and not conditional:
         raise ConfigError("likelihood.given_class=true needs a network that is conditional on classes")
+    if conditional and getattr(pipe.unet.config, "label_dropout", None) == 0:
+        unasked = {
+            "samples.classes=none": options.num_images and options.classes == "none",
+            f"samples.guidance_scale={options.guidance_scale}": options.num_images and options.guidance_scale != 1,
+            "likelihood.given_class=false": config.likelihood.num_images and not config.likelihood.given_class,
+        }
+        for key in filter(unasked.get, unasked):
+            raise ConfigError(
+                f"{key} asks the network without a class, but it was trained with a class for every image "
+                "(label_dropout=0): its answer means nothing"
+            )
+    if config.likelihood.num_images:
+        require_likelihood(config, pipe)
     return pipe.to(device)
 
 
@@ -98,7 +114,7 @@ def load_data(
     else:
         (channels, *size), pixels = pipe._image_shape, pipe.pixel_format
     record = read_record(Path(config.pipeline).parent)
-    arguments = {"max_images": options.max_images, "image_size": size, "channels": channels, "streaming": False}
+    arguments = {"image_size": size, "channels": channels, "streaming": False}
     arguments |= {"pixels": None if options.value_range or options.white_level else pixels}
     arguments |= {"value_range": options.value_range, "white_level": options.white_level}
     needs = {
@@ -107,7 +123,7 @@ def load_data(
         "neighbors.num_images": bool(config.neighbors.num_images and config.samples.num_images),
     }
     try:
-        keys = ("data_dir", "image_column", "label_column")
+        keys = ("data_dir", "labels", "image_column", "label_column")
         source = open_source(options.dataset, **{key: getattr(options, key) for key in keys})
         asked, test_split = (
             options.test_split,
@@ -121,20 +137,24 @@ def load_data(
                 f"{', '.join(map(repr, source.splits))}, and beside {config.pipeline} is no run that has held some "
                 "out. Choose data.test_split, or go without: data.test_split=none"
             )
-        reference, test = load_images(source, options.reference_split, **arguments), None
-        if record and record.held_out and options.reference_split == record.split:
-            reference, held_out, _ = parted(reference, record.held_out)  # it has trained on the others
-            test = held_out if test_split == HELD_OUT else None
-        if test_split == HELD_OUT and (test is None or not len(test)):
-            raise ValueError(f"the images that {config.pipeline}'s run has held out are not in {source.name}")
-        if test_split not in (None, HELD_OUT) and any(needs.values()):
-            test = load_images(source, test_split, **arguments)
+        splits = SplitsOfRun(source, record, test_split, options.max_images, arguments)
+        reference, test = splits.load(options.reference_split), None
+        if test_split is not None and any(needs.values()):
+            test = splits.load(test_split)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
     if test_split is None and needs["neighbors.num_images"]:
         print("No test images: of the nearest neighbours, exact copies alone are counted", flush=True)
-    test = test if any(needs.values()) else None
+    for data in (reference, test):
+        if pipe is not None and data is not None and data.pixels != pixels:
+            told = "data.white_level" if options.white_level else "data.value_range"
+            raise ConfigError(
+                f"{told}: the values of {data.name} are {data.pixels}, but those of {config.pipeline} {pixels}. An "
+                "evaluation compares images of one kind: leave it out, or convert the images"
+            )
     if pipe is not None:
+        if config.likelihood.num_images:
+            require_within_range(test)
         if config.samples.classes == "random":
             reference = _with_classes_of(pipe, reference, "samples.classes=random")
         if config.likelihood.given_class and config.likelihood.num_images:
@@ -143,6 +163,61 @@ def load_data(
         reference = dataclasses.replace(reference, name=options.name)
         test = test and dataclasses.replace(test, name=options.name)
     return reference, test
+
+
+@dataclasses.dataclass
+class SplitsOfRun:
+    """The splits of a data set, of which one may be parted: into what the pipeline's run has trained on, and what not.
+
+    Attributes:
+        record: of the run; None without one.
+        test_split: that of the test images; None for none.
+        max_images: of each split, evenly spaced; None for all.
+        arguments: of `load_images`.
+    """
+
+    source: Source
+    record: ImageRecord | None
+    test_split: str | None
+    max_images: int | None
+    arguments: dict
+
+    def __post_init__(self):
+        if self.record and self.record.held_out and not self._same_data():
+            message = (
+                f"{self.record.dataset}, which the pipeline's run has read, has no names of images but numbers, and "
+                f"{self.source.name} may be other images: which of them were held out cannot be known"
+            )
+            if self.test_split == HELD_OUT:
+                raise ValueError(f"{message}. Choose another data.test_split, or none")
+            print(f"{message[0].upper()}{message[1:]}: all are compared with", flush=True)
+            self.record = None
+
+    def _same_data(self) -> bool:
+        """Whether names of images mean the same as in the run: those of files do, numbers of rows of the same data."""
+        if not all(re.fullmatch(r".*\[\d+\]|(image|row) \d+", name) for name in self.record.held_out):
+            return True
+        ours, theirs = (Path(name).expanduser().resolve() for name in (self.source.name, self.record.dataset))
+        return ours == theirs
+
+    def load(self, split: str) -> ImageData:
+        """The images of a split, or those held out; of the split that the run has read, those that it trained on."""
+        record = self.record
+        if record is None or not record.held_out or split not in (record.split, HELD_OUT):
+            return load_images(self.source, split, max_images=self.max_images, **self.arguments)
+        data = self._parts[split == HELD_OUT]
+        count = len(data) if self.max_images is None else min(self.max_images, len(data))
+        return data.part(torch.tensor([i * len(data) // count for i in range(count)], dtype=torch.int64))
+
+    @functools.cached_property
+    def _parts(self) -> tuple[ImageData, ImageData]:
+        names = self.record.held_out
+        others, held_out, missing = parted(load_images(self.source, self.record.split, **self.arguments), names)
+        if not len(held_out) or not len(others):
+            raise ValueError(f"the images that the pipeline's run has held out are not in {self.source.name}")
+        if missing:
+            print(f"{len(missing)} of the {len(names)} images held out are missing, such as {missing[0]}", flush=True)
+        return others, held_out
 
 
 def _test_split(asked: str, reference_split: str, source: Source, record: ImageRecord | None) -> str | None:

@@ -6,14 +6,50 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from evaluation.config import EvaluationConfig
-from evaluation.samples import network_digest
+from evaluation.config import EvaluationConfig, LikelihoodConfig
+from evaluation.samples import meaning_of_values, network_digest
 from evaluation.shards import compute_in_shards, digest
 from images.loading import ImageData
 from run.draws import seed_of
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.likelihood import likelihood_start, standard_errors
+from sde_diffusers.likelihood.questions import check_solver, require_unbounded
+
+
+def require_likelihood(config: EvaluationConfig, pipe: ScoreSdePipeline) -> None:
+    """Raise a ConfigError if the likelihood cannot be had as `config.likelihood` says, before any work."""
+    options, levels = config.likelihood, pipe.pixel_format.levels
+    if levels is None:
+        for key in ("passes", "dequantize"):
+            if getattr(options, key) != getattr(LikelihoodConfig, key):
+                raise ConfigError(
+                    f"likelihood.{key}={getattr(options, key)} is for images with levels, but these are float32"
+                )
+        if options.model == "sde":
+            raise ConfigError("likelihood.model=sde is for images with levels, but these are float32")
+    try:
+        require_unbounded(pipe.scheduler)
+        if options.model == "ode":
+            check_solver(options.rtol, options.atol, None)
+        likelihood_start(pipe.scheduler, options.eps, _start(options), levels or 256)
+    except ValueError as error:
+        raise ConfigError(f"likelihood: {error}") from error
+
+
+def require_within_range(test: ImageData) -> None:
+    """Raise a ConfigError if values lie beyond the range that they are of: there the likelihood would be another's."""
+    low, high = test.images.min().item(), test.images.max().item()
+    if low < test.pixels.low or high > test.pixels.high:
+        raise ConfigError(
+            f"likelihood.num_images: values of {test.name} go from {low:g} to {high:g}, beyond {test.pixels.low:g} "
+            f"to {test.pixels.high:g}, which the network was trained with"
+        )
+
+
+def _start(options: LikelihoodConfig) -> str:
+    """The dequantization that says where the SDE starts, if `eps` does not; that of the bound may start later."""
+    return "truncated_normal" if options.model == "sde" else options.dequantize
 
 
 def bits_per_dim(
@@ -33,14 +69,12 @@ def bits_per_dim(
 
     levels = pipe.pixel_format.levels
     of_sde = options.model == "sde"
-    if of_sde and levels is None:
-        raise ConfigError("likelihood.model=sde is for images with levels, but these are float32")
 
     def evaluate(positions: range) -> dict[str, torch.Tensor]:
         images, labels = test[chosen[positions.start : positions.stop]]
         seeds = [seed_of(options.seed, k) for k in chosen[positions.start : positions.stop].tolist()]
         if levels is None:
-            images = pipe.pixel_format.to_unit(images, torch.float64).clamp(0, 1)
+            images = pipe.pixel_format.to_unit(images, torch.float64).clamp(0, 1)  # of what rounding adds
         given = {
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "passes": options.passes if levels else None,
@@ -57,14 +91,14 @@ def bits_per_dim(
 
     own = ("draws",) if of_sde else ("probes", "rtol", "atol")
     settings = {key: getattr(options, key) for key in ("passes", "given_class", *own)}
-    dequantization = "none (bound of the SDE)" if of_sde else options.dequantize
-    # The SDE may start later.
-    start = "truncated_normal" if of_sde else options.dequantize
-    settings["eps"] = likelihood_start(pipe.scheduler, options.eps, start, levels)
+    dequantization = "none (bound of the SDE)" if of_sde else options.dequantize if levels else "none"
+    settings["eps"] = likelihood_start(pipe.scheduler, options.eps, _start(options), levels or 256)
     description = {
+        **meaning_of_values(pipe),
         "network": network_digest(pipe.unet),
         "test": test.name,
         "test_images": digest(test.images),
+        "test_labels": digest(test.labels) if options.given_class else None,
         "sde": repr(pipe.scheduler.sde),
         "prediction_type": pipe.scheduler.config.prediction_type,
         "time_input": pipe.scheduler.config.time_input,

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from sde_diffusers.images import PixelFormat
 
-CHUNK = 250  # queries whose distances are held at once
+CHUNK, BLOCK = 250, 5000  # queries whose distances are held at once, and references in double precision
 QUANTILE = 0.01
 COPY = 1e-6  # distance up to which an image is the same, for features that rounding has touched
 
@@ -59,14 +59,15 @@ class Neighbors:
 
 def nearest(queries: Tensor, reference: Tensor, title: str) -> tuple[Tensor, Tensor]:
     """Euclidean distances (N,) of queries (N, D) from, and indices of, the nearest rows of `reference` (M, D)."""
-    queries, reference = queries.float(), reference.float()
-    squares = reference.square().sum(1)
+    squares = torch.cat([part.double().square().sum(1) for part in reference.split(BLOCK)])
     found = []
-    for part in tqdm(queries.split(CHUNK), desc=title, leave=False, dynamic_ncols=True):
-        # |q|^2 is the same for all references of a query.
-        found.append((squares - 2 * part @ reference.T).argmin(1))
+    for queried in tqdm(queries.split(CHUNK), desc=title, leave=False, dynamic_ncols=True):
+        queried = queried.double()
+        # |q|^2 is the same for all references of a query; what float32 cancels here are images that differ little.
+        products = [queried @ part.double().T for part in reference.split(BLOCK)]
+        found.append((squares - 2 * torch.cat(products, 1)).argmin(1))
     indices = torch.cat(found)
-    return (queries - reference[indices]).norm(dim=1), indices  # without the cancellation of the line above
+    return (queries.double() - reference[indices].double()).norm(dim=1).float(), indices
 
 
 def pixels(images: Tensor, meaning: PixelFormat = PixelFormat()) -> Tensor:  # noqa: B008 (frozen)

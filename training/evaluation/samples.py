@@ -84,6 +84,12 @@ def network_digest(network: torch.nn.Module) -> str:
     return weights_digest(network, json.dumps(config, sort_keys=True, default=str))[:12]
 
 
+def meaning_of_values(pipe: ScoreSdePipeline) -> dict:
+    """What an image depends on besides network and sampler: which numbers its values stand for."""
+    pixels, image_range = pipe.pixel_format, pipe.scheduler.parameterization.image_range
+    return {"pixels": [pixels.dtype, pixels.low, pixels.high], "image_range": list(image_range)}
+
+
 def draw_samples(
     config: EvaluationConfig, pipe: ScoreSdePipeline, reference: ImageData, accelerator: Accelerator
 ) -> Samples:
@@ -115,6 +121,7 @@ def draw_samples(
         return {"images": images, "machine": this_machine, **work, **({} if labels is None else {"labels": labels})}
 
     description = {
+        **meaning_of_values(pipe),
         "network": network_digest(pipe.unet),
         "sampler": sampler,
         "seed": options.seed,
@@ -184,13 +191,14 @@ def class_labels(
 def save_images(images: Tensor, folder: Path, pixels: PixelFormat = PixelFormat()) -> None:  # noqa: B008 (frozen)
     """Write the images as numbered files, from 000000; those of other samples are deleted.
 
-    They are PNG files where that format has their depth and channels, else TIFF (one channel) or .npy, (C, H, W).
+    They are PNG files where that format has their depth and colours, else TIFF (one channel) or .npy, (C, H, W): the
+    second or fourth channel of a PNG file is its opacity.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("[0-9]*.*"):
         path.unlink()
     dtype, channels = pixels.dtype, images.shape[1]
-    png, tiff = dtype == "uint8" and channels <= 4 or dtype == "uint16" and channels == 1, channels == 1
+    png, tiff = dtype == "uint8" and channels in (1, 3) or dtype == "uint16" and channels == 1, channels == 1
     ending, kind = (".png", "PNG") if png else (".tif", "TIFF") if tiff else (".npy", None)
     for k, image in enumerate(tqdm(images, desc="Saving images", dynamic_ncols=True)):
         path = folder / f"{k:06d}{ending}"

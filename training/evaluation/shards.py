@@ -55,7 +55,10 @@ def compute_in_shards(
         _write_atomically(folder / DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=2)))
     show = accelerator.is_main_process and bool(missing)
     with tqdm(total=count, desc=title, disable=not show, mininterval=1, dynamic_ncols=True) as progress:
-        for shard in missing[accelerator.process_index :: accelerator.num_processes]:
+        # Dealt out by number, which is the same for all: another evaluation may be writing shards of this folder.
+        for shard in shards[accelerator.process_index :: accelerator.num_processes]:
+            if paths[shard].exists():
+                continue
             if show:  # what all processes have done
                 progress.update(sum(len(s) for s in shards if paths[s].exists()) - progress.n)
             tensors = {name: tensor.contiguous().cpu() for name, tensor in compute(shard).items()}

@@ -81,7 +81,8 @@ def build_network(
         channels, *sides = image_shape
         size = sides[0] if sides[0] == sides[1] else tuple(sides)
         for key, actual in (("in_channels", channels), ("sample_size", size)):
-            if arguments.setdefault(key, actual) != actual:
+            own = arguments.setdefault(key, actual)
+            if (tuple(own) if isinstance(own, list) else own) != actual:
                 raise ConfigError(f"model.{key} is {arguments[key]}, but the images have {actual}: leave it out")
     if "label_dropout" in arguments:
         raise ConfigError("model.label_dropout is what label_dropout of the training says: leave it out")
