@@ -27,8 +27,8 @@ from torch import Tensor
 
 from sde_diffusers.generators import require_generator
 from sde_diffusers.network_fit import require_consistency, require_network_fits
-from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_floating
-from sde_diffusers.scalars import real_number, whole_number
+from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_times
+from sde_diffusers.scalars import real_number, require_floating, whole_number
 
 # How much an error of the network's answer may grow on the way to x_0: eight bits of it (bfloat16) are then good to an
 # eighth of the range of images.
@@ -102,7 +102,9 @@ class ConsistencyTuning:
         self.cleanest = self.level(torch.tensor(self.eps, dtype=torch.float64)).item()
 
     def at(self, share: float) -> "ConsistencyTuning":
-        """The objective when this share of the training is done, in [0, 1]."""
+        """The objective when this share of the training is done, in [0, 1]; a ValueError beyond."""
+        if not 0 <= real_number(share) <= 1:
+            raise ValueError(f"`share` must lie in [0, 1], but is {share!r}.")
         then = copy.copy(self)
         then.stage = min(self.stages, 1 + math.floor(share * self.stages))
         return then
@@ -150,6 +152,7 @@ class ConsistencyTuning:
         require_floating(x_0=x_0, noise=noise)
         config = getattr(network, "config", None)
         require_network_fits(config, self.parameterization)
+        require_times(x_0, noise, t)
         require_boundary(config, self.parameterization)
         require_consistency(config, True)
         s = self.level(t)
@@ -157,6 +160,8 @@ class ConsistencyTuning:
         other_time = self.sde.inverse_half_log_snr(-r.clamp(min=self.cleanest).log())
         y = x_0 + expand_like(s, x_0) * noise
         if self.solver_steps and not self.given_solutions:
+            if self.denoiser is None:
+                raise ValueError("`denoiser`, the network whose ODE the solver's steps follow, has to be set before.")
             other = self._solution(y, s, r, class_labels)
         else:
             other = x_0 + expand_like(r, x_0) * noise

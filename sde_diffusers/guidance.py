@@ -29,10 +29,12 @@ import math
 from contextlib import contextmanager
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from sde_diffusers.class_names import names_of, numbered_classes
 from sde_diffusers.guidance_arguments import checked_interval, checked_labels, checked_scale
+from sde_diffusers.images import pixel_format
 from sde_diffusers.models.tiles import answer_in_tiles
 from sde_diffusers.network_fit import (
     require_answers,
@@ -237,8 +239,8 @@ class Guidance:
         for role, network in {"network": self.network, "guide": self.guide}.items():
             if network is None or not classes_of(network):
                 continue
-            # diffusers' own networks would look up the embedding of entry -1.
-            if class_of(network).__module__.startswith("diffusers."):
+            # diffusers' own networks, and what is made of them, would look up the embedding of entry -1.
+            if issubclass(class_of(network), UNet2DModel) and not hasattr(class_of(network), "_embed_class"):
                 raise ValueError(
                     f"{what} takes a {role} that can be asked without a class, but {class_of(network).__name__} can't."
                 )
@@ -349,6 +351,11 @@ def require_shape(name, pipe) -> tuple[int, int, int]:
     shape = image_shape(getattr(pipe, name))
     if shape != image_shape(pipe.unet):
         raise ValueError(f"`{name}` is for images {shape}, but the network's are {image_shape(pipe.unet)}.")
+    other = getattr(pipe, name)
+    if getattr(other.config, "value_dtype", None) is not None and pixel_format(other) != pixel_format(pipe.unet):
+        raise ValueError(
+            f"`{name}` is for images of {pixel_format(other)}, but the network's are of {pixel_format(pipe.unet)}."
+        )
     return shape
 
 

@@ -42,6 +42,7 @@ def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
         raise ValueError(
             f"`class_labels` must be one class or {batch_size} of them, but have shape {tuple(labels.shape)}."
         )
+    labels = labels.long()  # torch does not compare unsigned ones with -1
     if ((labels < -1) | (labels >= classes)).any():
         raise ValueError(f"`class_labels` must lie in [0, {classes}) or be -1 (none), but are {labels.tolist()}.")
-    return labels.long().expand(batch_size)
+    return labels.expand(batch_size)

@@ -54,12 +54,14 @@ class PixelFormat:
                 raise ValueError("`value_range` must be given for float32 images: they have no range of their own.")
             return cls(dtype, *INTEGER_RANGES[dtype])
         low, high = value_range
+        if dtype == "float32":  # as its values are kept
+            low, high = torch.tensor([low, high], dtype=torch.float32).tolist()
         if not (np.isfinite(low) and np.isfinite(high) and low < high):
             raise ValueError(
                 f"`value_range` must be finite numbers (low, high) with low < high, but is {value_range}."
             )
         if dtype == "float32":
-            return cls(dtype, float(np.float32(low)), float(np.float32(high)))  # as its values are kept
+            return cls(dtype, low, high)
         least, most = INTEGER_RANGES[dtype]
         if low != int(low) or high != int(high) or low < least or high > most:
             raise ValueError(
@@ -267,11 +269,11 @@ def image_values(
 
 def told_values(name: str, image: Image.Image, channels: int | None, pixels: PixelFormat | None) -> np.ndarray:
     """`picture_values` of the only picture of a file; warns where its colours become grey, as they do in training."""
-    if channels != 1:
-        return picture_values(image, channels)
-    values = picture_values(image, 3)
+    values = picture_values(image, 3 if channels == 1 else channels)
     if image.mode == "I" and pixels is not None and pixels.dtype == "int16" and values.max() <= 32767:
-        return values.astype(np.int16)  # as `to_pil` writes them; PIL's mode has signed numbers only
+        return values.astype(np.int16)[: None if channels != 1 else 1]  # PIL's mode has signed numbers only
+    if channels != 1:
+        return values
     if (values != values[:1]).any():
         warnings.warn(f"`{name}` has colours, but the model's images are grey: its luminance is read.", stacklevel=2)
         return picture_values(image, 1)

@@ -32,9 +32,9 @@ from sde_diffusers.parameterization import (
     Parameterization,
     expand_like,
     require_choice,
-    require_floating,
+    require_times,
 )
-from sde_diffusers.scalars import real_number
+from sde_diffusers.scalars import real_number, require_floating
 
 OBJECTIVES = ("sigma2", "likelihood", "edm", "velocity", "discrete")
 
@@ -149,9 +149,10 @@ class DenoisingScoreMatching:
 
         Raises:
             ValueError: the network cannot be asked as `parameterization` asks (see `require_network_fits`), or is a
-                consistency model; `x_0` or `noise` hold integers.
+                consistency model; `x_0` or `noise` hold integers; shapes or times are others.
         """
         require_floating(x_0=x_0, noise=noise)
+        require_times(x_0, noise, t)
         config = getattr(network, "config", None)
         require_network_fits(config, self.parameterization)
         require_consistency(config, False)

@@ -5,11 +5,15 @@ that they take the value for, and EDM's preconditioning takes it for sigma. Anot
 without this check such a network trains badly, or answers NaN, and nothing says why.
 """
 
+import functools
+import logging
 import math
 
 import torch
 
 from sde_diffusers.parameterization import Parameterization
+
+network_fit_log = logging.getLogger(__name__)
 
 NO_SCORE = (
     "The network is a consistency model (`consistency`=True): its answer is the end of the probability flow ODE "
@@ -62,6 +66,13 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
             f"The network answers with {answered} channels (`out_channels`) to images of {taken} (`in_channels`): "
             "they must be as many."
         )
+    own = getattr(config, "image_range", None)
+    if own is not None and tuple(own) != tuple(parameterization.image_range):
+        message = f"`image_range` of the network is {tuple(own)}, but that of the scheduler "
+        message += f"{parameterization.image_range}: a network that was trained has the same."
+        if getattr(config, "preconditioning", None) == "edm":  # whose weights of input and output hold in one alone
+            raise ValueError(message)
+        _say_once(message)
     if getattr(config, "preconditioning", None) == "edm":
         asked = (parameterization.prediction_type, time_input)
         if asked != ("sample", "sigma"):
@@ -85,6 +96,11 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
             )
     elif getattr(config, "scale_by_sigma", False):
         _require_same_table(config, parameterization)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    network_fit_log.warning(message)
 
 
 def _require_same_table(config, parameterization: Parameterization) -> None:

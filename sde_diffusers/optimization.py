@@ -108,6 +108,8 @@ def optimized(
     both = precision is None and own == "float32" and getattr(network, "accepts_float32_input", False)
     ways = [(precision or own, name) for name in layouts] + [("bfloat16", layouts[-1])] * both
     contenders = {way: copy_of(network, *way) for way in ways}
+    if not getattr(network, "accepts_float32_input", False):  # of one precision, if one is wanted
+        arguments = (arguments[0].to(getattr(torch, ways[0][0])), *arguments[1:])
     seconds: dict[tuple, float] = {}
     if len(ways) > 1 or evaluations:
         seconds = seconds_of({way: partial(asked, *arguments) for way, asked in contenders.items()}, device)

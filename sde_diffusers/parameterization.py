@@ -57,11 +57,17 @@ def expand_like(coefficient: Tensor, x: Tensor) -> Tensor:
     return all_like([coefficient], x)[0]
 
 
-def require_floating(**tensors: Tensor) -> None:
-    """Raise a `ValueError` that names the argument if a tensor holds integers, which nothing here would stay."""
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"`{name}` must be floating point, but is {str(tensor.dtype).removeprefix('torch.')}.")
+def require_times(x_0: Tensor, noise: Tensor, t: Tensor) -> None:
+    """Raise a `ValueError` unless the noise has the shape of the images, and t is an SDE time for each of them.
+
+    Times on a GPU are taken as they are, which asks nothing of it.
+    """
+    if noise.shape != x_0.shape:
+        raise ValueError(f"`noise` must have the shape {tuple(x_0.shape)} of `x_0`, but has {tuple(noise.shape)}.")
+    if t.shape != (len(x_0),):
+        raise ValueError(f"`t` must have shape ({len(x_0)},), but has {tuple(t.shape)}.")
+    if t.device.type == "cpu" and not torch.compiler.is_compiling() and not ((t >= 0) & (t <= 1)).all():
+        raise ValueError(f"`t` must hold times in [0, 1], but goes from {t.min().item():g} to {t.max().item():g}.")
 
 
 def all_like(coefficients: Sequence[Tensor], x: Tensor) -> Sequence[Tensor]:

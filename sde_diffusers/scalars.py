@@ -62,3 +62,10 @@ def plain(value):
 def plain_config(config) -> dict:
     """What a constructor was given, as `plain` values, to be registered instead."""
     return {key: plain(value) for key, value in config.items() if not key.startswith("_")}
+
+
+def require_floating(**tensors: Tensor) -> None:
+    """Raise a `ValueError` that names the argument if a tensor holds integers, which nothing here would stay."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"`{name}` must be floating point, but is {str(tensor.dtype).removeprefix('torch.')}.")

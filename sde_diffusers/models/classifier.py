@@ -26,11 +26,12 @@ from sde_diffusers.models.layers import (
     Downsample,
     FourierFeatures,
     ResidualBlock,
+    compute_dtype,
     conv2d,
     linear,
     number_blocks,
 )
-from sde_diffusers.scalars import plain_config, real_number, whole_number
+from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number
 
 
 class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
@@ -122,11 +123,12 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
             `torch.Tensor` of shape (N, num_classes): Logits, at least float32.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not fit, or the sample holds integers.
         """
         config = self.config
         if sample.ndim != 4 or sample.shape[1] != config.in_channels:
             raise ValueError(f"`sample` must have shape (N, {config.in_channels}, H, W), got {tuple(sample.shape)}.")
+        require_floating(sample=sample)
         dtype = torch.promote_types(sample.dtype, torch.float32)
         level = torch.as_tensor(noise_level, device=sample.device).to(dtype)
         if level.numel() not in (1, len(sample)) or level.ndim > 1:
@@ -138,8 +140,9 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         patch = config.patch_size
         if patch > 1:
             x = F.pixel_unshuffle(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)), patch)
-        emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(self.conv_in.weight.dtype)))
-        h = self.conv_in(x.to(self.conv_in.weight.dtype))
+        working = compute_dtype(self.conv_in)
+        emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(working)))
+        h = self.conv_in(x.to(working))
         emb = BlockEmbeddings(emb, self.blocks)
         for block in self.blocks:
             h = block(h, emb)

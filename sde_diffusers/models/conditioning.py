@@ -5,6 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from sde_diffusers.models.layers import compute_dtype
+
 
 class ConditioningMixin:
     """The embedding of a network with `time_proj`, `time_embedding`, `class_embedding` and `augment_embedding`."""
@@ -18,22 +20,26 @@ class ConditioningMixin:
 
     def _embed(self, condition, class_labels, augment_labels):
         """Embedding (N, 4 width) of noise level (N,), class (None, () or (N,)) and augmentation (None or (N, dim))."""
-        features = self.time_proj(condition).to(self.conv_in.weight.dtype)
+        features = self.time_proj(condition).to(compute_dtype(self.conv_in))
         augment_emb = self._embed_augmentation(augment_labels, features)
         if augment_emb is not None:
             features = features + augment_emb
-        class_emb = self._embed_class(class_labels, len(features))
+        class_emb = self._embed_class(class_labels, features)
         if class_emb is None:
             return F.silu(self.time_embedding(features))
         if self.config.class_joins == "features":
             return F.silu(self.time_embedding(features + class_emb))
         return F.silu(self.time_embedding(features) + class_emb)
 
-    def _embed_class(self, class_labels, batch_size):
-        """Embeddings of the classes, 0 for -1; None if there are none."""
+    def _embed_class(self, class_labels, features):
+        """Embeddings of the classes, 0 for -1, for the images of these features; None if there are none."""
         if class_labels is None:
             return None
-        labels = torch.as_tensor(class_labels)
+        labels, batch_size = torch.as_tensor(class_labels), len(features)
+        if labels.is_floating_point() or labels.dtype == torch.bool or tuple(labels.shape) not in ((), (batch_size,)):
+            found = f"{labels.dtype} of shape {tuple(labels.shape)}"
+            raise ValueError(f"`class_labels` must be integers of shape () or ({batch_size},), got {found}.")
+        labels = labels.long()  # torch does not compare unsigned ones with -1
         classes = self.config.num_class_embeds or 0
         # Looking at labels on a GPU would make the processor wait for it at every step.
         visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -41,7 +47,7 @@ class ConditioningMixin:
             raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
         if self.class_embedding is None:
             return None
-        labels = labels.to(self.conv_in.weight.device).expand(batch_size)
+        labels = labels.to(features.device).expand(batch_size)
         class_emb = self.class_embedding(labels.clamp(min=0))
         return torch.where(labels[:, None] >= 0, class_emb, torch.zeros_like(class_emb))
 

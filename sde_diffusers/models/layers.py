@@ -197,6 +197,20 @@ class SinusoidalFeatures(nn.Module):
         return F.pad(torch.cat([phase.sin(), phase.cos()], dim=1), (0, self.width % 2))
 
 
+def is_plain(layer):
+    """Whether a layer is no more than the product with its weight: no adapter, no hook, no shard (FSDP), which are put
+    together, cast or moved only when the layer is called."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    return type(layer) is nn.Linear and not hooks and not hasattr(layer.weight, "full_tensor")
+
+
+def compute_dtype(layer):
+    """What a layer computes in: its weight's dtype, or that of diffusers' layerwise casting."""
+    hooks = getattr(layer, "_diffusers_hook", None)
+    casting = None if hooks is None else hooks.get_hook("layerwise_casting")
+    return layer.weight.dtype if casting is None else casting.compute_dtype
+
+
 class BlockEmbeddings:
     """What the embedding of noise level and class adds in each residual block: one product for all blocks.
 
@@ -208,7 +222,7 @@ class BlockEmbeddings:
     def __init__(self, emb, blocks):
         self.emb, self.parts = emb, None
         layers = [block.emb for block in blocks]
-        if not hasattr(layers[0].weight, "full_tensor"):  # shards (FSDP) are put together block by block alone
+        if all(map(is_plain, layers)):
             weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
             added = F.linear(emb, weight, bias)[:, :, None, None]
             self.parts = added.split([len(layer.bias) for layer in layers], dim=1)

@@ -32,7 +32,13 @@ def check_ncsnpp_config(config):
     for name in ("out_channels", "base_channels", "num_class_embeds", "augment_dim", "norm_num_groups"):
         check(config[name] is None or is_count(config[name]), name, "None or a positive integer")
     sides = config.sample_size if isinstance(config.sample_size, (list, tuple)) else [config.sample_size]
-    check(0 < len(sides) <= 2 and all(map(is_count, sides)), "sample_size", "a positive integer or two")
+    given = len(sides) == (2 if isinstance(config.sample_size, (list, tuple)) else 1)
+    check(given and all(map(is_count, sides)), "sample_size", "a positive integer or two")
+    for name in ("block_out_channels", "attention_resolutions", "fir_kernel", "image_range"):
+        check(isinstance(config[name], (list, tuple)), name, "a list or tuple")
+    check(all(map(is_count, config.attention_resolutions)), "attention_resolutions", "positive integers")
+    check(all(math.isfinite(real_number(tap)) for tap in config.fir_kernel), "fir_kernel", "finite numbers")
+    check(len(config.image_range) == 2, "image_range", "(low, high)")
     widths = config.block_out_channels
     check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
     groups = config.norm_num_groups or 1
@@ -61,6 +67,8 @@ def check_ncsnpp_config(config):
         "None with progressive='output_skip'",
     )
     if config.preconditioning is not None:
+        alike = config.out_channels in (None, config.in_channels)
+        check(alike, "out_channels", "None or in_channels with preconditioning")
         check(not config.scale_by_sigma, "scale_by_sigma", "False with preconditioning")
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
     elif config.scale_by_sigma and config.time_embedding_type == "positional":

@@ -37,6 +37,7 @@ from sde_diffusers.models.layers import (
     ResidualBlock,
     SinusoidalFeatures,
     Upsample,
+    compute_dtype,
     conv2d,
     crop,
     in_patches,
@@ -46,7 +47,7 @@ from sde_diffusers.models.layers import (
 from sde_diffusers.models.ncsnpp_checks import check_ncsnpp_config
 from sde_diffusers.models.pixel_levels import LEVEL_PERIODS, LOWEST_AT_FIRST, level_features, with_levels
 from sde_diffusers.models.presets import NCSNPP_PRESETS
-from sde_diffusers.scalars import plain_config
+from sde_diffusers.scalars import plain_config, require_floating
 
 
 class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
@@ -312,11 +313,12 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
             `UNet2DOutput` or `tuple`: `sample` of shape (N, out_channels, H, W), in the dtype of the given one.
 
         Raises:
-            ValueError: If shapes do not fit or a class does not exist.
+            ValueError: If shapes do not fit, a class does not exist, or the sample holds integers.
         """
         config = self.config
         if sample.ndim != 4 or sample.shape[1] != config.in_channels:
             raise ValueError(f"`sample` must have shape (N, {config.in_channels}, H, W), got {tuple(sample.shape)}.")
+        require_floating(sample=sample)
         # Everything outside the layers happens in float32 at least, whatever the dtype of sample and network.
         dtype = torch.promote_types(sample.dtype, torch.float32)
         t = torch.as_tensor(timestep, device=sample.device).to(dtype)
@@ -351,7 +353,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
     def _network(self, x, condition, class_labels, augment_labels=None, levels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,), level features."""
         height, width = x.shape[-2:]
-        patch, dtype = self.config.patch_size, self.conv_in.weight.dtype
+        patch, dtype = self.config.patch_size, compute_dtype(self.conv_in)
         emb = BlockEmbeddings(self._embed(condition, class_labels, augment_labels), self._residual_blocks)
         x = in_patches(x.to(dtype), patch)
         # Not by isinstance: diffusers re-executes a saved folder's module at every load, so classes are replaced.

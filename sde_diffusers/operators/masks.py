@@ -121,7 +121,8 @@ def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator
     """Booleans of any shape whose last two dimensions are an image's, True for `share` of its pixels, at random.
 
     Raises:
-        ValueError: unless 0 < share < 1, and the shape has two dimensions or more.
+        ValueError: unless 0 < share < 1, of whose pixels at least one is in the share and one is not, and the shape
+            has two dimensions or more.
     """
     sides = whole_numbers(shape)
     if len(sides) < 2 or not all(side > 0 for side in sides):
@@ -129,7 +130,10 @@ def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator
     if not 0 < real_number(share) < 1:
         raise ValueError(f"`share` must lie between 0 and 1, but is {share!r}.")
     noise = torch.rand(shape, generator=generator).flatten(-2)
-    return (noise.argsort(-1).argsort(-1) < round(share * noise.shape[-1])).view(shape)
+    count = round(share * noise.shape[-1])
+    if not 0 < count < noise.shape[-1]:
+        raise ValueError(f"`share`={share!r} of {noise.shape[-1]} pixels is {count} of them: nothing, or all.")
+    return (noise.argsort(-1).argsort(-1) < count).view(shape)
 
 
 def stroke_mask(

@@ -45,6 +45,7 @@ class Gamma(Pointwise):
         self.gamma = gamma
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         tangent = self.LEAST**self.gamma * (1 + self.gamma * (x / self.LEAST - 1))
         return torch.where(x > self.LEAST, x.clamp(min=self.LEAST) ** self.gamma, tangent)
 
@@ -66,6 +67,7 @@ class Saturation(Pointwise):
         self.gain, self.low, self.high = gain, low, high
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         linear = self.gain * x
         return linear + (linear.clamp(self.low, self.high) - linear).detach()
 
@@ -87,6 +89,7 @@ class Quantization(Pointwise):
         self.rounding_std = 1 / (self.steps * math.sqrt(12))
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         rounded = (self.steps * x.detach().clamp(0, 1)).round() / self.steps
         return x + (rounded - x.detach())
 
@@ -134,5 +137,6 @@ class JPEG(ShapeKeeping):
         return torch.from_numpy(decoded).to(image) / 255
 
     def __call__(self, x: Tensor):
+        self.require_floating(x)
         given = x.detach()
         return x + (torch.stack([self._compressed(image) for image in given]) - given)

@@ -48,6 +48,12 @@ def masked_images(image, mask, channels: int, pixels: PixelFormat) -> tuple[Tens
     """
     values, pictures = image_values("image", image, channels, pixels)
     in_units = pictures and pixels.dtype == "float32"
+    given = tuple(mask.shape) if isinstance(mask, Tensor) and mask.ndim == 3 else ()
+    if given and given[0] == channels == len(values) > 1:
+        raise ValueError(
+            f"`mask` of shape {given} may be one for each image or one for each channel: give (N, 1, H, W) or "
+            "(1, C, H, W)."
+        )
     operator = Mask(read_mask("mask", mask, tuple(values.shape[2:])))
     values = values.expand(len(operator.mask), -1, -1, -1) if len(values) == 1 else values
     operator.measurement_shape(tuple(values.shape))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sde_diffusers.class_names import Labels, names_of
 from sde_diffusers.fitting.fitted_network import warn_of_other_fit
-from sde_diffusers.generators import latents_size, require_generators
+from sde_diffusers.generators import LATENT_NAMES, latents_size, replaced, require_generators, require_state_alone
 from sde_diffusers.guidance import Guidance, classes_of, image_shape
 from sde_diffusers.hub.pipeline_mixin import HubPipelineMixin
 from sde_diffusers.images import Images, PixelFormat, pixel_format, read_images, require_pil_mode, to_array, to_pil
@@ -31,7 +31,6 @@ from sde_diffusers.pipelines.scores import ScoresMixin
 from sde_diffusers.scalars import real_number, whole_number
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-LATENT_NAMES = ["latents"]
 
 
 class StateNotFiniteError(RuntimeError):
@@ -91,7 +90,9 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
         """A pipeline of this class that shares the components of another one; see `DiffusionPipeline.from_pipe`."""
         # diffusers' own takes only networks of exactly the class that the constructor is annotated with
-        return super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
+        new = super().from_pipe(pipeline, **{**pipeline.components, **kwargs})
+        new.tiles = getattr(pipeline, "tiles", None)
+        return new
 
     # Sampling.
 
@@ -224,7 +225,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
                 if self.scheduler.at_grid_point:
                     x = project(x)
                 if callback is not None:
-                    x = (callback(self, k, t, {name: x for name in callback_inputs}) or {}).get("latents", x)
+                    x = replaced(x, callback(self, k, t, {name: x for name in callback_inputs}))
                 sound, done = sound + x.isfinite().all(), k + 1
                 if sound.device.type == "cpu" and sound < done:
                     break
@@ -266,7 +267,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
 
         Answers stay the same up to rounding: that of float32, or of bfloat16 where that was chosen. Likelihoods, codes
         and restoration go on in the network's own precision; saving writes the network's own weights, and what is
-        loaded again is as before. When weights are changed, this has to be called again.
+        loaded again is as before. When weights are changed, also through `.data`, this has to be called again.
 
         Args:
             batch_size: of the sampling to come.
@@ -289,6 +290,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
             raise ValueError(f"`evaluations` must be an integer of at least 0, but is {evaluations!r}.")
         require_choice("layout", layout, (None, *LAYOUTS))
         require_choice("precision", precision, (None, *WORKING_PRECISIONS))
+        require_own_scheduler(self.scheduler)
         if hasattr(self.unet, "_hf_hook"):
             raise ValueError("`optimize` is for a network that stays on its device, but `unet` is offloaded.")
         device, dtype = self._execution_device, torch.promote_types(self.unet.dtype, torch.float32)
@@ -332,8 +334,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
     # Arguments and results.
 
     def _check(self, batch_size, generator, latents, output_type, callback, inputs, size=None) -> tuple[int, ...]:
-        """Refuse what cannot be sampled; the shape of the images otherwise: `size` (H, W) if given, or that of the
-        latents, which may be any, or the network's own."""
+        """Refuse what cannot be sampled; otherwise the images' shape: of `size` (H, W), the latents' or the network's."""
         n, channels = whole_number(batch_size), self.unet.config.in_channels
         if not n >= 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
@@ -344,11 +345,10 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         require_generators(generator, int(n), "images")
         if callback is not None and not callable(callback):
             raise ValueError(f"`callback_on_step_end` must be a function or None, but is {callback!r}.")
-        if not isinstance(inputs, (list, tuple)) or not all(name in LATENT_NAMES for name in inputs):
-            what = f"a list of {LATENT_NAMES} only, but is {inputs!r}"
-            raise ValueError(f"`callback_on_step_end_tensor_inputs` may be {what}.")
+        require_state_alone(inputs)
         if latents is not None:
             size = latents_size(latents, int(n), channels, size)
+            self._require_size("latents", size)
         return (n, channels, *(self._image_shape[1:] if size is None else size))
 
     @property

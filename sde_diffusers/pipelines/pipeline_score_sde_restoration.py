@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.class_names import Labels
+from sde_diffusers.generators import LATENT_NAMES
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.images import Images, image_values, read_images
 from sde_diffusers.operators.base import Operator
@@ -33,7 +34,7 @@ from sde_diffusers.pipelines.measured_pictures import (
     require_grey,
     rounding_std,
 )
-from sde_diffusers.pipelines.pipeline_score_sde import LATENT_NAMES, ScoreSdePipeline
+from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.posteriors.base import PosteriorMethod, posterior_output
 from sde_diffusers.posteriors.exact import ExactPart
 from sde_diffusers.posteriors.measurement import in_model_range, read_noise_std, require_covariance
@@ -284,7 +285,7 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             read_images("image", image, self.unet.config.in_channels, self.pixel_format),
             SMALLER[resample](factor),
         )
-        return self._restore("image", image, operator, [factor * side for side in image.shape[2:]], kwargs)
+        return self._restore("image", image, operator, [int(factor) * side for side in image.shape[2:]], kwargs)
 
     def deblur(
         self,

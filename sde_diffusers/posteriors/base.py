@@ -83,9 +83,14 @@ def posterior_output(
         _, denoised = scheduler.noise_and_denoised(output, x, t)
 
     def covariance(u: Tensor) -> Tensor:
-        return sigma**2 / alpha * torch.autograd.grad(denoised, x, u, retain_graph=True)[0]
+        size = u.abs().max().clamp(min=torch.finfo(u.dtype).tiny)  # V is linear; half precision has no large numbers
+        return sigma**2 / alpha * size * torch.autograd.grad(denoised, x, u / size, retain_graph=True)[0]
 
-    shift = method.shift(measurement, denoised.detach(), covariance, sigma / alpha)
+    denoised_ = denoised.detach()
+    bounded = denoised_
+    if scheduler.denoised_range.bounded and not method.products:
+        bounded = scheduler.denoised_range(denoised_)  # V is the derivative of what is not bounded
+    shift = bounded - denoised_ + method.shift(measurement, bounded, covariance, sigma / alpha)
     # The answer is linear in (x_0, noise); with x_t fixed, a shift of x_0 is one of the noise the other way.
     s = scheduler.training_time(t)
     noise_shift = -expand_like((scheduler.training_sde.half_log_snr(s)).exp(), shift) * shift

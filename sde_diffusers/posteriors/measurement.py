@@ -251,6 +251,9 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
         y: a measurement, at least 0, in units of images in [0, 1]; NaN where a value is missing, and so in what comes.
         photons: above 0.
 
+    Returns:
+        The deviations, of y's shape; float32 for y of half precision, which has no numbers for those of dark pixels.
+
     Raises:
         ValueError: on other numbers.
     """
@@ -258,6 +261,7 @@ def poisson_noise_std(y: Tensor, photons: float) -> Tensor:
         raise ValueError(f"`photons` must be a finite number above 0, but is {photons!r}.")
     if not isinstance(y, Tensor) or not y.is_floating_point() or not (((y >= 0) & (y < math.inf)) | y.isnan()).all():
         raise ValueError("`y` must be a floating point tensor of counts / photons, finite and at least 0, or NaN.")
+    y = y.to(torch.promote_types(y.dtype, torch.float32))
     return (y.clamp(min=1 / photons) / photons).sqrt()
 
 

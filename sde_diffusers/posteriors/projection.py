@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sde_diffusers.operators.base import LinearOperator, Operator
+from sde_diffusers.operators.base import Operator
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.posteriors.base import PosteriorMethod
 from sde_diffusers.posteriors.measurement import Measurement, is_white, per_image
@@ -30,13 +30,13 @@ class Projection(PosteriorMethod):
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None
     ):
         refused = '`method`="projection" takes '
-        if not isinstance(operator, LinearOperator):
+        if not operator.linear:  # not by its class, of which a saved pipeline's code has another
             raise ValueError(f"{refused}linear measurements only, but `operator` is {type(operator).__name__}.")
         if noise_covariance is not None or not is_white(noise_std):
             raise ValueError(
                 f"{refused}a `noise_std` for each measurement, not for each of its values, nor a covariance."
             )
-        if operator.gram is None and torch.as_tensor(noise_std).max() > 0:
+        if getattr(operator, "gram", None) is None and torch.as_tensor(noise_std).max() > 0:
             raise ValueError(
                 f"{refused}noisy measurements only of masks, bands, colour and downsampling, not of "
                 f"{type(operator).__name__} with `noise_std`={noise_std}."
@@ -47,7 +47,8 @@ class Projection(PosteriorMethod):
 
     def project(self, measurement: Measurement, x: Tensor, alpha: float, sigma: float, draw: Callable[..., Tensor]):
         operator = measurement.operator.at(x)  # itself
-        length = 1.0 if operator.gram is None else math.sqrt(operator.gram)
+        gram = getattr(operator, "gram", None)
+        length = 1.0 if gram is None else math.sqrt(gram)
         noise = torch.as_tensor(alpha * per_image(measurement.noise_std, x) / length)
         left = noise > sigma  # drawn for all the same: an image of its own generator must not depend on the others
         added = expand_like((sigma**2 - noise**2).clamp(min=0).sqrt(), x)

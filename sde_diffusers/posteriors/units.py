@@ -9,7 +9,7 @@ from torch import Tensor
 from sde_diffusers.operators.base import Operator
 from sde_diffusers.operators.least_squares import inner, norm
 
-FAR_FROM_IMAGES = 20.0
+FAR_FROM_IMAGES = 5.0
 """Times what white images, and images of noise, measure, beyond which a measurement is hardly one of images."""
 
 
@@ -21,7 +21,7 @@ def warn_of_units(
 ) -> None:
     """Warn if a linear measurement is far more than images in [0, 1], and its noise, make it.
 
-    Values of 0 to 255 are, those of another range such as [-1, 1] are not noticed.
+    Values of 0 to 255 are, unless the images are very dark; those of another range such as [-1, 1] are not noticed.
 
     Args:
         operator: A, for as many images.

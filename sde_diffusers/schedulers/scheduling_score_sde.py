@@ -22,9 +22,8 @@ from sde_diffusers.parameterization import (
     Parameterization,
     expand_like,
     require_choice,
-    require_floating,
 )
-from sde_diffusers.scalars import plain_config, real_number, whole_number
+from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
