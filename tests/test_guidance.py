@@ -747,3 +747,17 @@ def test_guides_answer_with_means_and_as_they_are_asked():
     pipe = small_pipe(classes=None, guide=other)
     with pytest.raises(ValueError, match="its scale_by_sigma is True and the network's False"):
         pipe(guide_scale=2.0)
+
+
+def test_guides_and_classifiers_of_images_with_other_values_are_refused():
+    size = {"sample_size": 8, "block_out_channels": (8, 8)}
+    edm = {"preconditioning": "edm", "scale_by_sigma": False, "image_range": (-1.0, 1.0), "attention_resolutions": ()}
+    of_16_bits = {"value_dtype": "uint16", "in_channels": 1}
+    config = {**size, **edm, "layers_per_block": 1, "num_class_embeds": 4, "in_channels": 1}
+    scheduler = ScoreSdeExponentialScheduler(sde="ve", prediction_type="sample", image_range=(-1.0, 1.0))
+    classifier = NoiseConditionalClassifier(**size, num_classes=4, value_range=(0, 4095), **of_16_bits)
+    network = NCSNppUNet2DModel(**{**config, **of_16_bits})
+    pipe = ScoreSdePipeline(network, scheduler, classifier=classifier, guide=NCSNppUNet2DModel(**config))
+    for options, name in (({"classifier_scale": 1.0}, "classifier"), ({"guide_scale": 2.0}, "guide")):
+        with pytest.raises(ValueError, match=f"`{name}` is for images of PixelFormat.* network's are of PixelFormat"):
+            pipe(class_labels=1, num_inference_steps=2, **options)

@@ -255,3 +255,20 @@ def test_likelihood_of_sixteen_bits_against_a_closed_form():
     middles = (values.double().flatten(1) + 0.5) / 65536
     expected = -density.log_prob(middles) / (16 * np.log(2)) + 16
     assert torch.allclose(found, expected, atol=1e-3) and (found > 8).all()
+
+
+def test_a_signed_picture_means_the_same_whatever_it_holds():
+    """PIL's mode has signed numbers only, and an int16 network of colour images reads it as one of grey ones does."""
+    values = np.full((4, 4), 1000, np.int32)
+    pixels = PixelFormat.of("int16", (-1000, 3000))
+    for channels in (1, 3):
+        for lowest in (1000, -1):
+            values[0, 0] = lowest
+            read = read_images("image", Image.fromarray(values), channels, pixels)
+            assert read.shape == (1, channels, 4, 4) and (read[..., 1:] == 0.5).all()
+
+
+@pytest.mark.parametrize("value_range", [(0, 1e39), (1, 1 + 1e-9)])
+def test_a_range_that_float32_does_not_have(value_range):
+    with pytest.raises(ValueError, match="`value_range` must be finite numbers"):
+        PixelFormat.of("float32", value_range)

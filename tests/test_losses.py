@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
 from sde_diffusers import (
     VESDE,
     VPSDE,
+    ConsistencyTuning,
     CosineVPSDE,
     DenoisingScoreMatching,
     DiscreteVPSDE,
@@ -371,3 +373,19 @@ def test_integer_images_are_refused():
     for x_0, noise, name in ((integers, floats, "x_0"), (floats, integers, "noise")):
         with pytest.raises(ValueError, match=f"`{name}` must be floating point, but is int64"):
             objective(None, x_0, noise, objective.draw_times(2))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"noise": torch.randn(1, 1, 2, 2)}, r"`noise` must have the shape \(3, 1, 2, 2\) of `x_0`"),
+        ({"t": torch.rand(2)}, r"`t` must have shape \(3,\), but has \(2,\)"),
+        ({"t": torch.tensor([1, 250, 999])}, r"`t` must hold times in \[0, 1\], but goes from 1 to 999"),
+    ],
+)
+def test_shapes_and_times_of_other_kinds_are_refused(change, message):
+    given = {"x_0": torch.randn(3, 1, 2, 2), "noise": torch.randn(3, 1, 2, 2), "t": torch.rand(3)} | change
+    edm = Parameterization(VESDE(), "sample", "sigma", (-1.0, 1.0))
+    for loss in (objective(VESDE(), "edm"), ConsistencyTuning(edm)):
+        with pytest.raises(ValueError, match=message):
+            loss(lambda x, *_: UNet2DOutput(sample=x), **given)

@@ -656,3 +656,87 @@ def test_no_class_is_refused_for_networks_that_do_not_know_it():
 def test_a_path_that_is_none_is_refused(tmp_path):
     with pytest.raises(OSError, match="neither a folder nor the id of a repository"):
         ScoreSdePipeline.from_pretrained(str(tmp_path / "missing"))
+
+
+# Networks and schedulers that do not fit.
+
+
+def test_a_scheduler_of_another_image_range_is_refused_or_said(caplog):
+    """EDM's weights of input and output hold in one range alone; another network may never have been trained."""
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", prediction_type="sample", image_range=(0.0, 1.0))
+    pipe = unet_pipe(scheduler=scheduler)
+    draw(pipe)
+    assert "`image_range` of the network is (-1.0, 1.0), but that of the scheduler (0.0, 1.0)" in caplog.text
+    pipe = quiet(ScoreSdePipeline(edm_network(), scheduler))
+    with pytest.raises(ValueError, match="`image_range` of the network is"):
+        draw(pipe)
+
+
+def edm_network():
+    config = {"block_out_channels": (8,), "layers_per_block": 1, "attention_resolutions": (), "preconditioning": "edm"}
+    return NCSNppUNet2DModel(sample_size=8, scale_by_sigma=False, image_range=(-1.0, 1.0), **config)
+
+
+@pytest.mark.parametrize(
+    "returned, message",
+    [
+        ({"latent": 0}, r"must return None or a dictionary of 'latents', but returned \['latent'\]"),
+        (torch.zeros(1), "but returned Tensor"),
+        ({"latents": None}, "must be a tensor"),
+        ({"latents": torch.zeros(1, 3, 8, 8)}, r"must be a tensor \(2, 3, 8, 8\)"),
+        ({"latents": torch.zeros(2, 3, 8, 8, dtype=torch.int64)}, "must be a tensor"),
+    ],
+)
+def test_what_a_callback_may_not_return(returned, message):
+    with pytest.raises(ValueError, match=message):
+        draw(unet_pipe(), batch_size=2, callback_on_step_end=lambda *_: returned)
+
+
+def test_a_state_in_half_precision_becomes_what_it_was():
+    pipe = unet_pipe()
+    images = draw(pipe, output_type="np", callback_on_step_end=lambda *a: {"latents": a[3]["latents"].bfloat16()})
+    assert images.dtype == np.float32
+
+
+def diffusers_pipe(cls=UNet2DModel, **config):
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
+    unet = cls(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, **blocks, **config).eval()
+    return quiet(ScoreSdePipeline(unet, ScoreSdeProbabilityFlowScheduler(time_input="999t")))
+
+
+def test_latents_of_a_size_that_the_network_does_not_take():
+    with pytest.raises(ValueError, match="`latents` means images of 9 x 8 pixels, but the network takes only mult"):
+        draw(diffusers_pipe(), latents=torch.randn(1, 3, 9, 8))
+    with pytest.raises(ValueError, match="`latents` must hold numbers"):
+        draw(unet_pipe(), latents=torch.randn(1, 3, 0, 0))
+
+
+def test_a_network_made_of_diffusers_own_is_not_asked_without_a_class():
+    class Derived(UNet2DModel):
+        pass
+
+    pipe = diffusers_pipe(Derived, num_class_embeds=4)
+    with pytest.raises(ValueError, match="that can be asked without a class, but Derived can't"):
+        draw(pipe, class_labels=1, guidance_scale=2.0)
+
+
+def test_unsigned_class_labels():
+    pipe = unet_pipe(num_class_embeds=4)
+    expected = draw(pipe, batch_size=2, class_labels=[0, 3])
+    for dtype in (torch.uint8, torch.uint16):
+        assert torch.equal(draw(pipe, batch_size=2, class_labels=torch.tensor([0, 3], dtype=dtype)), expected)
+
+
+def test_tiles_go_along_with_the_components():
+    pipe = unet_pipe()
+    pipe.enable_tiling(8)
+    assert ScoreSdePipeline.from_pipe(pipe).tiles == pipe.tiles
+
+
+def test_optimizing_a_network_that_takes_one_precision():
+    pipe = diffusers_pipe()
+    pipe.optimize(precision="bfloat16")
+    assert draw(pipe).isfinite().all()
+    pipe.scheduler = DDPMScheduler()
+    with pytest.raises(ValueError, match="`scheduler` must be one of sde_diffusers"):
+        pipe.optimize()

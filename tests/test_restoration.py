@@ -23,6 +23,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.operators import (
+    JPEG,
     Bands,
     Convolution,
     Downsampling,
@@ -30,11 +31,22 @@ from sde_diffusers.operators import (
     GaussianBlur,
     Grayscale,
     Mask,
+    Quantization,
+    Saturation,
     box_mask,
     random_mask,
 )
 from sde_diffusers.parameterization import PREDICTION_TYPES, SDE_NAMES
-from sde_diffusers.posteriors import DPS, MMPS, Measurement, PiGDM, Projection, conjugate_gradients, posterior_output
+from sde_diffusers.posteriors import (
+    DPS,
+    MMPS,
+    Measurement,
+    PiGDM,
+    Projection,
+    conjugate_gradients,
+    poisson_noise_std,
+    posterior_output,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 4
@@ -601,3 +613,91 @@ def test_three_steps_do_for_a_trained_network():
     y = operator(images) + 0.05 * torch.randn(images.shape, generator=seeded(1))
     out = pipe(y, operator, 0.05, num_inference_steps=10, generator=seeded(2), output_type="pt").images
     assert -10 * (out - images).square().flatten(1).mean(1).log10().mean() > 19.5
+
+
+# What would be wrong without a word.
+
+
+@pytest.mark.parametrize("operator", [JPEG(50), Quantization(8), Saturation(1.5), Gamma(2.2)])
+def test_pictures_in_integers_are_not_measured(operator):
+    with pytest.raises(ValueError, match=f"{type(operator).__name__} takes floating point images"):
+        operator(torch.randint(256, (1, 1, 8, 8), dtype=torch.uint8))
+
+
+def test_deviations_of_dark_pixels_in_half_precision():
+    y = torch.tensor([0.0, 1e-4, 0.01, 1.0])
+    torch.testing.assert_close(poisson_noise_std(y.half(), 1e4), poisson_noise_std(y, 1e4), rtol=1e-3, atol=0)
+    assert poisson_noise_std(y.double(), 1e4).dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", ["daps", "diffpir"])
+def test_bounds_of_the_denoiser_hold_for_methods_that_take_no_product(method):
+    """A network whose answers leave the range of images: what is drawn where nothing is measured stays within."""
+    drawn = {}
+    for clip in (None, 1.0):
+        pipe = gaussian_pipe(network={"mean": 3.0, "std": 0.05}, clip_denoised=clip)
+        mask = torch.ones(SIZE, SIZE, dtype=torch.bool)
+        mask[0, 0] = False
+        y = Mask(mask)(torch.full((1, 3, SIZE, SIZE), 0.5))
+        states = []
+        pipe(
+            y,
+            Mask(mask),
+            method=method,
+            num_inference_steps=10,
+            generator=seeded(),
+            callback_on_step_end=lambda pipe, k, t, state, to=states: to.append(state["latents"]) or {},
+        )
+        drawn[clip] = states[-1][..., 1:, 1:].mean().item()
+    assert drawn[1.0] < 1.1 and drawn[None] > 2.0
+
+
+def test_masks_that_may_be_of_images_or_of_channels_are_refused():
+    pipe = unet_pipe(channels=3)
+    masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+    masks[0, :2] = masks[1, 2:4] = masks[2, 4:6] = True
+    with pytest.raises(ValueError, match="may be one for each image or one for each channel"):
+        pipe.inpaint(torch.rand(3, 3, 8, 8), masks, num_inference_steps=2)
+    for clear in (masks[:, None], masks[None]):
+        pipe.inpaint(torch.rand(3, 3, 8, 8), clear, num_inference_steps=2)
+    pipe.inpaint(torch.rand(1, 3, 8, 8), masks, num_inference_steps=2)
+
+
+def test_dark_measurements_up_to_255_are_warned_of():
+    pipe = unet_pipe()
+    mask = random_mask((8, 8), 0.5, seeded())
+    dark = 0.08 * torch.rand(1, 1, 8, 8, generator=seeded())
+    with pytest.warns(UserWarning, match="it must be in units of images"):
+        pipe(255 * Mask(mask)(dark), Mask(mask), num_inference_steps=2)
+
+
+def test_projection_takes_operators_of_another_import():
+    """As a pipeline whose code was loaded from its folder takes those of the package."""
+
+    class SameMask:
+        def __init__(self, mask):
+            self.own = Mask(mask)
+
+        def __getattr__(self, name):
+            return getattr(self.own, name)
+
+    Projection().check(SameMask(torch.ones(8, 8, dtype=torch.bool)), 0.0)
+
+
+def test_products_of_a_half_precision_network_do_not_overflow():
+    """Weights of exact measurements are beyond float16 where there is little noise; V takes them in its own units."""
+    images = torch.rand(1, 3, SIZE, SIZE, generator=seeded())
+    operator = GaussianBlur(0.7)
+    drawn = []
+    for dtype in (torch.float16, torch.float32):
+        pipe = gaussian_pipe()
+        pipe.unet.to(dtype)
+        y = operator(images)
+        drawn.append(pipe(y, operator, 1e-3, num_inference_steps=20, generator=seeded(), output_type="pt").images)
+    assert (drawn[0] - drawn[1]).square().mean().sqrt() < 0.02
+
+
+@pytest.mark.parametrize("share", [0.02, 0.98])
+def test_a_share_of_no_pixel_or_of_all_is_refused(share):
+    with pytest.raises(ValueError, match=f"`share`={share} of 16 pixels is"):
+        random_mask((4, 4), share)

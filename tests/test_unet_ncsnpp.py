@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import cpu_offload
+from torch import nn
 
 from sde_diffusers.models.group_norm import GroupNorm, HalfGroupNorm
 from sde_diffusers.models.layers import (
@@ -482,6 +484,15 @@ def test_methods_that_do_not_apply_say_so():
         {"block_out_channels": (8, 0)},
         {"block_out_channels": (32, 48), "norm_num_groups": 32},
         {"fir_kernel": (1,)},
+        {"fir_kernel": (1, math.nan)},
+        {"fir_kernel": 3},
+        {"block_out_channels": 8},
+        {"attention_resolutions": 8},
+        {"attention_resolutions": ("8",)},
+        {"sample_size": (8,)},
+        {"image_range": (0, 1, 2)},
+        {"image_range": None},
+        {"out_channels": 1, **EDM},
         {"dropout": 1.0},
         {"label_dropout": 1.0},
         {"image_range": (1, 0)},
@@ -508,3 +519,65 @@ def test_a_loaded_network_answers_bit_for_bit(widths, tmp_path):
     x = torch.randn(1, 1, 8, 8)
     with torch.no_grad():
         assert torch.equal(again(x, 0.7).sample, unet(x, 0.7).sample)
+
+
+class Adapted(nn.Module):
+    """A layer with an adapter beside it, which has the layer's weight, as PEFT's have."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer, self.delta = layer, nn.Linear(layer.in_features, layer.out_features)
+
+    weight = property(lambda self: self.base_layer.weight)
+    bias = property(lambda self: self.base_layer.bias)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.delta(x)
+
+
+def test_adapters_and_hooks_of_the_embeddings_act():
+    net, x = lively(), images()
+    before = net(x, 0.5).sample
+    block = next(module for module in net.modules() if isinstance(module, ResidualBlock))
+    doubled = block.emb.register_forward_hook(lambda layer, args, output: 2 * output)
+    assert (net(x, 0.5).sample - before).abs().max() > 1e-3
+    doubled.remove()
+    torch.testing.assert_close(net(x, 0.5).sample, before)
+    for module in net.modules():
+        if isinstance(module, ResidualBlock):
+            module.emb = Adapted(module.emb)
+    after = net(x, 0.5).sample
+    assert (after - before).abs().max() > 1e-3
+    after.sum().backward()
+    assert all(module.delta.weight.grad.abs().max() > 0 for module in net.modules() if isinstance(module, Adapted))
+
+
+@pytest.mark.parametrize("kept, working, error", [("float8_e4m3fn", "bfloat16", 0.3), ("bfloat16", "float32", 0.03)])
+def test_layers_that_are_kept_in_fewer_bits(kept, working, error):
+    net, x, labels = lively(num_class_embeds=3), images(), torch.tensor([1, -1])
+    expected = net(x, 0.5, labels).sample
+    net.enable_layerwise_casting(getattr(torch, kept), getattr(torch, working))
+    assert 0 < (net(x, 0.5, labels).sample - expected).norm() < error * expected.norm()
+
+
+def test_layers_that_wait_elsewhere_until_they_are_called():
+    net, x, labels = lively(num_class_embeds=3), images(), torch.tensor([1, -1])
+    expected = net(x, 0.5, labels).sample
+    cpu_offload(net, execution_device="cpu")
+    assert all(parameter.is_meta for parameter in net.parameters())
+    torch.testing.assert_close(net(x, 0.5, labels).sample, expected)
+
+
+def test_labels_in_any_integers_and_nothing_else():
+    net, x = lively(num_class_embeds=4), images()
+    expected = net(x, 0.5, torch.tensor([0, 3])).sample
+    for dtype in (torch.uint8, torch.int16, torch.uint16):
+        assert torch.equal(net(x, 0.5, torch.tensor([0, 3], dtype=dtype)).sample, expected)
+    for labels in (torch.tensor([0.0, 3.0]), torch.tensor([[0], [3]]), torch.tensor([0, 3, 1])):
+        with pytest.raises(ValueError, match="`class_labels` must be integers of shape"):
+            net(x, 0.5, labels)
+
+
+def test_integer_images_are_refused():
+    with pytest.raises(ValueError, match="`sample` must be floating point, but is uint8"):
+        build()(images().byte(), 0.5)

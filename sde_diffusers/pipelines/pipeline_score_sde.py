@@ -334,7 +334,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
     # Arguments and results.
 
     def _check(self, batch_size, generator, latents, output_type, callback, inputs, size=None) -> tuple[int, ...]:
-        """Refuse what cannot be sampled; otherwise the images' shape: of `size` (H, W), the latents' or the network's."""
+        """Refuse what cannot be sampled; otherwise the images' shape, `size` (H, W) being also the latents' or own."""
         n, channels = whole_number(batch_size), self.unet.config.in_channels
         if not n >= 1:
             raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")

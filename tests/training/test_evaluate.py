@@ -80,10 +80,14 @@ def folder(tmp_path_factory):
         num_class_embeds=10,
     )
     scheduler = ScoreSdeExponentialScheduler(
-        sde="ve", sigma_min=0.002, sigma_max=80.0, prediction_type="sample", time_input="sigma", eta=1.0
+        sde="ve",
+        sigma_min=0.002,
+        sigma_max=80.0,
+        prediction_type="sample",
+        time_input="sigma",
+        image_range=(-1.0, 1.0),
+        eta=1.0,
     )
-    scheduler.register_to_config(image_range=(-1.0, 1.0))
-    scheduler = ScoreSdeExponentialScheduler.from_config(scheduler.config)
     ScoreSdePipeline(unet=unet, scheduler=scheduler).save_pretrained(folder / "pipeline")
     (folder / "pipeline" / "README.md").write_text(CARD)
     curve = [{"step": step, "validation_loss": 1 / step} for step in (1, 2, 3)]  # as train.py leaves it
@@ -391,6 +395,11 @@ def test_class_labels():
         ("likelihood.eps=2", "likelihood.eps must be in"),
         ("neighbors.space=dinov2", "neighbors.space must be pixels or one of feature_spaces"),
         ("frechet_reference=shipped", "frechet_reference=shipped is for"),
+        ("data.split=validation data.test_split=test", "data.split=validation is short for data.test_split"),
+        (
+            "feature_spaces=[inception] feature_weights.dinov2=somewhere",
+            "feature_weights.dinov2 is for a feature space that is none of feature_spaces",
+        ),
         ("yardsticks=[8]", "yardsticks are for the distances in feature_spaces"),
         ("samples.num_images=0", "leave nothing to evaluate"),
         ("--save_images", "must have the form key=value"),
@@ -398,7 +407,7 @@ def test_class_labels():
 )
 def test_refused_configurations(change, message):
     with pytest.raises(ConfigError, match=message):
-        read_evaluation_config(["pipeline", "output_dir=x", "data.dataset=fashion_mnist", change])
+        read_evaluation_config(["pipeline", "output_dir=x", "data.dataset=fashion_mnist", *change.split()])
 
 
 @pytest.mark.parametrize(
@@ -410,6 +419,8 @@ def test_refused_configurations(change, message):
         ("samples.guidance_scale=2 samples.classes=none", "samples.guidance_scale=2.0 needs classes"),
         ("feature_spaces=[fashion-mnist] feature_weights.fashion-mnist=missing", "no config.json in missing"),
         ("data.reference_split=all", "split 'all' does not exist"),
+        ("likelihood.num_images=1 scheduler.clip_denoised=true", "likelihood: The scheduler bounds"),
+        ("likelihood.num_images=1 likelihood.rtol=1e-14", "likelihood: `rtol` must be"),
     ],
 )
 def test_refused_before_anything_is_drawn(folder, tmp_path, capsys, change, message):
@@ -492,3 +503,55 @@ def test_classes_are_the_networks_by_their_names(folder, tmp_path, monkeypatch, 
     pipe.unet.register_to_config(class_names=["bag", "boot"])
     with pytest.raises(ConfigError, match="has the classes coat, but the network knows bag, boot"):
         inputs._with_classes_of(pipe, data, "likelihood.given_class=true")
+
+
+def test_a_network_that_always_had_a_class_is_not_asked_without(folder, tmp_path, capsys):
+    shutil.copytree(folder / "pipeline", tmp_path / "pipeline")
+    path = tmp_path / "pipeline" / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "label_dropout": 0.0}))
+    for change in ("samples.classes=none", "samples.guidance_scale=2", "likelihood.num_images=1"):
+        words = arguments(tmp_path, tmp_path / "e", f"feature_weights.fashion-mnist={folder / 'features-4'}", change)
+        assert evaluate.main(words) == 1
+        assert "asks the network without a class" in capsys.readouterr().err
+    words = arguments(tmp_path, tmp_path / "e", "likelihood.num_images=1", "likelihood.given_class=true", *LIKELIHOOD)
+    assert evaluate.main(words) == 0
+
+
+def test_likelihoods_of_other_labels_are_not_gone_on_with(folder, tmp_path, monkeypatch, capsys):
+    more = [*LIKELIHOOD, "likelihood.given_class=true", "samples.num_images=0"]
+    assert evaluate.main(arguments(folder, tmp_path, *more)) == 0
+    load = inputs.load_images
+
+    def changed(*args, **options):
+        data = load(*args, **options)
+        return dataclasses.replace(data, labels=(data.labels + 1) % 10)
+
+    monkeypatch.setattr(inputs, "load_images", changed)
+    assert evaluate.main(arguments(folder, tmp_path, *more)) == 1
+    assert "test_labels was" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "shards" / "likelihood" / "description.json").read_text())
+    assert kept["pixels"] == ["uint8", 0, 255] and kept["image_range"] == [-1, 1]
+
+
+def test_features_have_the_name_of_their_resolution(folder, tmp_path):
+    shutil.copytree(folder / "features-4", tmp_path / "larger")
+    path = tmp_path / "larger" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resolution": 56}))
+    names = {load_feature_network("fashion-mnist", path).name for path in (folder / "features-4", tmp_path / "larger")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["feature_spaces=[fashion-mnist,cifar10]"], "the curve is of one of the feature_spaces"),
+        (["samples.num_images=4"], "is too few for a Frechet distance in the 4 features"),
+    ],
+)
+def test_a_curve_that_could_not_be_drawn_is_refused(folder, tmp_path, capsys, change, message):
+    (tmp_path / "run" / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-00000001" / "state.json").write_text("{}")
+    shutil.copytree(folder / "pipeline", tmp_path / "run" / "pipeline")
+    words = arguments(folder, tmp_path / "e", "feature_spaces=[fashion-mnist]", *change)
+    assert evaluate_checkpoints.main([str(tmp_path / "run"), *words[1:]]) == 1
+    assert message in capsys.readouterr().err

@@ -269,3 +269,65 @@ def test_example_data(tmp_path):
         "bands": ([5, 16, 16], "float32", 0),
         "panoramas": ([1, 24, 40], "uint8", 0),
     }
+
+
+def test_what_a_run_held_out_is_found_in_its_data_alone(tmp_path, run, capsys):
+    """Whatever is compared with, of however many images, and unless the names are numbers of other rows."""
+    noise(tmp_path / "data" / "train", 40)
+    noise(tmp_path / "data" / "test", 10, seed=1)
+    run(
+        f"data.dataset={tmp_path}/data",
+        f"output_dir={tmp_path}/run",
+        "data.labels=none",
+        "validate_every=2",
+        "data.validation=hold_out",
+    )
+    common = ["samples.num_images=6", "samples.num_inference_steps=2", "data.labels=none", "data.test_split=held_out"]
+
+    def counts(name, *words):
+        output = tmp_path / name
+        pipeline = str(tmp_path / "run" / "pipeline")
+        assert evaluate.main([pipeline, *common, f"output_dir={output}", *words]) == 0, capsys.readouterr().err
+        (record,) = (r for r in results(output) if r["metric"].startswith("nearer"))
+        return record["num_reference"], record["num_test_images"]
+
+    data = f"data.dataset={tmp_path}/data"
+    assert counts("a", data) == (36, 4)
+    assert counts("b", data, "data.reference_split=test") == (10, 4)
+    assert counts("c", data, "data.max_images=3") == (3, 3)
+    (tmp_path / "data" / "train" / read_record(tmp_path / "run").held_out[0].split("/")[-1]).unlink()
+    assert counts("d", data) == (36, 3)
+    assert "1 of the 4 images held out are missing" in capsys.readouterr().out
+
+    record = read_record(tmp_path / "run")
+    record.held_out = ["row 3", "row 7"]
+    record.write(tmp_path / "run")
+    noise(tmp_path / "other" / "train", 12)
+    words = [str(tmp_path / "run" / "pipeline"), *common, f"data.dataset={tmp_path}/other", f"output_dir={tmp_path}/e"]
+    assert evaluate.main(words) == 1
+    assert "which of them were held out cannot be known" in capsys.readouterr().err
+    assert evaluate.main([*words, "data.test_split=none"]) == 0
+    assert ": all are compared with" in capsys.readouterr().out
+
+
+def test_values_of_another_kind_than_the_networks_are_refused(tmp_path, run, capsys):
+    noise(tmp_path / "data", 20)
+    run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run")
+    noise(tmp_path / "wide", 20, dtype=np.uint16)
+    words = [str(tmp_path / "run" / "pipeline"), "neighbors.num_images=0", f"output_dir={tmp_path}/e"]
+    assert evaluate.main([*words, f"data.dataset={tmp_path}/wide", "data.white_level=65535"]) == 1
+    error = capsys.readouterr().err
+    assert "data.white_level: the values of" in error and "compares images of one kind" in error
+    assert not (tmp_path / "e").exists()
+
+
+def test_samples_of_several_splits_are_refused(tmp_path, capsys):
+    noise(tmp_path / "own", 12)
+    for split in ("train", "test"):
+        noise(tmp_path / "samples" / split, 4)
+    words = [str(tmp_path / "samples"), str(tmp_path / "own"), f"output_dir={tmp_path}/e"]
+    assert evaluate.main(words) == 1
+    assert "it has the splits 'train', 'test': give the folder of one of them" in capsys.readouterr().err
+    words[0] += "/train"
+    assert evaluate.main([*words, "samples.classes=balanced"]) == 1
+    assert "samples.classes=balanced needs a pipeline" in capsys.readouterr().err

@@ -10,13 +10,16 @@ from PIL import Image
 
 from evaluation.distances import FeatureStatistics, precision_recall
 from evaluation.feature_metrics import compare_features
+from evaluation.folder_samples import as_samples
 from evaluation.neighbors import Neighbors, nearest, pixels
 from evaluation.page import draw_page
 from evaluation.samples import save_images
 from evaluation.shards import compute_in_shards
 from evaluation.tables import make_tables, markdown
 from evaluation.yardsticks import noisy_images
+from images.loading import ImageData
 from run.yaml_config import ConfigError
+from sde_diffusers.images import PixelFormat
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,55 @@ def test_tables_show_notes_once():
     assert table.rows == [["samples", "1,000", "9", "refused [1]", "0.5"], ["real", "1,000", "", "2 [2] [3]", "0.25"]]
     assert table.notes == ["[1] too few", "[2] biased", "[3] against 50 images of e, train"]
     assert "| samples | 1,000 | 9 | refused [1] | 0.5 |" in markdown(table)
+
+
+def test_copies_are_found_among_images_that_differ_by_one_value():
+    images = torch.randint(256, (60, 3, 64, 64), generator=torch.Generator().manual_seed(0)).byte()
+    near = images.clone()
+    near[:, 0, 0, 0] ^= 1
+    distances, indices = nearest(pixels(images), pixels(torch.cat([near, images])), "")
+    assert (distances == 0).all() and indices.tolist() == list(range(60, 120))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_bands_are_not_saved_as_opacity(tmp_path, channels):
+    images = torch.randint(256, (3, channels, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    save_images(images, tmp_path)
+    for k, image in enumerate(images):
+        assert np.array_equal(np.load(tmp_path / f"{k:06d}.npy"), image.numpy())
+
+
+class OneOfTwo:
+    """A process of two, which waits by doing what is given."""
+
+    num_processes = 2
+
+    def __init__(self, process_index, *meanwhile):
+        self.process_index, self.is_main_process, self.meanwhile = process_index, process_index == 0, list(meanwhile)
+
+    def wait_for_everyone(self):
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+
+def test_processes_share_a_folder_into_which_another_evaluation_writes(tmp_path, accelerator):
+    """Each looks for itself at what is there already, and may see another state of it than the other."""
+
+    def square(part):
+        return {"x": torch.tensor([k**2 for k in part])}
+
+    def compute(count, process):
+        return compute_in_shards(square, tmp_path, {}, count, 2, process, "")["x"].tolist()
+
+    second = OneOfTwo(1)
+    first = OneOfTwo(0, lambda: compute(2, accelerator), lambda: compute(8, second))
+    assert compute(8, first) == [k**2 for k in range(8)]
+
+
+def test_samples_of_a_folder_are_in_random_order():
+    images = torch.arange(100)[:, None, None, None].expand(-1, 1, 2, 2).byte()
+    data = ImageData(images, None, None, [], "name", PixelFormat())
+    samples = as_samples(data, 3)
+    assert samples.images[:, 0, 0, 0].sort().values.tolist() == list(range(100))
+    assert samples.images[:50].float().mean() == pytest.approx(49.5, abs=4 * 29 / 50**0.5)
+    assert torch.equal(as_samples(data, 3).images, samples.images)
