@@ -29,7 +29,7 @@ from sde_diffusers.weights_digest import weights_digest
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
 # All by make_model_data.py
 TEST_DATA = Path(__file__).with_name("fashion_mnist.json")
-TEST_SHEET = TEST_DATA.with_suffix(".png")
+TEST_SHEET, TEST_SHAPE = TEST_DATA.with_suffix(".png"), (1, 28, 28)
 DRAWN_SHEET = "drawn-{name}.png"  # of a shipped pipeline, beside this file
 DRAWN_COLUMNS = 8
 ANY = "Any class"  # the choice of no class
@@ -222,9 +222,8 @@ def load_model(source: str) -> ServedModel:
     test_images = None
     test_data, card = json.loads(TEST_DATA.read_text(encoding="utf-8")), card_header(source)
     if test_data["dataset"] in listed(card.get("datasets")):
-        test_images = read_sheet(TEST_SHEET, pipe._image_shape)
-        if test_images is not None:
-            test_images = test_images.flatten(0, 1)
+        if pipe._image_shape == TEST_SHAPE:  # other sizes may divide the sheet, too
+            test_images = read_sheet(TEST_SHEET, TEST_SHAPE).flatten(0, 1)
         if classes == len(test_data["class_names"]) and not names_of(pipe.unet):
             class_names = test_data["class_names"]
     test_scores = next((known["scores"] for known in test_data["models"].values() if known["network"] == digest), None)
