@@ -68,11 +68,10 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
         )
     own = getattr(config, "image_range", None)
     if own is not None and tuple(own) != tuple(parameterization.image_range):
-        message = f"`image_range` of the network is {tuple(own)}, but that of the scheduler "
-        message += f"{parameterization.image_range}: a network that was trained has the same."
-        if getattr(config, "preconditioning", None) == "edm":  # whose weights of input and output hold in one alone
-            raise ValueError(message)
-        _say_once(message)
+        _say_once(
+            f"`image_range` of the network is {tuple(own)}, but that of the scheduler {parameterization.image_range}: "
+            "unless the network is yet to be trained, images come out too dark, too bright or clipped."
+        )
     if getattr(config, "preconditioning", None) == "edm":
         asked = (parameterization.prediction_type, time_input)
         if asked != ("sample", "sigma"):

@@ -375,7 +375,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
     def _require_size(self, name: str, size: tuple[int, int]) -> None:
         """Raise a `ValueError` unless the networks take images of this (H, W), or their tiles."""
         size = size if self.tiles is None else (min(size[0], self.tiles.size), min(size[1], self.tiles.size))
-        networks = [self.unet] if self.guide is None else [self.unet, self.guide]
+        networks = [network for network in (self.unet, getattr(self, "guide", None)) if network is not None]
         own = size if self.unet.config.sample_size is None else self._image_shape[1:]
         require_size(name, size, own, networks)
 
