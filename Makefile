@@ -15,7 +15,7 @@ space: .venv/space
 	$(BIN)/python space_app/app.py
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses auto --dist loadgroup
 
 # What goes wrong in training and loading: docs/reliability.md. Twenty kills take minutes; KILLS=2 is a short form.
 test-faults: .venv/installed

@@ -37,6 +37,8 @@ from sde_diffusers.images import PixelFormat
 gradio = pytest.importorskip("gradio", reason="gradio is not installed: pip install -e '.[space]'")
 gradio_client = pytest.importorskip("gradio_client")
 
+pytestmark = pytest.mark.xdist_group("app")  # one process opens the pages and loads the models
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "space_app"))
 import app as space_app  # noqa: E402

@@ -77,15 +77,19 @@ def function_of_time(method):
     @functools.wraps(method)
     def wrapper(self, t, *others):
         dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
-        times = [torch.as_tensor(time, dtype=torch.float64) for time in (t, *others)]
-        for given, time in zip((t, *others)[:count], times, strict=False):
-            if not isinstance(given, Tensor) and not ((time >= 0) & (time <= 1)).all():
-                raise ValueError(f"Times of `{method.__name__}` must lie in [0, 1], but here is {given!r}.")
+        times = (t, *others)
+        if not all(isinstance(time, Tensor) and time.dtype == torch.float64 for time in times):  # as most calls are
+            times = tuple(torch.as_tensor(time, dtype=torch.float64) for time in times)
+            for given, time in zip((t, *others)[:count], times, strict=False):
+                if not isinstance(given, Tensor) and not ((time >= 0) & (time <= 1)).all():
+                    raise ValueError(f"Times of `{method.__name__}` must lie in [0, 1], but here is {given!r}.")
 
         def given_dtype(value) -> Tensor:
             return value.to(dtype) if isinstance(value, Tensor) else torch.full_like(times[0], value, dtype=dtype)
 
         values = method(self, *times)
+        if isinstance(values, Tensor) and values.dtype == dtype:
+            return values
         return tuple(map(given_dtype, values)) if isinstance(values, tuple) else given_dtype(values)
 
     wrapper.takes_any_time = True  # type: ignore[attr-defined]
