@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from guidance import CLASSES, ROOT, drawn, judged, load_classifier, real_images
 from sampler_distances import Judge
-from side_by_side import write_results
+from side_by_side import earlier_rows, write_results
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdeExponentialScheduler, ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
@@ -56,7 +56,7 @@ class Setting:
 
 def table(results):
     lines = ["| guidance | scale | Frechet distance | accuracy, % | evaluations | ms an image |", "|---" * 6 + "|"]
-    for r in [*results["rows"], {"kind": "real test images", **results["real"]}]:
+    for r in [*results["rows"], {"kind": f"{results['real']['images']:,} real test images", **results["real"]}]:
         cells = [r["kind"], f"{r['scale']:g}" if "scale" in r else ""]
         cells += [f"{r['frechet']:.3f} ({r['low']:.3f} to {r['high']:.3f})"]
         cells += ["" if r["kind"] == NO_CLASS else f"{100 * r['accuracy']:.1f} ± {100 * r['error']:.1f}"]
@@ -88,7 +88,7 @@ def main(arguments=None):
     parser.add_argument("pipeline", help="folder of a saved class-conditional pipeline")
     parser.add_argument("guide", help="folder of a weaker network of the same kind")
     parser.add_argument("folder", type=Path, help="where images and results are kept")
-    parser.add_argument("--samples", type=int, default=2000, help="images of each row, a multiple of 10")
+    parser.add_argument("--samples", type=int, default=1000, help="images of each row, a multiple of 10")
     parser.add_argument("--steps", type=int, default=12, help="of the ODE's solver of order 3, an evaluation each")
     parser.add_argument("--kinds", nargs="*", default=list(SCALES), choices=list(SCALES), help="rows to draw")
     args = parser.parse_args(arguments)
@@ -109,15 +109,16 @@ def main(arguments=None):
     digests = {"network": weights_digest(pipe.unet)[:8], "guide": weights_digest(pipe.guide)[:8]}
     description = {**digests, "steps": args.steps, "torch": torch.__version__}
     accelerator = Accelerator(cpu=True)
-    results = {**description, "samples": args.samples, "rows": []}
-    results["real"] = judged(real_images(args.samples), judge, head)
+    settings = {**description, "samples": args.samples}
+    rows = [r for r in earlier_rows(args.folder, "autoguidance", settings) if r["kind"] not in args.kinds]
+    results = {**settings, "rows": rows, "real": judged(real_images(args.samples), judge, head)}
     args.folder.mkdir(parents=True, exist_ok=True)
     for kind in args.kinds:
         for scale in SCALES[kind]:
             setting = Setting(kind, scale)
             parts = drawn(pipe, setting, args.steps, args.samples, args.folder, description, accelerator)
             cost = {"nfe": parts["nfe"][0].item(), "cpu_s_per_image": parts["seconds"].mean().item()}
-            results["rows"].append(asdict(setting) | cost | judged(parts["images"], judge, head))
+            rows.append(asdict(setting) | cost | judged(parts["images"], judge, head))
             write_results(args.folder, "autoguidance", results, table(results), plot(results))
     print(table(results))
 

@@ -2,7 +2,7 @@
 
     python benchmarks/corrector_step_size.py
 
-Algorithm 5 of arXiv 2011.13456 takes Langevin steps of 2 alpha_i (snr |z| / |score|)^2. In the text alpha_i is DDPM's
+Algorithm 5 of arXiv 2011.13456 takes Langevin steps of 2 alpha_i (snr |z| / |score|)^2. In the text alpha_i is the
 cumulative product of 1 - beta_j, that is alpha(t)^2; in the code it is 1 - beta_i itself. Here both sample Gaussian
 images whose score is known exactly, 10,000 pixels of deviation 0.5 and 0.1 (the paper's VP SDE, its default snr).
 Prints a table in Markdown: the deviation of what is drawn over that of the data.
@@ -27,7 +27,8 @@ class AsInTheText(ScoreSdePredictorCorrectorScheduler):
 
     def _plan(self, n):
         plan = super()._plan(n)
-        self._langevin_scale = self.sde.alpha(self._grid) ** 2
+        times = plan[0][:: self.corrections + self.predictions]
+        self._langevin_scale = (self.sde.alpha(times) ** 2).tolist()
         return plan
 
 

@@ -13,7 +13,6 @@ nonlinear  One Gaussian pixel, whose posterior is found by numerical integration
 """
 
 import itertools
-import json
 import math
 import statistics
 import sys
@@ -24,7 +23,7 @@ from unittest.mock import patch
 
 import torch
 from posterior_methods import Counted, generator, posterior_methods
-from side_by_side import write_results
+from side_by_side import earlier_rows, write_results
 from tqdm import tqdm
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdeRestorationPipeline
@@ -143,14 +142,13 @@ class Problem(Counted):
 
 def exact_table(arguments, folder):
     steps, only, seeds = arguments.steps, arguments.only, arguments.seeds
-    path = folder / "exact.json"
-    records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
+    settings = {"steps": steps, "samples": SAMPLES, "noise_std": NOISE}
+    records = earlier_rows(folder, "exact", settings, "records")
     done = {(r["operator"], r["noise"], r["method"], r["seed"]) for r in records}
 
     def keep(record):
         records.append(record)
-        results = {"steps": steps, "samples": SAMPLES, "noise_std": NOISE, "records": records}
-        write_results(folder, "exact", results, exact_lines(records))
+        write_results(folder, "exact", {**settings, "records": records}, exact_lines(records))
 
     methods = {name: f for name, f in posterior_methods().items() if not only or any(o in name for o in only)}
     cells = [(name, noise) for noise in arguments.noises for name in arguments.operators or operators()]

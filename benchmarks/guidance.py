@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import torch
 from accelerate import Accelerator
 from sampler_distances import Judge
-from side_by_side import write_results
+from side_by_side import earlier_rows, write_results
 
 from sde_diffusers import NoiseConditionalClassifier, ScoreSdeExponentialScheduler, ScoreSdePipeline
 from sde_diffusers.weights_digest import weights_digest
@@ -92,19 +92,24 @@ def judged(images, judge, head):
     with torch.inference_mode():
         found = head(judge.network(images)).argmax(1)
     accuracy = (found == torch.arange(len(images)) % CLASSES).float().mean().item()
-    return {"accuracy": accuracy, "error": (accuracy * (1 - accuracy) / len(images)) ** 0.5} | judge(images)
+    return {
+        "images": len(images),
+        "accuracy": accuracy,
+        "error": (accuracy * (1 - accuracy) / len(images)) ** 0.5,
+    } | judge(images)
 
 
 def real_images(samples):
-    """Test images, as many of each class, classes in turn."""
+    """Test images, as many of each class, classes in turn: `samples`, or as many as there are, if that is less."""
     data = load_images(str(EMBEDDED_FASHION_MNIST), "test")
-    of_class = [data.images[data.labels == k][: samples // CLASSES] for k in range(CLASSES)]
-    return torch.stack(of_class, 1).flatten(0, 1)
+    of_class = [data.images[data.labels == k] for k in range(CLASSES)]
+    count = min(samples // CLASSES, *map(len, of_class))
+    return torch.stack([images[:count] for images in of_class], 1).flatten(0, 1)
 
 
 def table(results):
     lines = ["| guidance | scale | accuracy, % | Frechet distance | evaluations | ms an image |", "|---" * 6 + "|"]
-    for r in [*results["rows"], {"kind": "real test images", **results["real"]}]:
+    for r in [*results["rows"], {"kind": f"{results['real']['images']:,} real test images", **results["real"]}]:
         cells = [r["kind"], f"{r['scale']:g}" if "scale" in r else ""]
         cells += [f"{100 * r['accuracy']:.1f} +- {100 * r['error']:.1f}"]
         cells += [f"{r['frechet']:.2f} ({r['low']:.2f} to {r['high']:.2f})"]
@@ -155,12 +160,14 @@ def main():
 
     pipe = ScoreSdePipeline.from_pretrained(args.pipeline)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, eta=0.0)
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, solver_order=3, eta=0.0)
     pipe.unet.to(memory_format=torch.channels_last)
     description = {"network": weights_digest(pipe.unet)[:8], "steps": args.steps, "torch": torch.__version__}
+    description["solver_order"] = pipe.scheduler.config.solver_order
     accelerator = Accelerator(cpu=True)
-    results = {**description, "samples": args.samples, "interval": LEVELS, "rows": []}
-    results["real"] = judged(real_images(args.samples), judge, head)
+    settings = {**description, "samples": args.samples, "interval": LEVELS}
+    rows = [r for r in earlier_rows(args.folder, "guidance", settings) if r["kind"] not in args.kinds]
+    results = {**settings, "rows": rows, "real": judged(real_images(args.samples), judge, head)}
     args.folder.mkdir(parents=True, exist_ok=True)
     for kind in args.kinds:
         if kind == CLASSIFIER:
@@ -173,7 +180,7 @@ def main():
             setting = Setting(kind, scale)
             parts = drawn(pipe, setting, args.steps, args.samples, args.folder, description, accelerator)
             cost = {"nfe": parts["nfe"][0].item(), "cpu_s_per_image": parts["seconds"].mean().item()}
-            results["rows"].append(asdict(setting) | cost | judged(parts["images"], judge, head))
+            rows.append(asdict(setting) | cost | judged(parts["images"], judge, head))
             write_results(args.folder, "guidance", results, table(results), plot(results))
     print(table(results))
 

@@ -1,8 +1,9 @@
 """Posterior methods of this package, of azula and of deepinv, each as a function of a problem and a number of steps.
 
 All sample the reverse-time SDE of one variance exploding process in first order (one of ours in second), with as many
-time steps on the same grid (uniform in the logarithm of sigma), ask the same denoiser and have the settings of their
-authors, but for what their names say. Only ours are told what the operator's structure is.
+time steps, ask the same denoiser and have the settings of their authors, but for what their names say. azula's and
+deepinv's steps are even in the logarithm of sigma; ours lie where our default has them, and in "even steps" as theirs.
+Only ours are told what the operator's structure is.
 
 A problem has, in the network's range [-1, 1]:
 
@@ -47,9 +48,11 @@ def drawn_shape(problem):
     return (problem.shape[0] * problem.draws, *problem.shape[1:])
 
 
-def ours(make, order=1):
+def ours(make, **options):
     def sample(problem, steps):
-        scheduler = ScoreSdeExponentialScheduler.from_config(problem.scheduler.config, solver_order=order)
+        scheduler = ScoreSdeExponentialScheduler.from_config(
+            problem.scheduler.config, **{"solver_order": 1, **options}
+        )
         pipe = ScoreSdeRestorationPipeline(unet=problem.network, scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
         operator = problem.operator
@@ -67,8 +70,9 @@ def ours(make, order=1):
 
 OURS = {
     "MMPS (30 steps)": ours(lambda s: MMPS(30, 0.0)),
-    "MMPS (30 steps), second order": ours(lambda s: MMPS(30, 0.0), order=2),
+    "MMPS (30 steps), second order": ours(lambda s: MMPS(30, 0.0), solver_order=2),
     "MMPS": ours(lambda s: MMPS()),
+    "MMPS, even steps": ours(lambda s: MMPS(), time_grid="log_snr"),
     "TMPD": ours(lambda s: TMPD()),
     "Pi-GDM": ours(PiGDM),
     "DPS": ours(lambda s: DPS(sigma_data=s)),

@@ -63,7 +63,10 @@ def measure(name: str, rounds: int, batch: int | None) -> dict:
         VESDE(0.01, 50.0), "sample" if preconditioned else "score", "sigma", network.config.image_range or (0.0, 1.0)
     )
     objective = DenoisingScoreMatching(parameterization, "edm" if preconditioned else "sigma2")
-    optimizer, ema = torch.optim.AdamW(network.parameters(), 1e-4), EMAModel(network.parameters())
+    optimizer, ema = (
+        torch.optim.AdamW(network.parameters(), 1e-4, fused=True),
+        EMAModel(network.parameters(), foreach=True),
+    )
     x_0 = torch.rand(batch, network.config.in_channels, size, size) * 2 - 1
 
     def sample():
@@ -73,6 +76,7 @@ def measure(name: str, rounds: int, batch: int | None) -> dict:
     def step():
         with torch.autocast("cpu", torch.bfloat16):
             objective(network, x_0, torch.randn_like(x_0), objective.draw_times(batch)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0, foreach=True)
         optimizer.step()
         optimizer.zero_grad()
         ema.step(network.parameters())

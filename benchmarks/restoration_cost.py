@@ -36,8 +36,8 @@ def turn(task: str, count: int, steps: int) -> None:
     from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask
 
     operator = {
-        "a hole of 14 x 14": lambda: Mask(box_mask(28, 28, (7, 7, 14, 14))),
-        "75 % missing": lambda: Mask(torch.rand(28, 28, generator=torch.Generator().manual_seed(0)) < 0.25),
+        "a hole of 14 x 14": lambda: Mask(box_mask(28, 28, (7, 7, 21, 21))),
+        "75 % missing": lambda: Mask(torch.rand(28, 28, generator=torch.Generator().manual_seed(0)) < 0.75),
         "4x down-sampling": lambda: Downsampling(4),
         "blur": lambda: GaussianBlur(2.0),
     }[task]()

@@ -24,7 +24,7 @@ import torch
 from posterior_methods import Counted, generator, posterior_methods
 from safetensors import safe_open
 from safetensors.torch import save_file
-from side_by_side import write_results
+from side_by_side import earlier_rows, write_results
 from tqdm import tqdm
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdePipeline
@@ -69,7 +69,7 @@ def tasks(shape):
         "75 % missing": Mask(random_mask((n, 1, h, w), 0.75, generator())),
         "4x smaller": Downsampling(4),
         "blur 1.5": GaussianBlur(1.5),
-        "60 % of Fourier samples missing": MaskedFourier(random_mask((h, w), 0.6, generator())),
+        "40 % of Fourier samples missing": MaskedFourier(random_mask((h, w), 0.6, generator())),
     }
 
 
@@ -140,22 +140,30 @@ def image_table(arguments, folder):
         if not any(word in name for word in SKIPPED)
         and (not arguments.only or any(word in name for word in arguments.only))
     }
-    records = [{"task": "none", "method": "the images themselves"} | distance(eight_bits)]
     cells = list(itertools.product(tasks(images.shape).items(), methods.items()))
+    anew = {(task, method) for (task, _), (method, _) in cells}
+    records = [
+        r for r in earlier_rows(folder, "images", settings, "records")[1:] if (r["task"], r["method"]) not in anew
+    ]
+    records.insert(0, {"task": "none", "method": "the images themselves"} | distance(eight_bits))
+
+    def keep(record):
+        records.append(record)
+        write_results(folder, "images", {**settings, "records": records}, image_lines(records))
+
     for (task, operator), (method, sample) in tqdm(cells, desc="cells"):
         record = {"task": task, "method": method}
         path = folder / f"{task} {method}.safetensors".replace(" ", "_").replace("%", "percent")
         try:
             found, figures = restored(path, settings, pipe, operator, images, sample, arguments)
         except Exception as error:  # of whichever library: it is a result
-            records.append(record | {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
+            keep(record | {"refused": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
             continue
         if found.isfinite().all():
             mse = (found - images / 2 - 0.5).square().flatten(1).mean(1)
             record["psnr"] = (-10 * mse.log10()).mean().item()
             record |= distance((255 * found).round().byte())
-        records.append(record | figures)
-        write_results(folder, "images", {**settings, "records": records}, image_lines(records))
+        keep(record | figures)
     print(image_lines(records))
 
 

@@ -148,9 +148,17 @@ def parts(samples, batch):
     return [(k, start, min(start + batch, samples)) for k, start in enumerate(range(0, samples, batch))]
 
 
-def draw(pipe, row, folder, sizes, context, digest):
+def described(row, config, settings):
+    """All that the row's images depend on, as a string: images of other settings never mix."""
+    options = sampler(row.name, row.budget, config)[0].config
+    options = {key: value for key, value in options.items() if not key.startswith("_")}
+    return json.dumps({**settings, "scheduler": options}, sort_keys=True, default=str)
+
+
+def draw(pipe, row, folder, sizes, context, settings):
     """Draw the row's images that are not there yet."""
     missing = [part for part in parts(*sizes) if not part_path(folder, row, part[0]).exists()]
+    about = described(row, pipe.scheduler.config, settings)
     pipe.scheduler, steps = sampler(row.name, row.budget, pipe.scheduler.config)
     for k, start, end in tqdm(missing, desc=row.folder, mininterval=1, leave=False):
         # The latents and classes depend on the images' numbers alone: the same for every sampler.
@@ -167,11 +175,11 @@ def draw(pipe, row, folder, sizes, context, digest):
                 output_type="pt",
             )
         images = (output.images * 255).round().byte().cpu()
-        metadata = {"nfe": str(output.nfe), "cpu_seconds": str(time.process_time() - began), "network": digest}
+        metadata = {"nfe": str(output.nfe), "cpu_seconds": str(time.process_time() - began), "about": about}
         save_atomically({"images": images}, part_path(folder, row, k), metadata)
 
 
-def drawn(row, folder, sizes, digest):
+def drawn(row, folder, sizes, about):
     """(N, C, H, W) uint8 images of the row, evaluations and processor time for an image; None if not complete."""
     images, nfe, seconds = [], 0, 0.0
     for k, start, end in parts(*sizes):
@@ -180,10 +188,9 @@ def drawn(row, folder, sizes, digest):
             return None
         with safe_open(path, "pt") as file:
             metadata, part = file.metadata(), file.get_tensor("images")
-        if metadata["network"] != digest or len(part) != end - start:
-            raise SystemExit(
-                f"{path} holds {len(part)} images of network {metadata['network']}: choose another folder."
-            )
+        if metadata.get("about") != about or len(part) != end - start:
+            found = metadata.get("about")
+            raise SystemExit(f"{path} holds {len(part)} images of {found}, and not of {about}: choose another folder.")
         images.append(part)
         nfe, seconds = int(metadata["nfe"]), seconds + float(metadata["cpu_seconds"])
     return torch.cat(images), nfe, seconds / sizes[0]
@@ -206,10 +213,10 @@ class Judge:
         return {"frechet": distance, "low": low, "high": high}
 
 
-def evaluate(folder, sizes, digest, judge, known):
+def evaluate(folder, sizes, config, settings, judge, known):
     """Results of all rows whose images are complete; `known` caches those of earlier calls by row."""
     for row in all_rows():
-        if row not in known and (found := drawn(row, folder, sizes, digest)) is not None:
+        if row not in known and (found := drawn(row, folder, sizes, described(row, config, settings))) is not None:
             images, nfe, seconds = found
             known[row] = {"sampler": row.name, "budget": row.budget, "nfe": nfe, "cpu_s_per_image": seconds}
             known[row] |= judge(images)
@@ -305,22 +312,20 @@ def main():
     if args.compile:
         pipe.unet.compile()
     real = load_images(str(EMBEDDED_FASHION_MNIST), "test", max_images=args.samples).images
-    results = {
+    settings = {
         "network": digest,
-        "samples": args.samples,
         "batch_size": args.batch_size,
         "device": torch.cuda.get_device_name() if pipe.device.type == "cuda" else "cpu",
         "precision": precision,
         "compiled": args.compile,
         "torch": torch.__version__,
-        "real": {"images": len(real)} | judge(real),
-        "rows": [],
     }
-    known = {}
+    results = {**settings, "samples": args.samples, "real": {"images": len(real)} | judge(real)}
+    known, config = {}, pipe.scheduler.config
     for row in tqdm(rows, desc="rows"):
-        draw(pipe, row, args.folder, sizes, context, digest)
-        write(args.folder, results | {"rows": evaluate(args.folder, sizes, digest, judge, known)})
-    write(args.folder, results | {"rows": evaluate(args.folder, sizes, digest, judge, known)})
+        draw(pipe, row, args.folder, sizes, context, settings)
+        write(args.folder, results | {"rows": evaluate(args.folder, sizes, config, settings, judge, known)})
+    write(args.folder, results | {"rows": evaluate(args.folder, sizes, config, settings, judge, known)})
     print(table(json.loads((args.folder / "sampler_distances.json").read_text(encoding="utf-8"))))
 
 

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -125,6 +126,18 @@ def bars(rounds: dict[str, list[float]], label: str, colors="tab:blue") -> plt.F
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def earlier_rows(folder: Path, name: str, settings: dict, rows: str = "rows") -> list[dict]:
+    """The rows of NAME.json that an earlier run left, if there was one; if it had other settings, the program ends."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    other = {key: found.get(key) for key, value in json.loads(json.dumps(settings)).items() if found.get(key) != value}
+    if other:
+        sys.exit(f"{path} was made with {other}, and not with {settings}: choose another folder.")
+    return found[rows]
 
 
 def write_results(

@@ -89,8 +89,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=800, help="of each run, 64 images each")
     options = parser.parse_args(arguments)
     path = options.folder / "small_data.json"
-    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
     common = [*KEYS, f"data.max_images={options.images}", f"steps={options.steps}"]
+    found = json.loads(path.read_text()) if path.exists() else {"keys": common, "ways": {}, "runs": {}}
+    runs = found["runs"]
+    if found["keys"] != common or any(found["ways"][name] != WAYS.get(name) for name in runs):
+        sys.exit(f"{path} holds runs with other keys: choose another folder.")
     for name, keys in WAYS.items():
         if name not in runs:
             runs[name] = train([*common, *keys])

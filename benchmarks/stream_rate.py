@@ -10,6 +10,7 @@ and their ratio to OUT.
 
 import argparse
 import itertools
+import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 import torch
 from side_by_side import medians, take_turns, write_results
 
-from images.loading import load_images
-from images.pixels import DECODING_THREADS, decode_image
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "training"))
+
+from images.loading import load_images  # noqa: E402
+from images.pixels import DECODING_THREADS, decode_image  # noqa: E402
 
 
 def write_files(source: str, folder: Path, count: int) -> int:

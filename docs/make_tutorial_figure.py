@@ -39,6 +39,7 @@ def main():
     parser.add_argument("pipeline", help="folder of a saved pipeline")
     parser.add_argument("folder", type=Path, help="where the figure is written")
     arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     pipe = ScoreSdePipeline.from_pretrained(arguments.pipeline)
     panel(arguments.folder / "tutorial_samples.png", [""], list(rows(pipe)))
 

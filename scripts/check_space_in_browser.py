@@ -16,20 +16,17 @@ screenshots.
 
 import argparse
 import itertools
-import os
 import re
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
+from space_app_running import running_app
 from space_visit import Visit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,31 +40,6 @@ SCREENS = {
     },
 }
 SCHEMES = ("light", "dark")
-
-
-@contextmanager
-def running_app(patience: float = 300):
-    """Start the app, which must answer within so many seconds; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started, url = time.monotonic(), f"http://127.0.0.1:{port}/"
-    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "TIME_LIMIT": "3600"}  # the machine may be busy
-    app = subprocess.Popen([sys.executable, ROOT / "space_app" / "app.py"], env=environment, stdout=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                if app.poll() is not None or time.monotonic() - started > patience:
-                    raise RuntimeError("The app did not start.") from None
-                time.sleep(0.2)
-        print(f"the app answered after {time.monotonic() - started:.1f} s")
-        yield url
-    finally:
-        app.terminate()
-        app.wait()
 
 
 class Checks(Visit):

@@ -24,8 +24,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-from check_space_in_browser import running_app
 from PIL import Image
+from space_app_running import running_app
 
 WAITING = 32  # requests that the app lets wait
 SEEDS = range(12)

@@ -12,6 +12,9 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 folder="${1:-$(mktemp -d)}"
+mkdir -p "$folder"
+folder="$(cd "$folder" && pwd)"
+if [[ ${PYTHON:-} == */* ]]; then PYTHON="$(realpath --no-symlinks "$PYTHON")"; fi
 
 test -z "$(git -C "$here" status --porcelain)" || echo "Not all of this checkout is committed; the clone is of what is."
 git clone --quiet "$here" "$folder/sde_diffusers"
@@ -32,7 +35,7 @@ for page in $pages; do
     output="$folder/$(basename "$page").log"
     if ! "$PYTHON" -m pytest -p docs.recipes "$page" -s -rs --no-fold-skipped -p no:cacheprovider > "$output" 2>&1; then
         result="FAILED, see $output" failed=1
-    elif grep -E '\.py:[0-9]+: [A-Za-z]*Warning' "$output" | grep -vqE 'site-packages|/lib/python|ShortenedRecipe'; then
+    elif grep -E '\.py:[0-9]+: [A-Za-z]*Warning' "$output" | grep -vE 'site-packages|/lib/python|ShortenedRecipe' > /dev/null; then
         result="WARNED, see $output" failed=1
     else
         result="passed"

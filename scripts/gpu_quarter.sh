@@ -4,7 +4,8 @@
 #     scripts/gpu_quarter.sh measure OUT     tests, training steps, sampling, likelihood, a resumed run
 #     scripts/gpu_quarter.sh train OUT       the CIFAR-10 network goes on from its last weights, and is evaluated
 #
-# Each step has a limit of time, and a failed one does not end the others: OUT/steps.tsv has status and seconds of all,
+# Each step has a limit of time, and a failed one does not end the others: OUT/steps-PART.tsv has the status and seconds of
+# each,
 # OUT/NAME.log what each wrote, OUT/device.txt the card; OUT is a path from the root of the repository. Nothing is
 # downloaded. To be set, where the defaults do not do:
 #
@@ -25,6 +26,7 @@ python=${PYTHON:-$([[ -x .venv/bin/python ]] && echo .venv/bin/python || echo py
 data=${DATA:-../shared/data/cifar10} weights=${WEIGHTS:-pretrained/cifar10-ve} steps=${STEPS:-4000} dry=${DRY:-0}
 export HF_HUB_OFFLINE=1 TQDM_MININTERVAL=5 PYTHONUNBUFFERED=1
 mkdir -p "$out"
+rm -f "$out/steps-$part.tsv"
 if [[ $dry == 1 ]]; then
     device=cpu
     export CUDA_VISIBLE_DEVICES="" ACCELERATE_USE_CPU=true OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -41,7 +43,7 @@ step() {
     echo "== $name"
     # An interrupted training saves a checkpoint; what has not ended a minute later is killed.
     timeout --signal=INT --kill-after=60 "$limit" "$@" > "$out/$name.log" 2>&1 || status=$?
-    printf '%s\t%s\t%s s\n' "$name" "$status" "$((SECONDS - begin))" | tee -a "$out/steps.tsv"
+    printf '%s\t%s\t%s s\n' "$name" "$status" "$((SECONDS - begin))" | tee -a "$out/steps-$part.tsv"
 }
 
 if [[ $part == measure ]]; then
@@ -52,32 +54,32 @@ if [[ $part == measure ]]; then
         likelihood=(likelihood.num_images=2 likelihood.rtol=0.01 likelihood.atol=0.01 data.max_images=10)
         run=(steps=4 checkpoint_every=2 batch_size=4 data.max_images=40 samples.rows=1 samples.num_inference_steps=2)
     else
-        cost=(--only small-28 cifar10-ncsnpp-continuous --batch_sizes 128 --seconds 150)
+        cost=(--only small-28 cifar10-ncsnpp-continuous --batch_sizes 128 --seconds 110)
         throughput=(--rounds 3 --steps 10 --curve_steps 0 --batch_size 128 --compile)
         sampling=(--batch_sizes 1 1024 --rounds 5 --compiled)
         likelihood=(likelihood.num_images=1000 likelihood.batch_size=250)
         run=(steps=400 checkpoint_every=200)
     fi
-    step tests 120 "$python" -m pytest -q tests/test_gpu.py
-    step training_cost 180 "$python" benchmarks/training_cost.py "$out/training_cost" "${cost[@]}"
-    step sampling_speed 100 "$python" benchmarks/sampling_speed.py "$out/sampling_speed" --device "$device" "${sampling[@]}"
-    step likelihood 60 "$python" training/evaluate.py pretrained/fashion-mnist-ve output_dir="$out/likelihood" \
+    step tests 90 "$python" -m pytest -q tests/test_gpu.py
+    step training_cost 140 "$python" benchmarks/training_cost.py "$out/training_cost" "${cost[@]}"
+    step sampling_speed 80 "$python" benchmarks/sampling_speed.py "$out/sampling_speed" --device "$device" "${sampling[@]}"
+    step likelihood 50 "$python" training/evaluate.py pretrained/fashion-mnist-ve output_dir="$out/likelihood" \
         data.dataset=fashion_mnist samples.num_images=0 neighbors.num_images=0 cache_dir="$out/features" "${likelihood[@]}"
     # One run whole, and the second half of it again from the checkpoint in its middle.
     run=(training/configs/demo.yaml "${run[@]}" checkpoints_limit=null sample_every=0 validate_every=0)
-    step run_whole 60 "$python" training/train.py "${run[@]}" output_dir="$out/whole"
+    step run_whole 50 "$python" training/train.py "${run[@]}" output_dir="$out/whole" overwrite=true
     rm -rf "$out/resumed"
     cp -r "$out/whole" "$out/resumed"
     last=$(find "$out/resumed/checkpoints" -maxdepth 1 -name 'step-*' | sort | tail -n 1)
     rm -rf "$last" "$out/resumed/pipeline"
-    step run_resumed 60 "$python" training/train.py "${run[@]}" output_dir="$out/resumed" resume=latest
+    step run_resumed 40 "$python" training/train.py "${run[@]}" output_dir="$out/resumed" resume=latest
     step runs_compared 20 "$python" -c '
 import sys
 from safetensors.torch import load_file
 whole, resumed = (load_file(f"{run}/pipeline/unet/diffusion_pytorch_model.safetensors") for run in sys.argv[1:])
 print("largest difference of a weight:", max((whole[name] - resumed[name]).abs().max().item() for name in whole))
 ' "$out/whole" "$out/resumed"
-    step training_throughput 120 "$python" benchmarks/training_throughput.py "$out/throughput" --device "$device" "${throughput[@]}"
+    step training_throughput 90 "$python" benchmarks/training_throughput.py "$out/throughput" --device "$device" "${throughput[@]}"
 else
     if [[ $dry == 1 ]]; then
         run=(steps=2 batch_size=4 data.max_images=40 validate_every=0 sample_every=0 samples.rows=1 samples.num_inference_steps=2)

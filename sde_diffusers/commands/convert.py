@@ -9,7 +9,7 @@ from sde_diffusers.commands.picture_files import require_writable
 CONVERSIONS = {
     "score_sde": "a checkpoint of the paper's PyTorch code",
     "edm": "a network of NVlabs/edm, as a state dict",
-    "diffusers": "a pipeline of diffusers with a DDPM-like scheduler",
+    "diffusers": "a pipeline of diffusers with a DDPM-like or flow-matching scheduler",
     "export": "a pipeline of this package, to one that needs diffusers alone",
 }
 CONVERT_EXAMPLES = {

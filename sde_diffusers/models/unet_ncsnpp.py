@@ -1,7 +1,7 @@
 """The U-Net of score-based SDEs: NCSN++, DDPM++ and DDPM are configurations of one network.
 
 Architecture: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2021
-(arXiv 2011.13456), section 4.1 and appendix H; `presets.py` holds the published configurations. In short:
+(arXiv 2011.13456), section 4.4 and appendix H; `presets.py` holds the published configurations. In short:
 
     image -> [-1, 1] -> conv -> levels of residual blocks, each level at half the size of the one before
           -> residual, attention, residual -> the same levels upwards, fed with the skips of the way down

@@ -54,9 +54,9 @@ class LikelihoodConfig:
     """Bits/dim of images of the test split, in float32."""
 
     num_images: int = 0  # 0 = none
-    model: str = "ode"  # or "sde", of which only a bound is known: see sde_diffusers/variational_bound.py
+    model: str = "ode"  # or "sde", of which only a bound is known: see sde_diffusers/likelihood/variational_bound.py
     draws: int = 32  # of the noise level, for "sde", in each pass
-    dequantize: str = "uniform"  # or "truncated_normal": see sde_diffusers/dequantization.py
+    dequantize: str = "uniform"  # or "truncated_normal": see sde_diffusers/likelihood/dequantization.py
     passes: int = 1  # with fresh dequantization noise; two or more show its share of the standard error
     probes: int = 1  # of the trace estimator in each pass; likewise
     given_class: bool = False  # the likelihood given the image's class
