@@ -27,20 +27,28 @@ TASKS = ("a hole of 14 x 14", "75 % missing", "4x down-sampling", "blur")
 NOISE = 0.05  # of the measurements, in units of images in [0, 1]
 
 
+def operator_of(task: str):
+    """What is measured, by the package that is first on the path."""
+    import torch
+
+    from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask
+
+    return {
+        "a hole of 14 x 14": lambda: Mask(box_mask(28, 28, (7, 7, 21, 21))),
+        "75 % missing": lambda: Mask(torch.rand(28, 28, generator=torch.Generator().manual_seed(0)) < 0.75),
+        "4x down-sampling": lambda: Downsampling(4),
+        "blur": lambda: GaussianBlur(2.0),
+    }[task]()
+
+
 def turn(task: str, count: int, steps: int) -> None:
     """Restore once, and print the processor time in seconds and the PSNR in dB as JSON."""
     import torch
     from safetensors.torch import load_file
 
     from sde_diffusers import ScoreSdePipeline, ScoreSdeRestorationPipeline
-    from sde_diffusers.operators import Downsampling, GaussianBlur, Mask, box_mask
 
-    operator = {
-        "a hole of 14 x 14": lambda: Mask(box_mask(28, 28, (7, 7, 21, 21))),
-        "75 % missing": lambda: Mask(torch.rand(28, 28, generator=torch.Generator().manual_seed(0)) < 0.75),
-        "4x down-sampling": lambda: Downsampling(4),
-        "blur": lambda: GaussianBlur(2.0),
-    }[task]()
+    operator = operator_of(task)
     model = ScoreSdePipeline.from_pretrained(ROOT / "pretrained" / "fashion-mnist-ve")
     pipe = ScoreSdeRestorationPipeline(**model.components)
     pipe.set_progress_bar_config(disable=True)

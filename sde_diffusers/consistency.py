@@ -20,13 +20,15 @@ right side is the solution itself, which no training changes: it can be found on
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sde_diffusers.generators import require_generator
-from sde_diffusers.network_fit import require_consistency, require_network_fits
+from sde_diffusers.guidance import frozen
+from sde_diffusers.network_fit import config_of, require_consistency, require_network_fits
 from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_times
 from sde_diffusers.scalars import real_number, require_floating, whole_number
 
@@ -150,7 +152,7 @@ class ConsistencyTuning:
         """Loss of each image; arguments, result and errors are those of `DenoisingScoreMatching`, and a ValueError if
         the network's configuration does not say that it is a consistency model."""
         require_floating(x_0=x_0, noise=noise)
-        config = getattr(network, "config", None)
+        config = config_of(network)
         require_network_fits(config, self.parameterization)
         require_times(x_0, noise, t)
         require_boundary(config, self.parameterization)
@@ -191,13 +193,14 @@ class ConsistencyTuning:
         shares = [torch.lerp(*ends, k / self.solver_steps) ** 2 for k in range(self.solver_steps)]
         levels = [s, *(SOLVER_MIDDLE * share / (1 - share) for share in shares[1:]), r]
         before = None
-        for k, (start, end) in enumerate(pairwise(levels)):
-            time = self.sde.inverse_half_log_snr(-start.clamp(min=self.cleanest).log())
-            denoised = estimate = self._answer(self.denoiser, y, time, class_labels)
-            if before is not None:  # from the middle of the step, where it does not end at the data
-                ratio = torch.where(end > 0, (start / end).log() / (levels[k - 1] / start).log() / 2, 0.0)
-                estimate = estimate + expand_like(ratio, y) * (denoised - before)
-            y, before = estimate + expand_like(end / start, y) * (y - estimate), denoised
+        with frozen(self.denoiser) if isinstance(self.denoiser, torch.nn.Module) else nullcontext():
+            for k, (start, end) in enumerate(pairwise(levels)):
+                time = self.sde.inverse_half_log_snr(-start.clamp(min=self.cleanest).log())
+                denoised = estimate = self._answer(self.denoiser, y, time, class_labels)
+                if before is not None:  # from the middle of the step, where it does not end at the data
+                    ratio = torch.where(end > 0, (start / end).log() / (levels[k - 1] / start).log() / 2, 0.0)
+                    estimate = estimate + expand_like(ratio, y) * (denoised - before)
+                y, before = estimate + expand_like(end / start, y) * (y - estimate), denoised
         return y
 
 

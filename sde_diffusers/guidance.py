@@ -319,14 +319,15 @@ def fitting_guide(pipe, scale):
     """The pipeline's guide; a `ValueError` if there is none, or it cannot be asked as the network is."""
     if pipe.guide is None:
         raise ValueError(f"`guide_scale`={scale} needs a `guide`, but the pipeline has none.")
-    shape = require_shape("guide", pipe)
+    require_shape("guide", pipe)
     known, classes = classes_of(pipe.guide), classes_of(pipe.unet)
     if known and classes != known:
         raise ValueError(f"`guide` knows {known} classes, but the network {classes or 'none'}.")
     if known:
         require_same_names("guide", pipe)
     require_consistency(pipe.guide.config, bool(getattr(pipe.unet.config, "consistency", False)))
-    of_guide, of_network = (getattr(net.config, "out_channels", None) or shape[0] for net in (pipe.guide, pipe.unet))
+    channels = pipe.unet.config.in_channels
+    of_guide, of_network = (getattr(net.config, "out_channels", None) or channels for net in (pipe.guide, pipe.unet))
     if of_guide != of_network:
         raise ValueError(f"`guide` answers with {of_guide} channels, but the network with {of_network}.")
     for key, default in ASKED_ALIKE.items():
@@ -346,17 +347,18 @@ def require_same_names(name, pipe) -> None:
         raise ValueError(f"`{name}` knows the classes {list(of_other)}, but the network {list(of_network)}.")
 
 
-def require_shape(name, pipe) -> tuple[int, int, int]:
-    """(C, H, W) of the network's images; a `ValueError` unless the component `name` is for the same."""
-    shape = image_shape(getattr(pipe, name))
-    if shape != image_shape(pipe.unet):
-        raise ValueError(f"`{name}` is for images {shape}, but the network's are {image_shape(pipe.unet)}.")
+def require_shape(name, pipe) -> None:
+    """Raise a `ValueError` unless the component `name` is for images as the network's, as far as it is known."""
     other = getattr(pipe, name)
+    sizes = [net.config.sample_size for net in (other, pipe.unet)]
+    channels = [(net.config.in_channels,) for net in (other, pipe.unet)]
+    shapes = channels if None in sizes else [image_shape(net) for net in (other, pipe.unet)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"`{name}` is for images {shapes[0]}, but the network's are {shapes[1]}.")
     if getattr(other.config, "value_dtype", None) is not None and pixel_format(other) != pixel_format(pipe.unet):
         raise ValueError(
             f"`{name}` is for images of {pixel_format(other)}, but the network's are of {pixel_format(pipe.unet)}."
         )
-    return shape
 
 
 def image_shape(network) -> tuple[int, int, int]:

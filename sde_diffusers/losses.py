@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.generators import require_generator
-from sde_diffusers.network_fit import require_consistency, require_network_fits
+from sde_diffusers.network_fit import config_of, require_consistency, require_network_fits
 from sde_diffusers.parameterization import (
     PURE_NOISE,
     Parameterization,
@@ -66,6 +66,7 @@ class DenoisingScoreMatching:
         log_sigma_std: float = 1.2,
     ):
         require_choice("objective", objective, OBJECTIVES)
+        require_choice("reduce_mean", reduce_mean, (True, False))
         if objective == "discrete" and parameterization.time_input != "index":
             raise ValueError(
                 '`objective`="discrete" draws entries of a noise table: the network must have `time_input`="index", '
@@ -153,7 +154,7 @@ class DenoisingScoreMatching:
         """
         require_floating(x_0=x_0, noise=noise)
         require_times(x_0, noise, t)
-        config = getattr(network, "config", None)
+        config = config_of(network)
         require_network_fits(config, self.parameterization)
         require_consistency(config, False)
         alpha, sigma = self.parameterization.kernel(x_0, t)
@@ -161,7 +162,11 @@ class DenoisingScoreMatching:
         network_time = self.parameterization.network_time(t).to(precision).to(x_0.device, non_blocking=True)
         output = network(torch.addcmul(alpha * x_0, sigma, noise), network_time, class_labels).sample
         # At fixed x_t the noise estimate is linear in the output, so the output's own error, rescaled, is the noise's.
-        target = self.parameterization.target(x_0, noise, t).to(precision)
+        target = self.parameterization.target(x_0.to(precision), noise.to(precision), t)
+        if output.shape != target.shape:
+            raise ValueError(
+                f"`network` must answer in the shape {tuple(target.shape)}, but gave {tuple(output.shape)}."
+            )
         error = torch.nn.functional.mse_loss(output.to(precision), target, reduction="none").flatten(1)
         per_image = error.mean(1) if self.reduce_mean else 0.5 * error.sum(1)
         return per_image * expand_like(self.output_weight(t), per_image)

@@ -64,6 +64,24 @@ SCHEDULER_VALUES = {"sde": ("the name of an SDE or null", lambda value: value is
 CARD_VALUES = {"unet/config.json": NETWORK_VALUES, "scheduler/scheduler_config.json": SCHEDULER_VALUES}
 
 
+class HandwrittenCardError(ValueError):
+    """A description for a card that was written by hand."""
+
+
+def check_card_words(
+    license: str | None = None, datasets: list[str] | None = None, tags: list[str] | None = None
+) -> None:
+    """Raise a `ValueError` on one string in the place of several, and on words that are no identifiers of the Hub."""
+    for name, value in {"datasets": datasets, "tags": tags}.items():
+        if isinstance(value, str):
+            raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
+    words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
+    for name, given_words in words.items():
+        for word in given_words:
+            if not CARD_WORDS[name].fullmatch(word):
+                raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {word!r}.")
+
+
 def model_card(
     folder: str | Path,
     repo_id: str,
@@ -94,16 +112,11 @@ def model_card(
             in the place of several; on words that are no identifiers of the Hub; on a description for a card that was
             written by hand; on configurations in the folder that hold values of other kinds.
     """
-    for name, value in {"datasets": datasets, "tags": tags}.items():
-        if isinstance(value, str):
-            raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
-    words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
-    for name, given_words in words.items():
-        for word in given_words:
-            if not CARD_WORDS[name].fullmatch(word):
-                raise ValueError(f"`{name}` must be such as the Hub has, {CARD_EXAMPLES[name]}, but is {word!r}.")
+    check_card_words(license, datasets, tags)
     if description is not None and earlier is not None and GENERATED not in earlier.text:
-        raise ValueError("`description` is for a card that is generated, but this README.md was written by hand.")
+        raise HandwrittenCardError(
+            "`description` is for a card that is generated, but this README.md was written by hand."
+        )
     for path, rules in CARD_VALUES.items():
         if (Path(folder) / path).is_file():
             check_values(Path(folder) / path, rules)

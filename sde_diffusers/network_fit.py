@@ -27,6 +27,17 @@ NOT_CONSISTENT = (
 )
 
 
+def config_of(network):
+    """The configuration of a network, also of one that is wrapped (by DistributedDataParallel, `functools.partial`);
+    None if it has none."""
+    while not hasattr(network, "config"):
+        inner = getattr(network, "module", None) or getattr(network, "func", None)
+        if inner is None:
+            return None
+        network = inner
+    return network.config
+
+
 def require_own_scheduler(scheduler) -> None:
     """Raise a `ValueError` for a scheduler of another library, which knows neither the SDE nor the network's input."""
     if not hasattr(scheduler, "parameterization"):

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde_diffusers.scalars import real_number, whole_number
+from sde_diffusers.scalars import plain, real_numbers, whole_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
@@ -41,8 +41,13 @@ SDE_NAMES = tuple(GaussianSDE.registered)
 
 def require_choice(name: str, value, choices) -> None:
     """Raise a `ValueError` that names the argument, and the nearest choice, unless `value` is one of `choices`."""
+    value = plain(value)
     alike = isinstance(value, (bool, float))  # True and 2.0 are none of 1, 2, though equal to them
-    if value not in choices or (alike and not any(value is choice for choice in choices)):
+    try:
+        known = value in choices
+    except TypeError:  # lists are in no dictionary
+        known = False
+    if not known or (alike and not any(value is choice for choice in choices)):
         named = {str(choice): choice for choice in choices}
         near = difflib.get_close_matches(value, named, 1, 0.4) if isinstance(value, str) else []
         advice = f" Did you mean {named[near[0]]!r}?" if near else ""
@@ -106,7 +111,8 @@ class Parameterization:
     ):
         require_choice("prediction_type", prediction_type, PREDICTION_TYPES)
         require_choice("time_input", time_input, TIME_INPUTS)
-        low, high = map(real_number, image_range if len(image_range) == 2 else (1, 0))
+        ends = real_numbers(image_range)
+        low, high = ends.tolist() if ends.shape == (2,) else (1, 0)
         if not -math.inf < low < high < math.inf:
             raise ValueError(
                 f"`image_range` must be finite numbers (low, high) with low < high, but is {image_range!r}."

@@ -12,8 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import corrector_step_size  # noqa: E402
 import exact_posteriors  # noqa: E402
+import few_step_contenders  # noqa: E402
 import restoration  # noqa: E402
+import restoration_cost  # noqa: E402
 import training_cost  # noqa: E402
 import training_throughput  # noqa: E402
 
@@ -163,3 +166,22 @@ def test_moments_without_draws_are_those_of_the_posterior(monkeypatch):
     means, found = restoration.affine_moments(scheduler, network, operator, y, 0.1, method)
     assert affine and (means - mean).abs().max() < 1e-3 * covariance.diagonal().sqrt().max()
     assert (found - covariance).norm() < 0.15 * covariance.norm()  # steps of first order
+
+
+def test_every_contender_of_few_steps_can_be_made():
+    names = {entry.sampler for entry in few_step_contenders.our_entries()}
+    assert {"Exponential data 3", "Heun", "reverse_diffusion + langevin"} <= names
+
+
+def test_the_correctors_of_text_and_code_are_two(capsys, monkeypatch):
+    for name, value in {"PIXELS": 500, "STEPS": (20,), "DEVIATIONS": (0.5,)}.items():
+        monkeypatch.setattr(corrector_step_size, name, value)
+    corrector_step_size.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "alpha" not in line and "_" in line]
+    ratios = {cells[2].strip(): float(cells[3]) for cells in rows if "diffusion" in cells[1]}
+    assert ratios.keys() == {"none", "1 - beta_i (code)", "cumulative (text)"} and len(set(ratios.values())) == 3
+
+
+@pytest.mark.parametrize(("task", "missing"), [("a hole of 14 x 14", 14**2), ("75 % missing", 0.75 * 28**2)])
+def test_tasks_are_what_they_are_called(task, missing):
+    assert (restoration_cost.operator_of(task).mask.sum().item()) == pytest.approx(missing, rel=0.05)

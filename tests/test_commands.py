@@ -22,6 +22,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.cli import COMMANDS, command_line, main
 from sde_diffusers.commands import sample
+from sde_diffusers.commands.picture_files import pictures_of
 from sde_diffusers.fitting.sampler_fit import MOST_STEPS
 
 HELP = """
@@ -445,3 +446,33 @@ def test_a_fitted_folder_is_what_it_was(tmp_path, capsys, with_code):
     again = ScoreSdePipeline.from_pretrained(folder)
     again.scheduler.set_timesteps(2)
     assert type(again.scheduler).__name__ == "ScoreSdeExponentialScheduler" and len(again.scheduler.timesteps) == 2
+
+
+def test_two_commands_do_not_write_into_one_folder(model, capsys, tmp_path, monkeypatch):
+    """Whoever comes second is refused, also while the first one has not written anything yet."""
+    draw = sample.draw_images
+
+    def first(options):
+        assert main(["sample", model[1], str(tmp_path / "out"), "--seed", "100"]) == 1
+        return draw(options)
+
+    monkeypatch.setattr(sample, "draw_images", first)
+    assert main(["sample", model[1], str(tmp_path / "out"), "--number", "2", "--steps", "1"]) == 0
+    assert "Another command is writing to" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    monkeypatch.setattr(sample, "draw_images", draw)
+    assert main(["sample", model[1], str(tmp_path / "link")]) == 1
+    assert "link exists" in capsys.readouterr().err
+
+
+def test_pictures_of_linked_folders_count_and_hidden_ones_do_not(tmp_path):
+    for name in ("a/0.png", ".ipynb_checkpoints/1.png", "a/.hidden/2.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2)).save(tmp_path / "data" / name)
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "elsewhere" / "3.png")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "a" / "circle").symlink_to(tmp_path / "data")
+    found = pictures_of([tmp_path / "data"])
+    assert [str(path.relative_to(tmp_path / "data")) for path in found] == ["a/0.png", "link/3.png"]

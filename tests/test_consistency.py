@@ -333,3 +333,25 @@ def test_a_score_network_is_no_consistency_model(pipe):
 
 
 assert {*SDES} <= GaussianSDE.registered.keys()
+
+
+def test_the_denoiser_is_held_still():
+    unet = NCSNppUNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        block_out_channels=(8,),
+        layers_per_block=1,
+        dropout=0.5,
+        init_scale=1.0,
+        image_range=(-1, 1),
+        scale_by_sigma=False,
+        preconditioning="edm",
+    )
+    objective = ConsistencyTuning(
+        Parameterization(VESDE(0.002, 80.0), "sample", "sigma", (-1, 1)), stages=1, q=1.0, solver_steps=2
+    )
+    objective.denoiser = unet.train()
+    x, noise = torch.randn(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    t = objective.draw_times(4, torch.Generator().manual_seed(0))
+    first, again = (objective.solved(x, noise, t)[0] for _ in range(2))
+    assert torch.equal(first, again) and unet.training

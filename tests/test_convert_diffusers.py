@@ -31,6 +31,7 @@ from sde_diffusers import (
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
+    fit_sampler,
 )
 from sde_diffusers.convert import from_diffusers, to_diffusers
 
@@ -327,3 +328,35 @@ def test_networks_that_cannot_be_asked_are_named(options, message):
         from_diffusers(DDPMPipeline(unet=ddpm_unet(**options), scheduler=DDPMScheduler()))
     with pytest.raises(ValueError, match="UNet1DModel"):
         from_diffusers(DanceDiffusionPipeline(UNet1DModel(sample_size=64), DDPMScheduler()))
+
+
+@pytest.mark.parametrize("change", [lambda net: net.train(), lambda net: net.bfloat16()], ids=["training", "bfloat16"])
+def test_recorded_answers_are_those_of_the_weights(change):
+    """Whatever mode or precision the network is in when it is converted."""
+    unet = ddpm_unet(dropout=0.5)
+    x, labels = torch.randn(2, 3, 16, 16), torch.tensor([10, 500])
+    with torch.no_grad():
+        recorded = {"x": x, "labels": labels, "y": unet(x, labels).sample}
+    pipe = DDPMPipeline(unet=change(unet), scheduler=DDPMScheduler())
+    assert from_diffusers(pipe, recorded).unet is unet
+    with pytest.raises(ValueError, match="does not answer as recorded"):
+        from_diffusers(pipe, recorded | {"y": 1.2 * recorded["y"]})
+
+
+def test_a_home_folder_and_a_swapped_scheduler(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ours = from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=DDPMScheduler()))
+    to_diffusers(ours, "~/theirs")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["theirs"]
+    again = from_diffusers("~/theirs")
+    again.save_pretrained("~/ours")
+    assert ScoreSdePipeline.from_pretrained("~/ours").unet.config.sample_size == 16
+    again.scheduler.save_pretrained("~/sampler")
+    loaded = type(again.scheduler).from_pretrained("~/sampler")
+    assert torch.equal(loaded.betas, again.scheduler.betas)
+    assert not (tmp_path / "~").exists()
+    again.scheduler = DDIMScheduler()
+    for ask in (lambda: to_diffusers(again, tmp_path / "x"), lambda: fit_sampler(again, [2])):
+        with pytest.raises(ValueError, match="`scheduler` must be one of sde_diffusers"):
+            ask()

@@ -761,3 +761,22 @@ def test_guides_and_classifiers_of_images_with_other_values_are_refused():
     for options, name in (({"classifier_scale": 1.0}, "classifier"), ({"guide_scale": 2.0}, "guide")):
         with pytest.raises(ValueError, match=f"`{name}` is for images of PixelFormat.* network's are of PixelFormat"):
             pipe(class_labels=1, num_inference_steps=2, **options)
+
+
+def test_networks_of_no_size_are_guided_at_any(tmp_path):
+    """What is not known of sizes is not compared; channels are."""
+
+    def network(channels=1, size=None):
+        torch.manual_seed(0)
+        unet = NCSNppUNet2DModel(
+            sample_size=8, in_channels=channels, block_out_channels=(8,), layers_per_block=1, scale_by_sigma=False
+        )
+        unet.register_to_config(sample_size=size)
+        return unet
+
+    pipe = ScoreSdePipeline(unet=network(), scheduler=ScoreSdeExponentialScheduler(sde="vp"), guide=network(size=8))
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(1, 2, latents=torch.zeros(1, 1, 16, 16), guide_scale=2.0).nfe == 4
+    pipe.guide = network(channels=3)
+    with pytest.raises(ValueError, match="`guide` is for images"):
+        pipe(1, 2, latents=torch.zeros(1, 1, 16, 16), guide_scale=2.0)

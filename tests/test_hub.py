@@ -718,3 +718,18 @@ def test_what_the_hub_does_not_say_is_not_taken_for_private(hub, saved, waits):
     with pytest.raises(OSError):
         push_model(saved, ID, private=True)
     assert not [request for request in hub.requests if not request.startswith("GET ")]
+
+
+def test_a_network_alone_is_sent_by_diffusers(pipe, tmp_path, monkeypatch):
+    """To the repository that is named, or one of the folder's name; its client knows no server on this machine."""
+    asked = []
+
+    def create_repo(repo_id, **options):
+        asked.append(repo_id)
+        raise ConnectionError
+
+    monkeypatch.setattr("diffusers.models.modeling_utils.create_repo", create_repo)
+    for options in ({"repo_id": ID}, {}):
+        with pytest.raises(ConnectionError):
+            pipe.unet.save_pretrained(tmp_path / "net", push_to_hub=True, **options)
+    assert asked == [ID, "net"]

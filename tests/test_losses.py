@@ -5,6 +5,7 @@ can have a smaller squared error.
 """
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from sde_diffusers import (
     DiscreteVPSDE,
     ExponentialVESDE,
     FlowSDE,
+    NCSNppUNet2DModel,
     Parameterization,
     SubVPSDE,
 )
@@ -389,3 +391,37 @@ def test_shapes_and_times_of_other_kinds_are_refused(change, message):
     for loss in (objective(VESDE(), "edm"), ConsistencyTuning(edm)):
         with pytest.raises(ValueError, match=message):
             loss(lambda x, *_: UNet2DOutput(sample=x), **given)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_targets_of_images_in_half_precision_are_not_rounded(prediction_type):
+    p = Parameterization(VPSDE(), prediction_type, "999t", (-1, 1))
+    objective = DenoisingScoreMatching(p)
+    x, noise = (torch.randn(64, 1, 4, 4, generator=torch.Generator().manual_seed(k)).bfloat16() for k in (0, 1))
+    t = objective.draw_times(64, torch.Generator().manual_seed(0))
+
+    def nothing(x, t, labels):
+        return UNet2DOutput(sample=torch.zeros_like(x))
+
+    exact, found = (objective(nothing, *images, t) for images in ((x.float(), noise.float()), (x, noise)))
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=0)
+
+
+def test_answers_of_another_shape_are_refused():
+    objective = DenoisingScoreMatching(Parameterization(VPSDE(), "epsilon", "999t", (-1, 1)))
+    x = torch.zeros(4, 3, 8, 8)
+    for shape in ((1, 3, 8, 8), (4, 1, 8, 8)):
+        with pytest.raises(ValueError, match="`network` must answer in the shape .4, 3, 8, 8."):
+            objective(lambda x, t, labels, s=shape: UNet2DOutput(torch.zeros(s)), x, x, objective.draw_times(4))
+    with pytest.raises(ValueError, match="`reduce_mean` must be one of"):
+        DenoisingScoreMatching(objective.parameterization, reduce_mean="no")
+
+
+def test_a_wrapped_network_is_known_by_its_configuration():
+    """By DistributedDataParallel, or with an argument that is given: what does not fit is refused as without."""
+    unet = NCSNppUNet2DModel(sample_size=8, in_channels=1, block_out_channels=(8,), layers_per_block=1)
+    objective = DenoisingScoreMatching(Parameterization(VPSDE(), "score", "999t", (-1, 1)))
+    x = torch.zeros(2, 1, 8, 8)
+    for network in (unet, SimpleNamespace(module=unet), partial(unet, augment_labels=None)):
+        with pytest.raises(ValueError, match="divides its output by the value"):
+            objective(network, x, x, objective.draw_times(2))

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 from exact_scores import Gaussian, exact_output, sampled_moments
+from exact_variance import drawn_variance
 from warm_python import run_python
 
 from sde_diffusers import (
@@ -509,3 +510,23 @@ class TwiceSDE(GaussianSDE):
 
     def sigma(self, t):
         return scaled(t)
+
+
+@pytest.mark.parametrize("predictor", ["reverse_diffusion", "ancestral"])
+def test_a_relative_of_the_papers_has_steps_of_its_own(registry, predictor):
+    """And not those of the paper's code, whose table of betas is the linear one."""
+
+    class BentVPSDE(VPSDE):
+        name = "test_bent_vp"
+
+        def beta(self, t):
+            return self.beta_min + self.beta_max * t**2
+
+        def log_alpha(self, t):
+            return -0.5 * (self.beta_min * t + self.beta_max * t**3 / 3)
+
+        inverse_half_log_snr = GaussianSDE.inverse_half_log_snr
+
+    scheduler = ScoreSdePredictorCorrectorScheduler(sde="test_bent_vp", predictor=predictor, corrector="none")
+    generator = torch.Generator().manual_seed(0)
+    assert drawn_variance(scheduler, 0.25**2, 400, 4000, generator) == pytest.approx(0.25**2, rel=0.12)

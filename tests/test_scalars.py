@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from sde_diffusers import (
     VESDE,
     VPSDE,
     FlowSDE,
     NCSNppUNet2DModel,
+    NoiseConditionalClassifier,
+    ScoreSdeConsistencyScheduler,
     ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
@@ -20,7 +23,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.operators import Downsampling, GaussianBlur
 from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
-from sde_diffusers.posteriors import DPS, MMPS
+from sde_diffusers.posteriors import DAPS, DPS, MMPS, PiGDM
 from sde_diffusers.scalars import real_number, whole_number
 
 KINDS = (np.float32, np.float64, lambda v: np.array(v), lambda v: torch.tensor(v))
@@ -192,3 +195,67 @@ def test_a_scheduler_of_another_kind_is_refused_wherever_it_is_used():
     ):
         with pytest.raises(ValueError, match="`scheduler` must be one of .*DDIMScheduler.*from_config"):
             use(x)
+
+
+@pytest.mark.parametrize("order", [np.float32(3), np.float16(3), torch.tensor(3.0), np.True_, torch.tensor(True)])
+def test_an_order_is_an_integer(order):
+    with pytest.raises(ValueError, match="`solver_order` must be one of"):
+        ScoreSdeExponentialScheduler(sde="vp", solver_order=order)
+    with pytest.raises(ValueError, match="`per_image_step` must be one of"):
+        ScoreSdePredictorCorrectorScheduler(sde="vp", per_image_step=np.float32(1))
+
+
+def test_numbers_are_kept_as_pythons_own():
+    """Eight unsigned bits wrap, and sixteen bits of floating point round."""
+    assert type(MMPS(steps=np.uint8(7), inner_steps=torch.tensor(3)).steps) is int
+    exact = torch.tensor(1.3, dtype=torch.bfloat16).item()
+    image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    blur = GaussianBlur(torch.tensor(1.3, dtype=torch.bfloat16))
+    assert torch.equal(blur(image), GaussianBlur(exact)(image))
+    for method in (PiGDM, DAPS, DPS):
+        assert type(method(sigma_data=torch.tensor(0.3, dtype=torch.bfloat16)).sigma_data) is float
+
+
+@pytest.mark.parametrize("strength", [np.float32(0.7), torch.tensor(0.7), np.float64(0.7), 0.7])
+def test_strength_of_fewer_bits_is_the_same_strength(strength):
+    pipe = ScoreSdePipeline(unet=network(), scheduler=ScoreSdeExponentialScheduler(sde="vp"))
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe(1, 10, image=torch.zeros(1, 1, 8, 8), strength=strength).nfe == 7
+
+
+def test_scores_of_float64_are_asked_at_times_of_float64():
+    class Told(torch.nn.Module):
+        config = NCSNppUNet2DModel(sample_size=8, in_channels=1, block_out_channels=(8,)).config
+        dtype, device = torch.float32, torch.device("cpu")
+
+        def forward(self, x, t, class_labels=None):
+            assert x.dtype == t.dtype == torch.float64
+            return UNet2DOutput(sample=x)
+
+    pipe = ScoreSdePipeline(unet=network(), scheduler=ScoreSdeExponentialScheduler(sde="vp"))
+    pipe.register_modules(unet=Told())
+    assert pipe.score(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 0.5).dtype == torch.float64
+    assert pipe.score(torch.zeros(1, 1, 8, 8, dtype=torch.float64), 0.5).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "cls, options, message",
+    [
+        (ScoreSdeExponentialScheduler, {"image_range": 1.0}, "`image_range` must be"),
+        (ScoreSdeExponentialScheduler, {"sde_parameters": "abc"}, "`sde_parameters` must be None or a dictionary"),
+        (ScoreSdeExponentialScheduler, {"sde": ["ve"]}, "`sde` must be one of"),
+        (ScoreSdeExponentialScheduler, {"eta": 1e200}, "`eta` must be a finite number of at least 0"),
+        (ScoreSdeConsistencyScheduler, {"sde": "ve", "levels": {"01": [1.0]}}, "`levels` for 01 steps"),
+        (ScoreSdeConsistencyScheduler, {"sde": "ve", "levels": {1: [1.0], "1": [2.0]}}, "each number of steps once"),
+        (NCSNppUNet2DModel, {"image_range": ("0", "1")}, "`image_range` must be two numbers"),
+        (NCSNppUNet2DModel, {"image_range": (True, 5)}, "`image_range` must be two numbers"),
+        (NCSNppUNet2DModel, {"class_names": 5}, "`class_names` must be None or a list"),
+        (NCSNppUNet2DModel, {"time_embedding_type": "positional", "num_scales": 2.5}, "`num_scales` must be an int"),
+        (NoiseConditionalClassifier, {"sample_size": "a"}, "`sample_size` must be a positive integer"),
+        (NoiseConditionalClassifier, {"sample_size": (8, 9, 10)}, "`sample_size` must be a positive integer"),
+        (NoiseConditionalClassifier, {"block_out_channels": 8}, "`block_out_channels` must be integers"),
+    ],
+)
+def test_values_of_other_kinds_are_named(cls, options, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**options)

@@ -1,5 +1,6 @@
 """What every scheduler promises: counting, configuration, conversion, and the interface of diffusers."""
 
+import contextlib
 import math
 import pickle
 
@@ -13,6 +14,7 @@ from sde_diffusers import (
     NCSNppUNet2DModel,
     ScoreSdeConsistencyScheduler,
     ScoreSdeExponentialScheduler,
+    ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
@@ -686,3 +688,120 @@ def test_a_network_with_a_table_is_asked_within_it(cls):
     assert scheduler.sampling_eps == 0.01 and scheduler.timesteps.min() >= -1e-4 and scheduler.timesteps.max() <= 99
     with pytest.raises(ValueError, match=r"`sampling_eps` must lie in \[0.01, 1\), but is 0.001"):
         cls(sde="vp", time_input="index", num_train_timesteps=100, sampling_eps=1e-3)
+
+
+# ---- states that callers change, buffers that they use again -----------------------------------------------------
+
+
+class Multiple(torch.nn.Module):
+    """Predicts a tenth of the state as its noise."""
+
+    def forward(self, x, t):
+        return 0.1 * x
+
+
+MULTISTEP = [
+    ScoreSdeProbabilityFlowScheduler(sde="vp"),
+    ScoreSdeExponentialScheduler(sde="vp", solver_order=2, algorithm="noise"),
+    ScoreSdeExponentialScheduler(sde="vp", unified_corrector=True),
+    ScoreSdeExponentialScheduler(sde="vp", solver_order=4),
+]
+
+
+def walked(scheduler, change, steps=6, at=None):
+    """The end of a loop in which `change` acts on the state after evaluation `at` (None: after each)."""
+    scheduler.set_timesteps(steps)
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    for k, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(Multiple()(x, t), t, x).prev_sample
+        if at in (None, k):
+            x = change(x)
+    return x
+
+
+@pytest.mark.parametrize("scheduler", MULTISTEP, ids=lambda s: f"{type(s).__name__} {s.config.get('solver_order')}")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_state_may_be_changed_in_place(scheduler, mode):
+    """As if a new one had been given, after any evaluation."""
+    half = torch.tensor([True, False]).repeat(8).reshape(1, 1, 4, 4)
+    with mode():
+        scheduler.set_timesteps(6)
+        for at in range(len(scheduler.times)):
+            in_place = walked(scheduler, lambda x: x.masked_fill_(half, 0.5), at=at)
+            anew = walked(scheduler, lambda x: x.masked_fill(half, 0.5), at=at)
+            assert torch.equal(in_place, anew)
+            zeros = walked(scheduler, torch.zeros_like, at=at)  # from there all that follows is 0
+            assert not zeros.any(), at
+
+
+@pytest.mark.parametrize("scheduler", MULTISTEP, ids=lambda s: f"{type(s).__name__} {s.config.get('solver_order')}")
+def test_one_buffer_may_hold_all_states_and_answers(scheduler):
+    expected = walked(scheduler, lambda x: x)
+    scheduler.set_timesteps(6)
+    x = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(1, 1, 4, 4)
+    answer = torch.empty_like(x)
+    for t in scheduler.timesteps:
+        answer.copy_(Multiple()(x, t))
+        x.copy_(scheduler.step(answer, t, x).prev_sample)
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("scheduler", MULTISTEP, ids=lambda s: f"{type(s).__name__} {s.config.get('solver_order')}")
+def test_a_late_loop_begins_where_its_timestep_says(scheduler):
+    def late(convert):
+        scheduler.set_timesteps(8)
+        x, first = torch.full((2, 1, 2, 2), 0.3), scheduler._starts()[3]
+        for t in scheduler.timesteps[first:]:
+            x = scheduler.step(Multiple()(x, t), convert(t), x).prev_sample
+        return x
+
+    expected = late(lambda t: t)
+    for convert in (torch.Tensor.item, torch.Tensor.double, torch.Tensor.half, torch.Tensor.bfloat16, int):
+        assert torch.equal(late(convert), expected), convert
+    assert torch.equal(late(lambda t: t.repeat(2)), expected)
+    for other in (str, lambda t: t + torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match="`timestep` must be one of `timesteps`"):
+            late(other)
+
+
+@pytest.mark.parametrize("interrupted", [True, False])
+@pytest.mark.parametrize(
+    "scheduler",
+    [ScoreSdeProbabilityFlowScheduler(sde="ve"), ScoreSdeExponentialScheduler(sde="ve", unified_corrector=True)],
+)
+def test_nothing_of_a_batch_is_kept_when_sampling_is_stopped(scheduler, interrupted):
+    unet = NCSNppUNet2DModel(sample_size=8, in_channels=1, block_out_channels=(8,), layers_per_block=1)
+
+    def stop(pipe, k, t, tensors):
+        if not interrupted and k == 2:
+            raise KeyboardInterrupt
+        pipe._interrupt = interrupted and k == 2
+        return tensors
+
+    pipe = ScoreSdePipeline(unet=unet, scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        pipe(64, 6, callback_on_step_end=stop, output_type="latent")
+    assert len(pickle.dumps(pipe.scheduler)) < 64 * 64 * 4
+
+
+@pytest.mark.parametrize("snr", [1, 1.5, 1e200, float("nan")])
+def test_langevin_steps_that_diverge_are_refused(snr):
+    with pytest.raises(ValueError, match="`snr` must be a number above 0 and below 1"):
+        ScoreSdePredictorCorrectorScheduler(sde="ve", snr=snr)
+
+
+def test_noise_is_added_in_the_better_precision_and_to_each_image():
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp")
+    x, noise = torch.randn(2, 4, 1, 8, 8, dtype=torch.float64).unbind()
+    t = torch.tensor([1.0, 200.0, 500.0, 900.0])
+    exact = scheduler.add_noise(x, noise, t)
+    rounded = scheduler.add_noise(x, noise.half(), t)
+    assert rounded.dtype == torch.float64
+    torch.testing.assert_close(rounded, exact + scheduler.add_noise(0 * x, noise.half().double() - noise, t))
+    for other in (noise[:1], noise[:, :, :1, :1]):
+        with pytest.raises(ValueError, match="`noise` must have the shape"):
+            scheduler.add_noise(x, other, t)
+    scheduler.set_timesteps(2)
+    with pytest.raises(ValueError, match="`variance_noise` must be floating point"):
+        scheduler.step(x, scheduler.timesteps[0], x, variance_noise=noise.long())

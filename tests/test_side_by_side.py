@@ -9,7 +9,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from side_by_side import Worker, bars, do_turns, medians, stop, take_turns, turns, write_results  # noqa: E402
+from side_by_side import (  # noqa: E402
+    Worker,
+    bars,
+    do_turns,
+    earlier_rows,
+    medians,
+    stop,
+    take_turns,
+    turns,
+    write_results,
+)
 
 
 def test_contenders_take_turns():
@@ -92,3 +102,12 @@ def test_results_are_whole_at_any_time(tmp_path):
     with pytest.raises(TypeError):
         write_results(folder, "speed", {"a": object()})
     assert json.loads((folder / "speed.json").read_text()) == {"a": [1.0]}
+
+
+def test_rows_of_other_settings_are_not_taken_up(tmp_path):
+    settings = {"steps": 12, "levels": (0.3, 5.0)}
+    assert earlier_rows(tmp_path, "speed", settings) == []
+    write_results(tmp_path, "speed", {**settings, "rows": [{"a": 1}]})
+    assert earlier_rows(tmp_path, "speed", settings) == [{"a": 1}]
+    with pytest.raises(SystemExit, match="was made with {'steps': 12}.*choose another folder"):
+        earlier_rows(tmp_path, "speed", {**settings, "steps": 20})

@@ -47,7 +47,10 @@ def average(config: AverageConfig) -> str:
         parameters, fit, step = average_of_any_width(run, config.sigma_rel, config.step)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    pipeline = ScoreSdePipeline.from_pretrained(models[0])
+    try:
+        pipeline = ScoreSdePipeline.from_pretrained(models[0])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{models[0]} cannot be loaded: {error}") from error
     own = dict(pipeline.unet.named_parameters())  # buffers are those of the pipeline
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in parameters.items()}:
         raise ConfigError(f"the averages in {run} are those of another network than its {models[0].name}")

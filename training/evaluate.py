@@ -33,7 +33,7 @@ from evaluation.distances import FeatureStatistics
 from evaluation.feature_metrics import compare_features, compute_features, eight_bits
 from evaluation.feature_networks import shipped_statistics_path
 from evaluation.folder_samples import as_samples, images_digest, is_folder_of_samples, load_samples
-from evaluation.inputs import load_data, load_networks, load_pipeline
+from evaluation.inputs import load_data, load_networks, load_pipeline, run_of
 from evaluation.likelihood import bits_per_dim
 from evaluation.model_card import eval_result, load_card, update_card
 from evaluation.neighbors import Neighbors, nearest, pixels
@@ -45,6 +45,7 @@ from images.sources import HUB_IDS
 from images.streams import StreamError
 from run.accelerator import make_accelerator
 from run.draws import seed_of
+from run.folder import require_outside_the_data
 from run.launching import start_all_processes
 from run.memory import keep_freed_memory
 from run.yaml_config import ConfigError
@@ -64,6 +65,14 @@ class Evaluation:
     def __init__(self, config: EvaluationConfig, accelerator: Accelerator):
         self.config, self.accelerator, self.folder = config, accelerator, Path(config.output_dir)
         self.cache = Path(config.cache_dir).expanduser()
+        require_outside_the_data(config.data, config.output_dir)
+        given = Path(config.pipeline).expanduser().resolve()
+        if config.save_images and given == (self.folder / "samples").resolve():
+            raise ConfigError(f"save_images=true would write into {config.pipeline}, whose images are evaluated")
+        for key, folder in (("output_dir", self.folder), ("cache_dir", self.cache)):
+            there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+            if not there.is_dir() or not os.access(there, os.W_OK):
+                raise ConfigError(f"{key}={folder} cannot be made: {there} is no folder that can be written to")
         if config.update_card:
             load_card(config.pipeline)
         with accelerator.local_main_process_first():  # which downloads, if need be
@@ -189,7 +198,7 @@ class Evaluation:
             sampler = ", ".join(str(v) if k == "class_name" else f"{k} {v}" for k, v in samples.sampler.items())
             precision = PRECISIONS[self.accelerator.mixed_precision]
             title += f"\n{sampler}\nNFE {samples.nfe}, seed {config.samples.seed}, {precision}"
-        curve = Path(config.pipeline).parent / "metrics.jsonl"  # of train.py's output folder
+        curve = run_of(config.pipeline) / "metrics.jsonl"  # of train.py's output folder
         page = draw_page(title, tables, samples, neighbors, self.reference, bits, curve, config.neighbors.shown)
         page.savefig(self.folder / ".page.incomplete", format="png")
         os.replace(self.folder / ".page.incomplete", self.folder / "page.png")

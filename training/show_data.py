@@ -23,6 +23,7 @@ from images.description import describe, duplicates, in_short, suggestions
 from images.loading import ImageData, load_images
 from images.pixels import Skipped
 from run.config import RUN_RULES, DataConfig
+from run.folder import require_outside_the_data
 from run.record import parted, read_record
 from run.splits import HELD_OUT, loading_options, open_data
 from run.yaml_config import ConfigError, merge
@@ -46,6 +47,8 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Pa
     for path in (picture, numbers):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ConfigError(f"{path} cannot be written: it is a folder, or there is no folder {path.parent}")
+        if path is not None:
+            require_outside_the_data(config, path, "--picture" if path is picture else "--json")
     record = None if run is None else read_record(run)
     if run is not None and (record is None or not record.held_out):
         raise ConfigError(f"--run {run} is no folder of a run that has held images out")
@@ -70,7 +73,7 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Pa
         except (ValueError, OSError) as error:
             refused[split] = error
     if record is not None and isinstance(loaded.get(record.split), ImageData):
-        loaded[record.split], held_out, missing = parted(loaded[record.split], record.held_out)
+        loaded[record.split], held_out, missing = parted(loaded[record.split], record)
         if not len(held_out):
             raise ConfigError(f"none of the {len(missing)} images that {run} has held out is in {source.name}")
         # What cannot be read is told of the split itself.

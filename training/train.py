@@ -11,8 +11,9 @@
     pushed/         what push_to_hub=true sent last
 
 Step k depends on (seed, k) alone: a resumed run follows an uninterrupted one (bit for bit on one CPU process), and
-several processes, or micro-batches, follow one process with the same `batch_size`. SIGTERM or Ctrl-C save a checkpoint
-after the current step and exit with status 0; a diverged loss or a refused configuration exit with status 1.
+several processes, or micro-batches, follow one process with the same `batch_size`, but for dropout. SIGTERM or Ctrl-C
+save a checkpoint after the current step and exit with status 0; a diverged loss or a refused configuration exit with
+status 1.
 
 Several processes on CPUs: accelerate launch --cpu --num_processes N training/train.py ... (see `run/launching.py`).
 
@@ -34,6 +35,7 @@ from accelerate import Accelerator
 
 from evaluation.feature_metrics import eight_bits
 from evaluation.sample_distance import SampleDistance
+from run.checkpoints import read_state
 from run.config import Config, read_config
 from run.figures import distance_curves, image_grid, noise_level_curves, noising_strip
 from run.launching import start_all_processes
@@ -51,13 +53,16 @@ from run.score_model import (
     check_score_model,
     load_denoiser,
     load_initial_weights,
+    require_tuned_alike,
     tunes_consistency,
 )
 from run.splits import check_labels
 from run.training_run import TrainingRun
+from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.images import visible
 from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
+from sde_diffusers.weights_digest import weights_digest
 
 
 class Training(TrainingRun):
@@ -95,13 +100,23 @@ class Training(TrainingRun):
         objective = build_objective(config, self.scheduler)
         self.noise_levels = NoiseLevels(objective, config.noise_levels) if config.noise_levels else None
         self.validation_count += 2 * config.noise_levels
+        if tunes_consistency(config):
+            require_tuned_alike(config, self.scheduler)
         if tunes_consistency(config) and objective.solver_steps:
             objective.denoiser = self._denoiser()
         return objective
 
     def _denoiser(self):
-        """What gives the answers of the network that is tuned, as it was before."""
-        network = load_denoiser(self.config, self.scheduler).to(self.accelerator.device)
+        """What gives the answers of the network that is tuned, as it was before; of a resumed run, the same one."""
+        network = load_denoiser(self.config, self.scheduler)
+        self.denoiser = weights_digest(network)
+        before = self.denoiser if self.checkpoint is None else read_state(self.checkpoint).get("denoiser")
+        if before not in (self.denoiser, None):  # runs of older releases do not tell
+            raise ConfigError(
+                f"initial_weights={self.config.initial_weights} holds another network than when the run began, whose "
+                "ODE it follows: give that one (a copy, if its run goes on)"
+            )
+        network.to(self.accelerator.device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
 
@@ -181,6 +196,7 @@ class Training(TrainingRun):
         if averages is not None and self._due(self.config.power_averages.snapshot_every):
             tensors = averages.state_dict()
             if self.accelerator.is_main_process:
+                self.log.require_held()
                 with self._perhaps_unwritten():
                     save_snapshot(self.folder, self.step, tensors)
 
@@ -210,8 +226,12 @@ class Training(TrainingRun):
 
     def measure_distance(self) -> None:
         """Write down how far samples lie from training images, on all processes."""
-        distances = self.distance(self._pipeline())
-        if not self.accelerator.is_main_process or not distances:
+        distances, reasons = self.distance(self._pipeline())
+        if not self.accelerator.is_main_process:
+            return
+        for reason in reasons:
+            print(f"Step {self.step}: {reason}")
+        if not distances:
             return
         self.log.metrics(self.step, **distances)
         history = [record for record in self.log.records if distances.keys() <= record.keys()]

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -30,6 +33,7 @@ from images.loading import ImageData, load_images
 from run.memory import keep_freed_memory
 from run.precision import mixed_precision
 from run.written_folder import written_folder
+from sde_diffusers.images import PixelFormat
 
 
 @dataclass(frozen=True)
@@ -155,16 +159,29 @@ def main(arguments: list[str]) -> int:
     options.output_dir = (options.output_dir or Path("runs") / name).expanduser()
     options.epochs = recipe.epochs if options.epochs is None else options.epochs
     for key in ("epochs", "batch_size", "lr"):
-        if getattr(options, key) <= 0:
-            parser.error(f"--{key} must be above 0, got {getattr(options, key)}")
-    if options.output_dir.exists():
+        if not 0 < getattr(options, key) < math.inf:
+            parser.error(f"--{key} must be above 0 and finite, got {getattr(options, key)}")
+    if options.seed < 0:
+        parser.error(f"--seed must be at least 0, got {options.seed}")
+    if os.path.lexists(options.output_dir):
         parser.error(f"--output_dir {options.output_dir} exists: delete it or choose another")
+    try:
+        options.output_dir.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output_dir {options.output_dir} cannot be made: {error}")
     shape = {"channels": recipe.channels, "image_size": recipe.resolution, "streaming": False}
     try:
         train, test = (
             load_images(options.dataset, split, max_images=count, **shape)
             for split, count in (("train", options.max_images), ("test", None))
         )
+        for split, data in (("train", train), ("test", test)):
+            if data.labels is None:
+                raise ValueError(f"the images of the split {split} of {data.name} have no classes")
+            if data.class_names is None or data.class_names != train.class_names:
+                raise ValueError(f"the classes of the split {split} of {data.name} are {data.class_names}")
+            if data.pixels != PixelFormat():
+                raise ValueError(f"images must be of 8 bits, but those of {data.name} are {data.pixels}")
     except (ValueError, OSError) as error:
         parser.error(f"--dataset: {error}")
 
@@ -242,7 +259,9 @@ def main(arguments: list[str]) -> int:
             threads=torch.get_num_threads(),
             device="GPU" if device.type == "cuda" else "CPU",
             command=f"python training/train_feature_network.py --features {options.features} "
-            f"--epochs {options.epochs} --batch_size {options.batch_size} --lr {options.lr} --seed {options.seed}"
+            + (f"--dataset {options.dataset} " if options.dataset != recipe.dataset else "")
+            + (f"--about_data {shlex.quote(options.about_data)} " if options.about_data else "")
+            + f"--epochs {options.epochs} --batch_size {options.batch_size} --lr {options.lr} --seed {options.seed}"
             + (f" --max_images {options.max_images}" if options.max_images else "")
             + (f" --initial_weights {options.initial_weights}" if options.initial_weights else ""),
         )

@@ -1,5 +1,6 @@
 """`sde-diffusers convert`: checkpoints of other code bases, and export to plain diffusers."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def run_convert(options) -> int:
         FileExistsError: If the output exists.
         ValueError: If the model can't be converted.
     """
-    if options.output.exists():
+    if os.path.lexists(options.output):
         raise FileExistsError(f"{options.output} exists.")
     require_writable(options.output)
     with stages(2) as begin:

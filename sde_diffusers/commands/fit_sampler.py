@@ -1,6 +1,7 @@
 """`sde-diffusers fit-sampler`: samplers of few steps, fitted to a model's network and stored with it."""
 
 import json
+import os
 from pathlib import Path
 
 from sde_diffusers.commands.arguments import (
@@ -61,7 +62,7 @@ def run_fit_sampler(options) -> int:
     if options.output is None and not folder.is_dir():
         raise ValueError(f"{options.model} is no folder: --output must say where the fitted model is to be written.")
     for path in (options.output, options.picture):
-        if path is not None and path.exists():
+        if path is not None and os.path.lexists(path):
             raise FileExistsError(f"{path} exists.")
     require_writable(options.output or folder)
     if options.picture is not None:

@@ -1,8 +1,10 @@
 """Pictures as files: those that a command is given, and those that it writes."""
 
+import contextlib
 import io
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -18,13 +20,29 @@ def pictures_of(paths: list[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise ValueError(f"There is no file or folder {path}.")
-        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix.lower() in known)
+        files = [path] if path.is_file() else sorted(f for f in files_below(path) if f.suffix.lower() in known)
         if not files:
             raise ValueError(f"{path} holds no pictures.")
         found += files
     if twice := next((path for path, times in Counter(found).items() if times > 1), None):
         raise ValueError(f"{twice} is given twice.")
     return found
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a folder and its folders, also by links, but not in circles, and none of hidden folders."""
+    above: dict[str, set] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        seen = above.get(os.path.dirname(place), set()) | {(status.st_dev, status.st_ino)}
+        above[place] = seen
+        inside = {name: os.stat(os.path.join(place, name)) for name in folders}
+        folders[:] = [
+            name
+            for name, found in inside.items()
+            if not name.startswith(".") and (found.st_dev, found.st_ino) not in seen
+        ]
+        yield from (Path(place, name) for name in names)
 
 
 def opened_picture(path: Path, argument: str | None = None):
@@ -58,9 +76,31 @@ def require_new(output: Path) -> None:
 
     if output.suffix.lower() in Image.registered_extensions():
         raise ValueError(f"{output} is to be a folder, for several pictures: name it without {output.suffix}.")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} exists: name a new or an empty folder.")
     require_writable(output)
+
+
+@contextlib.contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """A block in which no other such block writes to `output`, which must be new still, or an empty folder.
+
+    Raises:
+        ValueError: it is not, or another command is at it.
+    """
+    mark = output.with_name(f".{output.name}.claimed")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mark.open("x").close()
+    except FileExistsError:
+        raise ValueError(
+            f"Another command is writing to {output}, or was killed meanwhile; in that case delete {mark}."
+        ) from None
+    try:
+        require_new(output)
+        yield
+    finally:
+        mark.unlink()
 
 
 def require_writable(path: Path) -> None:

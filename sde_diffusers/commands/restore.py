@@ -15,7 +15,7 @@ from sde_diffusers.commands.arguments import (
     positive_integer,
     seed_number,
 )
-from sde_diffusers.commands.picture_files import opened_picture, require_new, save_pictures
+from sde_diffusers.commands.picture_files import claimed, opened_picture, require_new, save_pictures
 
 RESTORATIONS = {
     "inpaint": "paint missing pixels",
@@ -87,6 +87,11 @@ def add_restore_parser(commands) -> None:
 
 def run_restore(options) -> int:
     require_new(options.output)
+    with claimed(options.output):
+        return restore_picture(options)
+
+
+def restore_picture(options) -> int:
     picture = opened_picture(options.picture, "picture")
     mask = opened_picture(options.mask, "--mask") if options.task == "inpaint" else None
 

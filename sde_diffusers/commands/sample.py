@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sde_diffusers.commands.arguments import (
     positive_number,
     seed_number,
 )
-from sde_diffusers.commands.picture_files import require_new, save_pictures, write_whole
+from sde_diffusers.commands.picture_files import claimed, require_new, save_pictures, write_whole
 
 SAMPLERS = ("exponential", "predictor-corrector", "probability-flow", "consistency")
 OWN_SETTINGS = {"eta": "exponential", "snr": "predictor-corrector"}  # and whose they are
@@ -69,10 +70,15 @@ def add_sample_parser(commands) -> None:
 
 
 def run_sample(options) -> int:
-    array = options.output.suffix.lower() == ".npy"
-    if array and options.output.exists():
+    if options.output.suffix.lower() == ".npy" and os.path.lexists(options.output):
         raise ValueError(f"{options.output} exists.")
     require_new(options.output)
+    with claimed(options.output):
+        return draw_images(options)
+
+
+def draw_images(options) -> int:
+    array = options.output.suffix.lower() == ".npy"
     classes = options.classes or [None]
     number = options.number or len(classes)
     if len(classes) not in (1, number):

@@ -1,5 +1,6 @@
 """What all converters need: read a file without running its code, put tensors in their places, compare outputs."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def load_converted(unet, source, layout, problems=()):
     unet.load_state_dict(converted)
 
 
-def check_against_recorded(answer, recorded):
+def check_against_recorded(answer, recorded, tolerance=VERIFICATION_TOLERANCE):
     """Compare a converted model with outputs that the original one recorded.
 
     Args:
@@ -108,12 +109,13 @@ def check_against_recorded(answer, recorded):
         recorded (`str`, `Path` or `dict[str, torch.Tensor]`): A safetensors file, or what it holds: `x`, the noisy
             images (N, C, H, W); `labels` (N,), the noise levels as the original takes them; `y`, what it answered;
             `class_labels` (N,) integers, where it has classes. Other entries are ignored.
+        tolerance (`float`): Deviation that counts as rounding.
 
     Returns:
         `float`: The largest deviation, relative to the largest magnitude of `y`.
 
     Raises:
-        ValueError: If an entry is missing, or the deviation exceeds `VERIFICATION_TOLERANCE`.
+        ValueError: If an entry is missing, or the deviation exceeds `tolerance`.
     """
     if not isinstance(recorded, dict):
         recorded = read_tensors(recorded)
@@ -126,14 +128,15 @@ def check_against_recorded(answer, recorded):
     if y.shape != output.shape:
         raise ValueError(f"The recorded y has shape {tuple(y.shape)}, but the network answers {tuple(output.shape)}.")
     error = ((output - y).abs().max() / y.abs().max()).item()
-    if not error < VERIFICATION_TOLERANCE:
+    if not error < tolerance:
         raise ValueError(
             f"The converted model does not answer as recorded: the deviation is {error:.2g} of the largest value, "
-            f"where up to {VERIFICATION_TOLERANCE:g} is rounding. Is the configuration that of these weights?"
+            f"where up to {tolerance:g} is rounding. Is the configuration that of these weights?"
         )
     return error
 
 
 def network_answer(pipe):
-    """The bare network of a pipeline, as `check_against_recorded` asks it."""
-    return lambda x, labels, class_labels: pipe.unet(x, labels, class_labels=class_labels).sample
+    """The bare network of a pipeline, as `check_against_recorded` asks it: a copy in float32, in evaluation mode."""
+    network = torch.nn.Module.to(copy.deepcopy(pipe.unet), torch.float32).eval()
+    return lambda x, labels, class_labels: network(x, labels, class_labels=class_labels).sample

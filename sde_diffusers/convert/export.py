@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded
+from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
 TRAINING_EPS = 1e-5  # the smallest time of the paper's training
@@ -40,8 +41,10 @@ def to_diffusers(pipe: ScoreSdePipeline, folder: str | Path):
         ValueError: If diffusers can't express the model, naming the first option that it lacks.
         FileExistsError: If the folder exists.
     """
-    if Path(folder).exists():
+    folder = Path(folder).expanduser()
+    if folder.exists():
         raise FileExistsError(f"{folder} exists.")
+    require_own_scheduler(pipe.scheduler)
     for part in ("guide", "classifier"):
         kind = getattr(pipe, part, None)
         _require(kind is None, part, kind and type(kind).__name__, f"None (`pipe.{part} = None` leaves it out)")
@@ -71,7 +74,7 @@ def write_pipeline(pipe, folder):
     Raises:
         FileExistsError: If the folder exists.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if folder.exists():
         raise FileExistsError(f"{folder} exists.")
     folder.parent.mkdir(parents=True, exist_ok=True)

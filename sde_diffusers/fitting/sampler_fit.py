@@ -36,8 +36,9 @@ from sde_diffusers.fitting.fit_error import SMALLEST, FitError
 from sde_diffusers.fitting.fitted_network import how_asked, rounded_digests
 from sde_diffusers.generators import require_generators
 from sde_diffusers.guidance import Guidance
-from sde_diffusers.parameterization import expand_like
-from sde_diffusers.scalars import whole_number
+from sde_diffusers.network_fit import require_own_scheduler
+from sde_diffusers.parameterization import expand_like, require_choice
+from sde_diffusers.scalars import whole_number, whole_numbers
 from sde_diffusers.schedulers.fitted_steps import settings_digest
 from sde_diffusers.schedulers.scheduling_exponential import ScoreSdeExponentialScheduler, lagrange_integrals
 
@@ -119,6 +120,8 @@ def fit_sampler(
         ValueError: on arguments out of range, before anything is evaluated.
     """
     steps = checked_steps(steps)
+    require_own_scheduler(pipe.scheduler)
+    require_choice("coefficients", coefficients, (None, True, False))
     config = pipe.scheduler.config
     plain = ScoreSdeExponentialScheduler.from_config(config, fits=None)
     order = plain.config.solver_order if plain.config.eta == 0 else 3
@@ -182,7 +185,7 @@ def fit_sampler(
 
 def checked_steps(steps) -> list[int]:
     """Numbers of steps, each once; a `ValueError` on others than can be fitted."""
-    numbers = [whole_number(n) for n in ([steps] if isinstance(steps, int) else steps)]
+    numbers = whole_numbers(steps) or [whole_number(steps)]
     if not numbers or not all(2 <= n <= MOST_STEPS for n in numbers):
         raise ValueError(f"`steps` must be integers from 2 to {MOST_STEPS}, but are {steps!r}.")
     return list(dict.fromkeys(map(int, numbers)))

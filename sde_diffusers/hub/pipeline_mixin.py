@@ -6,6 +6,7 @@ installed (`single_file.py`), a card (`model_card.py`) and, if there is one, a g
 
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -125,6 +126,7 @@ class HubPipelineMixin:
                 configuration names code, or its weights do not fit.
             OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
         """
+        pretrained_model_name_or_path = os.path.expanduser(pretrained_model_name_or_path)
         if cls._package() is not None and not Path(pretrained_model_name_or_path).is_dir():
             keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
             options = {key: kwargs.pop(key) for key in keys if key in kwargs}

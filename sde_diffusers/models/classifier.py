@@ -31,7 +31,7 @@ from sde_diffusers.models.layers import (
     linear,
     number_blocks,
 )
-from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number
+from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number, whole_numbers
 
 
 class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
@@ -76,9 +76,13 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         for name, value in counts.items():
             if not whole_number(value) >= 1:
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+        sides = whole_numbers(sample_size) or [whole_number(sample_size)] * 2
+        if len(sides) != 2 or not all(side >= 1 for side in sides):
+            raise ValueError(f"`sample_size` must be a positive integer, or two of them, got {sample_size!r}.")
         if not whole_number(num_classes) >= 2:
             raise ValueError(f"`num_classes` must be an integer above 1, got {num_classes!r}.")
-        if not block_out_channels or any(not whole_number(n) >= 2 for n in block_out_channels):
+        widths = whole_numbers(block_out_channels)
+        if not widths or any(not n >= 2 for n in widths):
             raise ValueError(f"`block_out_channels` must be integers above 1, got {block_out_channels!r}.")
         if not 0 <= real_number(dropout) < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {dropout!r}.")

@@ -5,6 +5,7 @@ a network that answers nonsense, or a class-conditional one that ignores its cla
 shards or an index of earlier weights, which are then loaded instead. Keys that a network does not take it ignores.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class CompleteWeightsMixin:
             kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
         options = (is_main_process, save_function, safe_serialization, variant, max_shard_size, push_to_hub)
         with whole_save(save_directory, stale_weights) as folder:
-            super().save_pretrained(folder, *options, **kwargs)  # type: ignore[misc]
+            super().save_pretrained(str(folder), *options, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict | None = None, return_unused_kwargs: bool = False, **kwargs):
@@ -65,6 +66,7 @@ class CompleteWeightsMixin:
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             load = super().from_pretrained  # type: ignore[misc]
+            pretrained_model_name_or_path = os.path.expanduser(pretrained_model_name_or_path)
             model, info = load(pretrained_model_name_or_path, output_loading_info=True, _of_a_file=True, **kwargs)
         except ValueError as error:  # of a tensor's shape, which does not name the folder
             raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error

@@ -1,6 +1,7 @@
 """What an `NCSNppUNet2DModel` can be built of."""
 
 import math
+from types import NoneType
 
 from sde_diffusers.scalars import real_number, whole_number
 
@@ -38,7 +39,9 @@ def check_ncsnpp_config(config):
         check(isinstance(config[name], (list, tuple)), name, "a list or tuple")
     check(all(map(is_count, config.attention_resolutions)), "attention_resolutions", "positive integers")
     check(all(math.isfinite(real_number(tap)) for tap in config.fir_kernel), "fir_kernel", "finite numbers")
-    check(len(config.image_range) == 2, "image_range", "(low, high)")
+    numbers = all(real_number(end) == end for end in config.image_range)
+    check(len(config.image_range) == 2 and numbers, "image_range", "two numbers (low, high)")
+    check(isinstance(config.class_names, (list, tuple, NoneType)), "class_names", "None or a list")
     widths = config.block_out_channels
     check(len(widths) and all(map(is_count, widths)), "block_out_channels", "positive integers, one per level")
     groups = config.norm_num_groups or 1
@@ -73,6 +76,7 @@ def check_ncsnpp_config(config):
         check((low, high) == (-1, 1), "image_range", "(-1, 1) with preconditioning")
     elif config.scale_by_sigma and config.time_embedding_type == "positional":
         reason = "with scale_by_sigma and a positional embedding (index into a table of sigmas)"
-        check(config.num_scales and config.num_scales >= 2, "num_scales", f"2 or more {reason}")
-        check(config.sigma_min and config.sigma_min > 0, "sigma_min", f"positive {reason}")
-        check(config.sigma_max and config.sigma_max > config.sigma_min, "sigma_max", f"above sigma_min {reason}")
+        check(whole_number(config.num_scales) >= 2, "num_scales", f"an integer of 2 or more {reason}")
+        check(0 < real_number(config.sigma_min) < math.inf, "sigma_min", f"positive {reason}")
+        above = config.sigma_min < real_number(config.sigma_max) < math.inf
+        check(above, "sigma_max", f"a number above sigma_min {reason}")

@@ -67,7 +67,7 @@ class GaussianBlur(Separable):
     """
 
     def __init__(self, std: float, boundary: str = "symmetric"):
-        require_positive(std=std)
+        (std,) = require_positive(std=std)
         if std > WIDEST:
             raise ValueError(f"`std` must be at most {WIDEST} pixels, but is {std!r}.")
         require_choice("boundary", boundary, BOUNDARIES)

@@ -41,8 +41,7 @@ class Gamma(Pointwise):
     LEAST = 1e-4
 
     def __init__(self, gamma: float):
-        require_positive(gamma=gamma)
-        self.gamma = gamma
+        (self.gamma,) = require_positive(gamma=gamma)
 
     def __call__(self, x: Tensor):
         self.require_floating(x)
@@ -61,10 +60,10 @@ class Saturation(Pointwise):
     """
 
     def __init__(self, gain: float = 1.0, low: float = 0.0, high: float = 1.0):
-        require_positive(gain=gain)
+        (gain,) = require_positive(gain=gain)
         if not real_number(low) < real_number(high):
             raise ValueError(f"`low` must be a number less than `high`, but they are {low!r} and {high!r}.")
-        self.gain, self.low, self.high = gain, low, high
+        self.gain, self.low, self.high = gain, real_number(low), real_number(high)
 
     def __call__(self, x: Tensor):
         self.require_floating(x)

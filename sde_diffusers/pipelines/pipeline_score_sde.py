@@ -186,10 +186,10 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)
-        steps_left = 0 if image is None else int(self.scheduler.num_inference_steps * real_number(strength))
-        if image is not None and steps_left == 0:
-            raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
         if image is not None:
+            steps_left = int(self.scheduler.num_inference_steps * real_number(strength) * (1 + 1e-6))  # of float32
+            if steps_left == 0:
+                raise ValueError(f"`strength`={strength} of {steps} steps is less than one.")
             self.scheduler.start_late(steps_left)
         warn_of_other_fit(self.scheduler, self.unet, guidance)
 
@@ -217,7 +217,7 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         timesteps = self.scheduler.timesteps[first:]
         self._guidance, self._num_timesteps, self._interrupt = guidance, len(timesteps), False
         sound, done = torch.zeros((), dtype=torch.int64, device=x.device), 0  # states that are finite, and all
-        with guidance.frozen():
+        with guidance.frozen(), self.scheduler.sampling():
             for k, t in enumerate(self.progress_bar(timesteps)):
                 if self.interrupt:
                     break

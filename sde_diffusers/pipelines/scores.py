@@ -64,6 +64,6 @@ class ScoresMixin:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         guidance = Guidance(self, len(x), class_labels)
         with guidance.frozen(), torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            network_time = self.scheduler.network_time(t, between=True).to(x.device, torch.float32)
+            network_time = self.scheduler.network_time(t, between=True).to(x.device, x.dtype)
             output = guidance.mixed(x, t, network_time)
             return self.scheduler.noise_and_denoised(output.to(x.dtype), x, t)

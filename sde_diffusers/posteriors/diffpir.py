@@ -32,7 +32,7 @@ class DiffPIR(PosteriorMethod):
     strength: float = 1.0
 
     def __post_init__(self):
-        require_positive(strength=self.strength)
+        (self.strength,) = require_positive(strength=self.strength)
 
     def check(
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None

@@ -30,7 +30,7 @@ class DPS(PosteriorMethod):
     sigma_data: float = 0.5
 
     def __post_init__(self):
-        require_positive(step=self.step, sigma_data=self.sigma_data)
+        self.step, self.sigma_data = require_positive(step=self.step, sigma_data=self.sigma_data)
 
     def check(
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None

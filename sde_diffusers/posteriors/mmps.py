@@ -59,10 +59,12 @@ class MMPS(PosteriorMethod):
             raise ValueError(f"`inner_steps` must be a positive integer, but is {self.inner_steps!r}.")
         if not 0 <= real_number(self.damping) < math.inf:
             raise ValueError(f"`damping` must be a finite number of at least 0, but is {self.damping!r}.")
+        self.steps, self.inner_steps = int(whole_number(self.steps)), int(whole_number(self.inner_steps))
+        self.damping = real_number(self.damping)
 
     @property
     def products(self) -> int:  # type: ignore[override]
-        return int(whole_number(self.steps))
+        return self.steps
 
     def preconditioner(
         self, measurement: Measurement, operator: LinearOperator, noise_level: float

@@ -32,7 +32,7 @@ class PiGDM(PosteriorMethod):
     sigma_data: float = 0.5
 
     def __post_init__(self):
-        require_positive(sigma_data=self.sigma_data)
+        (self.sigma_data,) = require_positive(sigma_data=self.sigma_data)
 
     def check(
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None

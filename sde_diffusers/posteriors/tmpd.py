@@ -33,7 +33,7 @@ class TMPD(PosteriorMethod):
     floor: float = 1e-3
 
     def __post_init__(self):
-        require_positive(floor=self.floor)
+        (self.floor,) = require_positive(floor=self.floor)
 
     def check(
         self, operator: Operator, noise_std: float | Tensor, noise_covariance: Callable[[Tensor], Tensor] | None = None

@@ -1,6 +1,8 @@
 """Keys of a sampler's configuration."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType
 
 from diffusers import ConfigMixin, SchedulerMixin
@@ -26,11 +28,20 @@ class KnownKeysMixin(SchedulerMixin, ConfigMixin):
             require_known_keys(config or {}, [cls, *cls._get_compatibles()], "The samplers")
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
+    def save_pretrained(self, save_directory: str | Path, *args, **kwargs):
+        """As in diffusers; `~` is the home folder."""
+        super().save_pretrained(os.path.expanduser(save_directory), *args, **kwargs)
+
     @classmethod
-    def from_pretrained(cls, *args, return_unused_kwargs: bool = False, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, return_unused_kwargs: bool = False, **kwargs):
         """As in diffusers. Keys in the file that no sampler takes, as of a newer version, are ignored with a warning;
         those that are given by name are refused as in `from_config`."""
-        scheduler, unused = super().from_pretrained(*args, return_unused_kwargs=True, **kwargs)
+        scheduler, unused = super().from_pretrained(
+            pretrained_model_name_or_path and os.path.expanduser(pretrained_model_name_or_path),
+            *args,
+            return_unused_kwargs=True,
+            **kwargs,
+        )
         if not return_unused_kwargs:
             require_known_keys(unused.keys() & kwargs.keys(), [cls], cls.__name__)
         return (scheduler, unused) if return_unused_kwargs else scheduler

@@ -42,7 +42,11 @@ class LateStartMixin:
     def _begin_at(self, timestep) -> None:
         """Start late where the loop's first entry of `timesteps` is not the first of all.
 
-        An entry itself is known by its place in memory, for which nothing waits; numbers are compared.
+        An entry itself is known by its place in memory, for which nothing waits; numbers are compared. One that is
+        none of the entries, such as the SDE's time of an evaluation, is taken for the first.
+
+        Raises:
+            ValueError: on what is no number, and on one that was rounded to several entries.
         """
         if self._calls or self.num_inference_steps is None or torch.compiler.is_compiling():
             return
@@ -50,12 +54,8 @@ class LateStartMixin:
         if isinstance(timestep, Tensor) and timestep.device == entries.device and timestep.dtype == entries.dtype:
             place = (timestep.data_ptr() - entries.data_ptr()) // entries.element_size()
             k = place if 0 <= place < len(entries) else None
-        if k is None and (given := real_number(timestep)) == given:
-            near = torch.isclose(
-                entries.cpu().double(), torch.tensor(given, dtype=torch.float64), rtol=1e-6, atol=1e-9
-            )
-            places = near.nonzero().flatten().tolist()
-            k = next((place for place in places if place in starts), places[0] if places else None)
+        if k is None and timestep is not None:
+            k = self._place_of(timestep, entries.cpu().double(), starts)
         if not k:
             return
         if self.fit is not None:
@@ -69,6 +69,28 @@ class LateStartMixin:
                 f"begins at one of the entries {', '.join(map(str, starts[-5:]))}, say (see `start_late`)."
             )
         self.start_late(len(starts) - starts.index(k))
+
+    def _place_of(self, timestep, entries: Tensor, starts: list[int]) -> int | None:
+        """The entry of `timesteps` (M,) that a number stands for, the start of a time step if possible."""
+        given, rounding = timestep, 1e-6
+        if isinstance(timestep, Tensor):
+            if timestep.numel() and (timestep == timestep.flatten()[0]).all():
+                given = timestep.flatten()[0]
+            if timestep.is_floating_point():
+                rounding = max(rounding, torch.finfo(timestep.dtype).eps)
+        number = real_number(given)
+        if number != number:
+            raise ValueError(f"`timestep` must be one of `timesteps`, or a batch of equal ones, but is {timestep!r}.")
+        value = torch.tensor(number, dtype=torch.float64)
+        places = torch.isclose(entries, value, rtol=rounding, atol=1e-9).nonzero().flatten().tolist()
+        if not places and isinstance(number, int):
+            places = (entries.trunc() == number).nonzero().flatten().tolist()
+        if len(entries[places].unique()) > 1:
+            raise ValueError(
+                f"`timestep` {timestep!r} is rounded, and may be any of {entries[places].unique().tolist()}: give the "
+                "entry of `timesteps` itself."
+            )
+        return next((place for place in places if place in starts), places[0] if places else None)
 
     def _starts(self) -> list[int]:
         """The evaluations with which the time steps begin."""

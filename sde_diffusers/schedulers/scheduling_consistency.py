@@ -12,7 +12,7 @@ import torch
 from diffusers import SchedulerMixin  # noqa: F401 (diffusers' loader of remote code looks for SchedulerMixin)
 from diffusers.configuration_utils import register_to_config
 
-from sde_diffusers.scalars import real_number
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
@@ -73,10 +73,16 @@ class ScoreSdeConsistencyScheduler(ScoreSdeScheduler):
     def _require_levels(self, levels):
         if not isinstance(levels, dict):
             raise ValueError(f"`levels` must be None or a dictionary by the number of steps, but is {levels!r}.")
+        if len({str(n) for n in levels}) < len(levels):
+            raise ValueError(f"`levels` must name each number of steps once, but are for {[*levels]}.")
         ends = torch.tensor([self.start_time, self.sampling_eps], dtype=torch.float64)
         noisiest, cleanest = (-self.sde.half_log_snr(ends)).exp().tolist()
         for n, own in levels.items():
-            sound = str(n).isdecimal() and isinstance(own, (list, tuple)) and len(own) == int(n) >= 1
+            sound = (
+                str(n) == str(whole_number(int(n) if str(n).isdecimal() else n))
+                and isinstance(own, (list, tuple))
+                and len(own) == int(n) >= 1
+            )
             bounds = [noisiest * LEVELS_REACHED, *own, cleanest / LEVELS_REACHED] if sound else []
             if not sound or not all(real_number(a) > real_number(b) for a, b in zip(bounds, bounds[1:], strict=False)):
                 raise ValueError(

@@ -30,6 +30,7 @@ taken. So the order is the highest, up to `solver_order`, that leaves them as wi
 whatever their width: images hardly vary in most directions, and there the noise form is the least stable.
 """
 
+import logging
 import math
 
 import numpy as np
@@ -39,6 +40,7 @@ from diffusers.configuration_utils import register_to_config
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.fitted_steps import fitted_steps
+from sde_diffusers.schedulers.kept_batch import LeftState
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
@@ -51,6 +53,8 @@ FORGOTTEN = 40.0  # e^-40 is nothing beside 1 in float64
 # seen: below, a change may be as large as there.
 GAUSSIAN_IMAGES = (2.0, 0.5, 0.2, 0.05, 0.01)
 HOLDS_WITHIN, SEEN = 0.2, 0.1
+MOST_NOISE = 1e6  # eta, whose square counts
+exponential_log = logging.getLogger(__name__)
 
 
 def lagrange_integrals(nodes, start, end, density, position) -> list[float]:
@@ -135,8 +139,8 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         require_choice("solver_order", solver_order, range(1, HIGHEST_ORDER + 1))
         require_choice("unified_corrector", unified_corrector, (None, True, False))
         require_choice("algorithm", algorithm, EXPONENTIAL_FORMS)
-        if not 0 <= real_number(eta) < math.inf:
-            raise ValueError(f"`eta` must be a finite number of at least 0, but is {eta!r}.")
+        if not 0 <= real_number(eta) <= MOST_NOISE:
+            raise ValueError(f"`eta` must be a finite number of at least 0 (and at most {MOST_NOISE:g}), not {eta!r}.")
         if unified_corrector and eta > 0:
             raise ValueError(f"`unified_corrector`=True corrects steps of the ODE, and not with noise: `eta`={eta!r}.")
         self.held_order: int = self.config.solver_order
@@ -182,31 +186,43 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
     def _forget(self):
         super()._forget()
         self._estimates: list = []
-        self._last_step: tuple | None = None
+        self._start: torch.Tensor | None = None  # of the last step, if it will be corrected
+        self._left: LeftState | None = None
 
     def _update(self, k, x, noise, denoised, draw):
+        if self._left is not None and not self._left.is_now(x):
+            self._begin_anew()
         if self.fit is not None:
-            self._estimates = [*self._estimates, denoised]
+            self._estimates = [*self._estimates, self._own(denoised)]
             following = self._alphas[k + 1] * self.fit.step(k, x / self._alphas[k], self._estimates)
-            if k + 1 == self.num_inference_steps:
-                self._estimates = []
+            self._left = LeftState(following)
             return following, following
         alpha, sigma = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
         estimates = [*self._estimates, {"data": denoised, "noise": noise}]
-        if self._last_step is not None:
-            start, end = self._last_step
-            if x is end or torch.equal(x, end):  # and not a state that was replaced meanwhile
-                form = self._form(k - 1, 0.0)
-                corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
-                x, _ = self._taken(form, corrected, start, estimates)
+        if self._start is not None:
+            form = self._form(k - 1, 0.0)
+            corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
+            x, _ = self._taken(form, corrected, self._start, estimates)
         estimates, form = estimates[-self.held_order :], self._form(k, self.config.eta)
         mean, deviation = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
         following = mean + deviation * draw() if deviation > 0 else mean
-        self._last_step = (x, following) if self._is_corrected(k) else None
+        self._start = self._own(x) if self._is_corrected(k) else None
         self._estimates = self._asked_later(k, estimates)
+        self._left = LeftState(following) if self._estimates else None
         return mean, following
+
+    def _begin_anew(self):
+        """Another state than the last step's has come another way, of which the estimates say nothing."""
+        if self.fit is not None:
+            exponential_log.warning(
+                "The state was changed between two of %d steps that were fitted to whole ways of the network: take "
+                "the sampler's own, by `from_config(scheduler.config, fits=None)`.",
+                self.num_inference_steps,
+            )
+        else:
+            self._estimates, self._start = [], None
 
     def _is_corrected(self, k):
         """Whether the evaluation at the end of step k corrects it."""
@@ -220,7 +236,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         coming = range(k + 1, min(k + self.held_order, self.num_inference_steps))
         forms = {self._form(j, self.config.eta) for j in ([k, *coming] if corrected else coming)}
         kept = estimates[max(0, len(estimates) - self.held_order + (not corrected)) :]
-        return [{form: estimate[form] for form in forms & estimate.keys()} for estimate in kept]
+        return [{form: self._own(estimate[form]) for form in forms & estimate.keys()} for estimate in kept]
 
     def _taken(self, form, coefficients, x, estimates):
         """A step from x by what `_coefficients` gives; the deviation of its noise."""

@@ -16,8 +16,6 @@ The first three are for small steps. From pure noise (a = 0, as at the end of a 
 x_s = alpha_s E[x_0 | x_t] + posterior_noise z, which is what "ancestral" means there.
 """
 
-import math
-
 import torch
 from diffusers.configuration_utils import register_to_config
 
@@ -90,8 +88,10 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
         require_choice("predictor", predictor, PREDICTORS)
         require_choice("corrector", corrector, CORRECTORS)
         require_choice("per_image_step", per_image_step, (True, False))
-        if not 0 < real_number(snr) < math.inf:
-            raise ValueError(f"`snr` must be a finite number above 0, but is {snr!r}.")
+        if not 0 < real_number(snr) < 1:
+            raise ValueError(
+                f"`snr` must be a number above 0 and below 1, from which on Langevin steps diverge, but is {snr!r}."
+            )
         if not whole_number(corrector_steps) >= 0:
             raise ValueError(f"`corrector_steps` must be a non-negative integer, but is {corrector_steps!r}.")
         self.corrections = 0 if corrector == "none" else self.config.corrector_steps

@@ -23,6 +23,7 @@ from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
+from sde_diffusers.schedulers.kept_batch import LeftState
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 from sde_diffusers.schedulers.time_grids import time_grid
 
@@ -115,7 +116,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
 
     def _forget(self):
         super()._forget()
-        self._first_stage: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._first_stage: tuple[torch.Tensor, torch.Tensor, LeftState] | None = None
 
     def _raised(self, grid, n):
         """The times at which the n steps begin: those of the grid, or later ones where noise is added."""
@@ -142,11 +143,12 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         slope = noise - denoised if from_pure_noise else noise
         if stage == 0 or self._first_stage is None:
             mean = scale * x + step * slope
-            self._first_stage = (x, slope, mean)
+            if self.order == 2:
+                self._first_stage = (self._own(x), self._own(slope), LeftState(mean))
         else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
             start, first_slope, left = self._first_stage
             mean = scale * start + step * ((first_slope + slope) / 2)
-            if not (x is left or torch.equal(x, left)):
+            if not left.is_now(x):
                 mean = x  # a state that was replaced meanwhile has come another way: the sampler goes on from there
         if not self._ends_step[k] or i + 1 == self.num_inference_steps:
             return mean, mean

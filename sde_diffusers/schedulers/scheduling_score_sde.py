@@ -27,6 +27,7 @@ from sde_diffusers.scalars import plain_config, real_number, require_floating, w
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
+from sde_diffusers.schedulers.kept_batch import KeptBatchMixin
 from sde_diffusers.schedulers.late_start import LateStartMixin
 from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
@@ -56,7 +57,7 @@ class ScoreSdeSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, SchedulerMixin, ConfigMixin):
+class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeysMixin, SchedulerMixin, ConfigMixin):
     """Base of the samplers. The configuration keys below are shared by all of them; None stands for a default.
 
     Args:
@@ -260,7 +261,7 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, Scheduler
 
     def _forget(self) -> None:
         """Keep nothing of a batch."""
-        self._state = None
+        self._state, self._given = None, ()
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """The state as the network takes it at the coming evaluation (the same unless `sampling_sde` is set)."""
@@ -303,6 +304,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, Scheduler
                 f"`model_output` must have the shape of `sample`, {tuple(sample.shape)}, but has "
                 f"{tuple(model_output.shape)}."
             )
+        if variance_noise is not None:
+            require_floating(variance_noise=variance_noise)
         if variance_noise is not None and variance_noise.shape != sample.shape:
             raise ValueError(
                 f"`variance_noise` must have the shape of `sample`, {tuple(sample.shape)}, but has "
@@ -322,8 +325,9 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, Scheduler
                 return variance_noise.to(device=state.device, dtype=dtype)
             return randn_tensor(state.shape, generator=generator, device=state.device, dtype=dtype)
 
+        self._given = sample, model_output
         mean, following = self._update(k, state, noise, denoised, draw)
-        self._calls += 1
+        self._given, self._calls = (), self._calls + 1
         self._state = None if following.dtype == sample.dtype else following
         if self._calls == len(self.times):
             self._forget()
@@ -350,11 +354,17 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KnownKeysMixin, Scheduler
                 none; on tensors of integers.
         """
         require_floating(original_samples=original_samples, noise=noise)
+        if noise.shape != original_samples.shape:
+            raise ValueError(
+                f"`noise` must have the shape {tuple(original_samples.shape)} of `original_samples`, but has "
+                f"{tuple(noise.shape)}."
+            )
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
         if not ((t > -1e-6) & (t < 1 + 1e-6)).all():  # rounded, as networks are told it
             raise ValueError(f"`timesteps` must stand for times in [0, 1], but are {timesteps}.")
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))
+        noise = noise.to(torch.promote_types(noise.dtype, original_samples.dtype))
         alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(self.sde.sigma(t), noise)
         if not sigma.isfinite().all():
             raise ValueError(f"`timesteps` hold more noise than {self.sde!r} ever has: {timesteps}.")

@@ -6,6 +6,7 @@ The name is looked up among all SDEs that are defined; the parameters are the ar
 
 import difflib
 import inspect
+from types import NoneType
 
 import torch
 
@@ -59,6 +60,8 @@ def build_sde(argument: str, name: str, parameters: dict | None, **keys) -> Gaus
             on values out of range; on a class of other code that is no SDE of images that become noise.
     """
     cls = sde_class(argument, name)
+    if not isinstance(parameters, (dict, NoneType)):
+        raise ValueError(f"`{argument}_parameters` must be None or a dictionary, but is {parameters!r}.")
     parameters, allowed = dict(parameters or {}), parameters_of(cls)
     for parameter in parameters:
         if parameter not in allowed:

@@ -14,6 +14,7 @@ class SubVPSDE(VPSDE):
 
     name = "sub_vp"
     title = "sub-VP SDE"
+    of_the_paper = True
 
     def sigma(self, t: Time):
         return -torch.expm1(2 * self.log_alpha(t))

@@ -1,9 +1,11 @@
 """From files as people have them to samples and evaluations: what values mean, what was held out, what is measured."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -300,8 +302,16 @@ def test_what_a_run_held_out_is_found_in_its_data_alone(tmp_path, run, capsys):
     assert "1 of the 4 images held out are missing" in capsys.readouterr().out
 
     record = read_record(tmp_path / "run")
-    record.held_out = ["row 3", "row 7"]
+    noise(tmp_path / "other" / "train", 40, top=100)  # of the same names
+    words = [str(tmp_path / "run" / "pipeline"), *common, f"data.dataset={tmp_path}/other", f"output_dir={tmp_path}/f"]
+    assert evaluate.main(words) == 1
+    assert "is another image than the one of" in capsys.readouterr().err
+    assert evaluate.main([*words, "data.test_split=none"]) == 0
+    assert "is another image than the one of" in (said := capsys.readouterr().out) and "all are compared with" in said
+
+    record.held_out, record.held_out_digests = ["row 3", "row 7"], None  # as older releases wrote it
     record.write(tmp_path / "run")
+    shutil.rmtree(tmp_path / "other")
     noise(tmp_path / "other" / "train", 12)
     words = [str(tmp_path / "run" / "pipeline"), *common, f"data.dataset={tmp_path}/other", f"output_dir={tmp_path}/e"]
     assert evaluate.main(words) == 1
@@ -331,3 +341,115 @@ def test_samples_of_several_splits_are_refused(tmp_path, capsys):
     words[0] += "/train"
     assert evaluate.main([*words, "samples.classes=balanced"]) == 1
     assert "samples.classes=balanced needs a pipeline" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_its_images_shape(tmp_path, run, capsys):
+    words = f"data.dataset={noise(tmp_path / 'data', 8)}", f"output_dir={tmp_path}/run"
+    run(*words)
+    shutil.rmtree(tmp_path / "data")
+    noise(tmp_path / "data", 8, shape=(12, 12))
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=4")
+    assert "the images were 1 x 8 x 8 when the run began, but those of" in error and "are 1 x 12 x 12 now" in error
+
+
+def test_rows_that_were_added_do_not_take_the_names_of_those_held_out(tmp_path, run, capsys):
+    (tmp_path / "data").mkdir()
+
+    def write(name, seed, count):
+        values = np.random.default_rng(seed).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        images = {"image": [Image.fromarray(value) for value in values]}
+        datasets.Dataset.from_dict(images).to_parquet(str(tmp_path / "data" / f"{name}.parquet"))
+
+    write("b", 0, 20)
+    words = f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2"
+    run(*words)
+    write("a", 1, 5)  # before the others
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=4")
+    assert "rows were added or taken away, and which images the run has trained on cannot be known" in error
+
+
+@pytest.mark.parametrize("shape, message", [((6, 8), "are 1 x 6 x 8"), ((8, 8, 3), "are 3 x 8 x 8")])
+def test_validation_images_are_neither_cropped_nor_turned_gray(tmp_path, run, capsys, shape, message):
+    noise(tmp_path / "data" / "train", 8)
+    noise(tmp_path / "data" / "validation", 4, shape=shape, seed=1)
+    words = f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "validate_every=2"
+    assert message in refused(tmp_path, capsys, *words)
+    run(*words, "data.image_size=[8,8]", "data.channels=1")
+
+
+def test_class_names_stay_where_another_split_has_more(tmp_path, run):
+    for split, names in (("train", "ab"), ("test", "abc")):
+        for seed, name in enumerate(names):
+            noise(tmp_path / "data" / split / name, 3, seed=seed)
+    run(f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "model.num_class_embeds=2")
+    config = json.loads((tmp_path / "run" / "pipeline" / "unet" / "config.json").read_text())
+    assert config["class_names"] == ["a", "b"]
+
+
+def test_a_run_on_the_test_split_is_not_tested_on_it(tmp_path, run, capsys):
+    for seed, split in enumerate(("train", "test")):
+        noise(tmp_path / "data" / split, 20, seed=seed)
+    data = f"data.dataset={tmp_path}/data"
+    run(data, f"output_dir={tmp_path}/run", "data.split=test", "validate_every=2", "data.validation=hold_out")
+    words = [str(tmp_path / "run" / "pipeline"), data, f"output_dir={tmp_path}/e", "samples.num_images=6"]
+    assert evaluate.main([*words, "samples.num_inference_steps=2"]) == 0, capsys.readouterr().err
+    (record,) = (r for r in results(tmp_path / "e") if r["metric"].startswith("nearer"))
+    assert record["num_test_images"] == 2  # those that it held out
+
+
+def test_a_linked_pipeline_is_still_that_of_its_run(tmp_path, run, capsys):
+    data = f"data.dataset={noise(tmp_path / 'data', 20)}"
+    run(data, f"output_dir={tmp_path}/run", "validate_every=2")
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "pipeline")
+    words = [str(tmp_path / "link"), data, f"output_dir={tmp_path}/e", "samples.num_images=6"]
+    assert evaluate.main([*words, "samples.num_inference_steps=2"]) == 0, capsys.readouterr().err
+    (record,) = (r for r in results(tmp_path / "e") if r["metric"].startswith("nearer"))
+    assert (record["num_reference"], record["num_test_images"]) == (18, 2)
+
+
+def test_an_evaluation_leaves_other_files_alone(tmp_path, run, capsys):
+    data = noise(tmp_path / "data", 20)
+    run(f"data.dataset={data}", f"output_dir={tmp_path}/run")
+    samples = tmp_path / "e" / "samples"
+    samples.mkdir(parents=True)
+    others = ["2024 notes.txt", "1_patient.png", "0.npy", "000009.png"]
+    for name in others:
+        (samples / name).write_text("")
+    options = ["samples.num_inference_steps=2", "neighbors.num_images=0", "save_images=true", "samples.num_images=6"]
+    pipeline, output = str(tmp_path / "run" / "pipeline"), f"output_dir={tmp_path}/e"
+    assert evaluate.main([pipeline, f"data.dataset={data}", output, *options]) == 0, capsys.readouterr().err
+    assert sorted(path.name for path in samples.iterdir()) == sorted(others[:3] + [f"{k:06}.png" for k in range(6)])
+    words = [f"data.dataset={data}", "save_images=true", "neighbors.num_images=0"]
+    for path, *more, message in (
+        (samples, output, "would write into"),
+        (tmp_path / "run", output, f"evaluate {tmp_path}/run/pipeline"),
+        (pipeline, f"output_dir={data}/e", "lies in data.dataset="),
+        (pipeline, f"output_dir={data}/0_00.png/e", "lies in data.dataset="),
+        (pipeline, f"output_dir={tmp_path}/small.yaml/e", "is no folder that can be written to"),
+        (pipeline, output, f"cache_dir={tmp_path}/small.yaml", "is no folder that can be written to"),
+    ):
+        assert evaluate.main([str(path), *words, *more]) == 1
+        assert message in (error := capsys.readouterr().err) and "Traceback" not in error, error
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}'])
+def test_a_record_that_is_none_is_named(tmp_path, run, capsys, content):
+    data = f"data.dataset={noise(tmp_path / 'data', 20)}"
+    run(data, f"output_dir={tmp_path}/run")
+    (tmp_path / "run" / "images.json").write_text(content)
+    assert evaluate.main([str(tmp_path / "run" / "pipeline"), data, f"output_dir={tmp_path}/e"]) == 1
+    assert "images.json is no record of a run's images" in capsys.readouterr().err
+
+
+def test_folders_of_a_run_may_be_links(tmp_path, run):
+    """To another disk, say: what they lead to is never deleted in their place."""
+    words = f"data.dataset={noise(tmp_path / 'data', 8)}", f"output_dir={tmp_path}/run"
+    run(*words)
+    for name in ("checkpoints", "pipeline"):
+        (tmp_path / "run" / name).rename(tmp_path / f"{name} elsewhere")
+        (tmp_path / "run" / name).symlink_to(tmp_path / f"{name} elsewhere")
+    for steps in (4, 6):
+        run(*words, "resume=latest", f"steps={steps}")
+    run(*words, "overwrite=true")
+    assert (tmp_path / "pipeline elsewhere" / "model_index.json").exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []

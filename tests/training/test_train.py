@@ -28,7 +28,10 @@ import train
 from run.checkpoints import list_checkpoints
 from run.config import read_config
 from run.draws import draw_examples
+from run.interruption import Interruption
+from run.lock import FolderLock
 from run.score_model import build_objective, build_scheduler, check_score_model
+from run.training_run import TrainingRun
 from run.written_folder import mend, written_folder
 from run.yaml_config import ConfigError, as_dict
 from sde_diffusers import ScoreSdePipeline
@@ -75,6 +78,16 @@ def test_every_configuration_is_valid(path):
         ("label_dropout=1", r"label_dropout must be in \[0, 1\)"),
         ("label_dropout=0 samples.guidance_scale=2", r"samples\.guidance_scale=2 asks the network without a class"),
         ("label_dropout=0 samples.guidance_scale=0", r"samples\.guidance_scale=0 asks the network without a class"),
+        (
+            "scheduler.sigma_min=auto",
+            "scheduler.sigma_min=auto: only scheduler.sigma_max, model.sigma_data, objective.sigma_data may be auto",
+        ),
+        ("model.sigma_max=auto", "model.sigma_max=auto: only scheduler.sigma_max"),
+        ("noise_levels=30000", "noise_levels must be from 0 to 1000"),
+        (
+            "power_averages.sigma_rel=[0.1234567,0.12345671]",
+            "power_averages.sigma_rel must be .* differ in six digits",
+        ),
         (
             "distance_every=1 distance.num_inference_steps=1000001",
             r"distance\.num_inference_steps and scheduler: .*at most 1,000,000",
@@ -423,6 +436,35 @@ def test_starts_from_the_weights_of_a_pipeline_for_other_classes(tiny, tmp_path,
         assert message in (error := capsys.readouterr().err), error
 
 
+def test_a_signal_costs_a_step_nothing_that_it_was_due_for(tiny, tmp_path, monkeypatch):
+    overrides = ["steps=6", "sample_every=4", "samples.num_inference_steps=1"]
+    agreed, answers = Interruption.agreed, iter([None, None, None, "SIGTERM"])
+    monkeypatch.setattr(Interruption, "agreed", lambda self: next(answers))
+    folder = run_here(tiny, tmp_path / "run", *overrides)
+    assert not (folder / "pipeline").exists()
+    monkeypatch.setattr(Interruption, "agreed", agreed)
+    run_here(tiny, folder, *overrides, "resume=latest")
+    grids = sorted(path.name for path in (folder / "figures").glob("samples-*.png"))
+    assert grids == ["samples-00000004.png", "samples-00000006.png"]
+
+
+def test_who_lost_the_folder_writes_nothing_more(tiny, tmp_path, monkeypatch, capsys):
+    train_step = TrainingRun.train_step
+
+    def step(self, *batch):
+        if self.step == 3:
+            monkeypatch.setattr(FolderLock, "_holds", lambda self: False)
+        return train_step(self, *batch)
+
+    monkeypatch.setattr(TrainingRun, "train_step", step)
+    folder = tmp_path / "run"
+    words = ["checkpoint_every=2", "checkpoints_limit=null", "power_averages.snapshot_every=1"]
+    assert train.main([str(tiny), f"output_dir={folder}", *words]) == 1
+    assert "writes nothing more" in capsys.readouterr().err
+    assert list(metrics(folder)) == [1, 2, 3]
+    assert [path.name for path in sorted((folder / "averages").iterdir())] == [f"step-0000000{k}" for k in (1, 2, 3)]
+
+
 def test_divergence_stops_with_advice(tiny, tmp_path, capsys):
     arguments = [str(tiny), f"output_dir={tmp_path}/run", "optimizer.lr=1e30", "checkpoint_every=1", "log_every=4"]
     assert train.main(arguments) == 1
@@ -430,6 +472,16 @@ def test_divergence_stops_with_advice(tiny, tmp_path, capsys):
     assert "Diverged" in error and "lower optimizer.lr" in error and "Last good checkpoint" in error
     for checkpoint in list_checkpoints(tmp_path / "run" / "checkpoints"):
         assert all(value.isfinite().all() for value in load_file(checkpoint / "network.safetensors").values())
+
+
+def test_distances_of_a_diverged_network_do_not_stop_it(tiny, tmp_path, capsys):
+    """It goes on to the next look at its loss, which says what to do."""
+    words = ["optimizer.lr=1e20", "log_every=4", "distance_every=2", "distance.features=fashion-mnist"]
+    words += ["distance.num_images=4", "distance.num_reference=4", "distance.num_inference_steps=1"]
+    words.append(f"distance.cache_dir={tmp_path}/features")
+    assert train.main([str(tiny), f"output_dir={tmp_path}/run", *words]) == 1
+    captured = capsys.readouterr()
+    assert "Step 2: no distance." in captured.out and "lower optimizer.lr" in captured.err
 
 
 def test_does_not_mix_runs(tiny, tmp_path, capsys):

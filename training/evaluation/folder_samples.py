@@ -35,7 +35,12 @@ def load_samples(config: EvaluationConfig) -> ImageData:
         raise ConfigError(
             f"samples.classes={config.samples.classes} needs a pipeline, but {config.pipeline} holds images"
         )
-    options: dict = {"streaming": False}
+    folder, options = Path(config.pipeline).expanduser(), {"streaming": False}
+    for name in ("pipeline", "best"):
+        if (folder / name / "model_index.json").is_file():
+            raise ConfigError(
+                f"{config.pipeline} is a run's folder, and its images are figures: evaluate {folder / name}"
+            )
     try:
         told = {"value_range": config.data.value_range, "white_level": config.data.white_level}
         source = open_source(config.pipeline, labels="none")

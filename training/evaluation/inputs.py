@@ -13,7 +13,7 @@ from evaluation.feature_networks import FeatureNetwork, load_feature_network, sh
 from evaluation.likelihood import require_likelihood, require_within_range
 from images.loading import ImageData, load_images
 from images.sources import Source, open_source
-from run.record import ImageRecord, parted, read_record
+from run.record import NUMBERED, ImageRecord, OtherImages, parted, read_record
 from run.score_model import SCHEDULERS
 from run.splits import HELD_OUT
 from run.yaml_config import ConfigError, construct
@@ -97,6 +97,12 @@ def load_networks(config: EvaluationConfig, device: torch.device) -> dict[str, F
     return networks
 
 
+def run_of(pipeline: str) -> Path:
+    """The folder of the run that a pipeline's folder lies in, if it is one; links are followed."""
+    path = Path(pipeline).expanduser()
+    return (path.resolve() if path.exists() else path).parent
+
+
 def load_data(
     config: EvaluationConfig, pipe: ScoreSdePipeline | None, samples: ImageData | None = None
 ) -> tuple[ImageData, ImageData | None]:
@@ -113,7 +119,7 @@ def load_data(
         (channels, *size), pixels = samples.image_shape, samples.pixels
     else:
         (channels, *size), pixels = pipe._image_shape, pipe.pixel_format
-    record = read_record(Path(config.pipeline).parent)
+    record = read_record(run_of(config.pipeline))
     arguments = {"image_size": size, "channels": channels, "streaming": False}
     arguments |= {"pixels": None if options.value_range or options.white_level else pixels}
     arguments |= {"value_range": options.value_range, "white_level": options.white_level}
@@ -183,7 +189,7 @@ class SplitsOfRun:
     arguments: dict
 
     def __post_init__(self):
-        if self.record and self.record.held_out and not self._same_data():
+        if self.record and self.record.held_out and not self.record.held_out_digests and not self._same_data():
             message = (
                 f"{self.record.dataset}, which the pipeline's run has read, has no names of images but numbers, and "
                 f"{self.source.name} may be other images: which of them were held out cannot be known"
@@ -194,8 +200,10 @@ class SplitsOfRun:
             self.record = None
 
     def _same_data(self) -> bool:
-        """Whether names of images mean the same as in the run: those of files do, numbers of rows of the same data."""
-        if not all(re.fullmatch(r".*\[\d+\]|(image|row) \d+", name) for name in self.record.held_out):
+        """Whether names of images mean the same as in the run: those of files do, numbers of rows of the same data.
+
+        For records of older releases, which hold no digests."""
+        if not all(re.fullmatch(NUMBERED, name) for name in self.record.held_out):
             return True
         ours, theirs = (Path(name).expanduser().resolve() for name in (self.source.name, self.record.dataset))
         return ours == theirs
@@ -205,14 +213,21 @@ class SplitsOfRun:
         record = self.record
         if record is None or not record.held_out or split not in (record.split, HELD_OUT):
             return load_images(self.source, split, max_images=self.max_images, **self.arguments)
-        data = self._parts[split == HELD_OUT]
+        try:
+            data = self._parts[split == HELD_OUT]
+        except OtherImages as error:
+            if self.test_split == HELD_OUT:
+                raise ValueError(f"{error}. Choose another data.test_split, or none") from error
+            print(f"{error}: all are compared with", flush=True)
+            self.record = None
+            return load_images(self.source, split, max_images=self.max_images, **self.arguments)
         count = len(data) if self.max_images is None else min(self.max_images, len(data))
         return data.part(torch.tensor([i * len(data) // count for i in range(count)], dtype=torch.int64))
 
     @functools.cached_property
     def _parts(self) -> tuple[ImageData, ImageData]:
         names = self.record.held_out
-        others, held_out, missing = parted(load_images(self.source, self.record.split, **self.arguments), names)
+        others, held_out, missing = parted(load_images(self.source, self.record.split, **self.arguments), self.record)
         if not len(held_out) or not len(others):
             raise ValueError(f"the images that the pipeline's run has held out are not in {self.source.name}")
         if missing:
@@ -224,7 +239,9 @@ def _test_split(asked: str, reference_split: str, source: Source, record: ImageR
     """The split of the test images; None for none."""
     held_out = record is not None and bool(record.held_out)
     if asked == "auto":
-        return "test" if "test" in source.splits and reference_split != "test" else HELD_OUT if held_out else None
+        trained_on = record is not None and record.split == "test"
+        unseen = "test" in source.splits and reference_split != "test" and not trained_on
+        return "test" if unseen else HELD_OUT if held_out else None
     if asked == HELD_OUT and not held_out:
         raise ValueError("data.test_split is held_out, but beside the pipeline is no run that has held images out")
     return None if asked == "none" else asked

@@ -16,6 +16,7 @@ from evaluation.samples import class_labels, draw_numbered
 from run.config import DistanceConfig
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
+from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
 
 METRICS = ["frechet_distance", "kernel_distance"]
 BATCH_SIZE = 100
@@ -45,18 +46,32 @@ class SampleDistance:
         cache = Path(config.cache_dir).expanduser()
         self._reference = compute_features(images, f"images of {name}", self._network, cache, accelerator)
         self._statistics = FeatureStatistics.from_features(self._reference)
+        self._said: set[str] = set()
 
-    def __call__(self, pipeline: ScoreSdePipeline) -> dict[str, float]:
-        """Frechet and kernel distance of samples of a pipeline, on all processes; without those that want more images.
+    def __call__(self, pipeline: ScoreSdePipeline) -> tuple[dict[str, float], list[str]]:
+        """Frechet and kernel distance of samples of a pipeline, on all processes.
 
         With few images the Frechet distance is biased upwards, much the same at every step; the kernel distance isn't.
+
+        Returns:
+            Those that could be measured, and why others, or all, could not; what holds of every call is said once.
         """
         config, accelerator = self._config, self._accelerator
         starts = range(0, config.num_images, BATCH_SIZE)[accelerator.process_index :: accelerator.num_processes]
-        own = [(start, self._features(pipeline, start)) for start in starts]
-        features = torch.cat([part for _, part in sorted(gather_object(own), key=lambda pair: pair[0])])
+        own: list[tuple[int, Tensor | str]] = []
+        try:
+            own += [(start, self._features(pipeline, start)) for start in starts]
+        except StateNotFiniteError as error:  # of a network that has learnt little; the run goes on
+            own += [(config.num_images, f"no distance. {error}")]
+        parts = sorted(gather_object(own), key=lambda pair: pair[0])
+        if failed := [part for _, part in parts if isinstance(part, str)]:
+            return {}, failed[:1]
+        features = torch.cat([part for _, part in parts])
         records = compare_features(METRICS, features, self._reference, self._statistics, seed=self._seed)
-        return {record["metric"]: record["value"] for record in records if record["value"] is not None}
+        reasons = [f"no {r['metric']}: {r['refused']}" for r in records if r["value"] is None]
+        new = [reason for reason in reasons if reason not in self._said]
+        self._said.update(new)
+        return {record["metric"]: record["value"] for record in records if record["value"] is not None}, new
 
     def _features(self, pipeline: ScoreSdePipeline, start: int) -> Tensor:
         indices = range(start, min(start + BATCH_SIZE, self._config.num_images))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,14 +190,15 @@ def class_labels(
 
 
 def save_images(images: Tensor, folder: Path, pixels: PixelFormat = PixelFormat()) -> None:  # noqa: B008 (frozen)
-    """Write the images as numbered files, from 000000; those of other samples are deleted.
+    """Write the images as numbered files, from 000000; such files that are there, of other samples, are deleted.
 
     They are PNG files where that format has their depth and colours, else TIFF (one channel) or .npy, (C, H, W): the
     second or fourth channel of a PNG file is its opacity.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("[0-9]*.*"):
-        path.unlink()
+    for path in folder.iterdir():
+        if re.fullmatch(r"\d{6,}\.(png|tif|npy|incomplete)", path.name):
+            path.unlink()
     dtype, channels = pixels.dtype, images.shape[1]
     png, tiff = dtype == "uint8" and channels in (1, 3) or dtype == "uint16" and channels == 1, channels == 1
     ending, kind = (".png", "PNG") if png else (".tif", "TIFF") if tiff else (".npy", None)

@@ -6,8 +6,6 @@ import hashlib
 import itertools
 from dataclasses import asdict, dataclass, field
 
-import torch
-
 from images.loading import ImageData
 from images.pixels import (
     NAMED,
@@ -82,10 +80,10 @@ def class_counts(data: ImageData | StreamedImages | None) -> dict[str, int] | No
     labels = getattr(data, "labels", None)
     if labels is None:
         return None
-    counts = torch.bincount(labels).tolist()
-    names = data.class_names or [str(k) for k in range(len(counts))]
-    counts += [0] * (len(names) - len(counts))
-    return {name: counts[k] for k, name in enumerate(names)}
+    present = dict(zip(*(values.tolist() for values in labels.unique(return_counts=True)), strict=True))
+    if data.class_names:
+        return {name: present.get(k, 0) for k, name in enumerate(data.class_names)}
+    return {str(k): count for k, count in present.items()}
 
 
 def in_short(data: ImageData | StreamedImages) -> str:
@@ -125,7 +123,7 @@ def suggestions(data: ImageData) -> list[str]:
     low, high = value_extremes(data.images)
     if data.pixels.dtype == "float32":
         lines.append(f"data.value_range=[{low:.9g},{high:.9g}]")
-    elif white := suggest_white_level(data.pixels.dtype, high if data.pixels.high == 65535 else 65535):
+    elif data.pixels.levels in (256, 65536) and (white := suggest_white_level(data.pixels.dtype, high)):
         lines.append(f"data.white_level={white}, since no value is above {high:g}")
     elif data.pixels.dtype == "int16" and data.pixels.levels == 65536:
         lines.append(f"data.value_range=[{low:g},{high:g}], since the type reaches from -32768 to 32767")

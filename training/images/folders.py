@@ -12,6 +12,7 @@ things is refused, with what to do. `metadata.csv` or `metadata.jsonl` adds colu
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +24,21 @@ from images.metadata import Metadata, read_metadata
 from images.rows import Rows
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
-SPLIT_LIKE = frozenset((*SPLITS, "training", "testing"))
+# Words that most people mean as splits, alone or before "images", "2017" and the like.
+SPLIT_WORDS = {
+    "train": "train|training",
+    "validation": "val|valid|validation|dev|develop|development",
+    "test": "test|testing|eval|evaluation|holdout|heldout|unseen",
+}
+SPLIT_WORD = "|".join(f"(?P<{split}>{words})" for split, words in SPLIT_WORDS.items())
+LIKE_A_SPLIT = re.compile(rf"(?:{SPLIT_WORD})[-_ ]?(?:images?|imgs?|set|data)?[-_ ]?\d*", re.IGNORECASE)
 LABELS = ("auto", "none")
+
+
+def split_like(name: str) -> str | None:
+    """The split that a folder of this name is most likely to be; None for names of other things."""
+    match = LIKE_A_SPLIT.fullmatch(name)
+    return match and match.lastgroup
 
 
 class FolderRows(Rows):
@@ -105,18 +119,23 @@ Members = list[tuple[str, tuple[str, ...]]]
 def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Members]:
     """The folders with images, by split; `as_one`: classes do not matter."""
     parts = {folder: tuple(folder.split("/")) if folder else () for folder in listing.folders}
-    tops: dict[str, bool] = {}  # top-level folder -> whether it has sub-folders with images
+    tops: dict[str, set[str]] = {}  # top-level folder -> its sub-folders with images
     for path in parts.values():
         if path:
-            tops[path[0]] = tops.get(path[0], False) or len(path) > 1
+            tops.setdefault(path[0], set()).update(path[1:2])
     named = [top for top in tops if top in SPLITS]
     others = [top for top in tops if top not in SPLITS]
     whole = {"train": list(parts.items())}
-    if others and len(tops) > 1 and all(top.lower() in SPLIT_LIKE for top in tops):
+    alike = {split_like(top) for top in tops}
+    if others and len(tops) > 1 and None not in alike and (named or len(alike) > 1):
         raise ValueError(
             f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
             "exactly train, validation (or val, valid) and test: rename them, or read one of them with data_dir"
         )
+    below = {split_like(name): name for names in tops.values() for name in sorted(names, reverse=True)}
+    below.pop(None, None)
+    if not named and len(below) > 1:
+        notes.append(f"the folders {_some(below.values())} within classes are not taken as splits: all are one")
     if not named:
         if len(tops) == 1 and "" not in parts and tops[others[0]] and not as_one:
             below = sorted({path[1] for path in parts.values() if len(path) > 1})
@@ -127,7 +146,8 @@ def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Membe
         return whole
     if others:
         deep = [top for top in named if tops[top]]
-        if deep and (len(named) > 1 or not any(tops[top] for top in others)):
+        same = any(tops[top] == tops[other] for top in deep for other in others)
+        if deep and (len(named) > 1 or same or not any(tops[top] for top in others)):
             raise ValueError(
                 f"{listing.root} holds {_some(named)}, with folders of their own, beside {_some(others)}: are they "
                 f"splits or classes? Read one of them with data_dir (data_dir={deep[0]}), or move the others away"
@@ -182,8 +202,11 @@ def _label_by_column(
         raise ValueError(f"label_column {column!r} is not a column of {root}: {has}")
     values, spelled = {}, {}
     for table in tables:
-        for path, value in table.column(column).items():
-            text, values[path] = table.rows[path].get(column), value
+        for path, value in table.column(column).items() if column in table.columns else ():
+            text = table.rows[path].get(column)
+            if not is_missing(values.get(path)) and not is_missing(value) and values[path] != value:
+                raise ValueError(f"label_column {column!r} of {root}: {path} is {values[path]!r} and {value!r}")
+            values[path] = values.get(path) if is_missing(value) else value
             if type(value) is int and isinstance(text, str) and spelled.setdefault(value, text) != text:
                 raise ValueError(
                     f"label_column {column!r} of {root} holds {spelled[value]!r} and {text!r}, which are one number: "

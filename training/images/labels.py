@@ -8,6 +8,7 @@ import numpy as np
 
 from images.rows import Rows
 
+LABELS_BELOW = 2**31
 NUMBERS = (int, float, np.integer, np.floating)
 
 
@@ -61,6 +62,11 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
     encoded: dict[str, np.ndarray | None] = dict.fromkeys(given)
     for split, values in present.items():
         numbers = [int(v) if names is None else index[v] for v in values]
+        if (largest := max(numbers)) >= LABELS_BELOW:
+            raise ValueError(
+                f"label_column {column!r} holds {largest:,}, but classes are numbers below {LABELS_BELOW:,}: is it an "
+                "id? Write it as text, if it is a class"
+            )
         encoded[split] = np.array(numbers, np.int64)
     return encoded, names
 

@@ -348,14 +348,8 @@ def _measured_format(
         logger.warning("%s: floating-point values from %.7g to %.7g, taken as value_range", name, low, high)
     pixels = known or PixelFormat.of(dtype, value_range)
     if low >= pixels.low and high <= pixels.high:
-        if known is None and value_range is None and (white := suggest_white_level(dtype, high)):
-            logger.warning(
-                "%s: no value of these 16-bit images is above %d, so that they are nearly black: white_level=%d "
-                "(data.white_level) says which value is white",
-                name,
-                high,
-                white,
-            )
+        if known is None and value_range is None:
+            _warn_of_unused_values(name, "these images", pixels, low, high)
         return pixels
     k = next(k for k in range(len(images)) if out_of_range(images[k], pixels))
     what = (
@@ -374,4 +368,31 @@ def _format_of_stream(first: torch.Tensor, value_range: Sequence[float] | None, 
         raise ValueError(
             f"{name}: floating-point images that are streamed need value_range, which show_data.py measures"
         )
-    return PixelFormat.of(dtype, value_range)
+    pixels = PixelFormat.of(dtype, value_range)
+    if value_range is None:
+        _warn_of_unused_values(name, "the first image", pixels, *value_extremes(first))
+    return pixels
+
+
+def _warn_of_unused_values(name: str, which: str, pixels: PixelFormat, low: float, high: float) -> None:
+    """Log it if integers use so little of their type's range that black or white must be something else."""
+    if white := suggest_white_level(pixels.dtype, high):
+        logger.warning(
+            "%s: no value of %s is above %d, so that they are nearly black: white_level=%d (data.white_level) says "
+            "which value is white",
+            name,
+            which,
+            high,
+            white,
+        )
+    elif pixels.dtype == "int16" and high - low < 2**14:
+        logger.warning(
+            "%s: the values of %s lie from %d to %d, in a range from -32768 to 32767, so that there is hardly any "
+            "contrast: value_range=[%d,%d] (data.value_range) says which values are black and white",
+            name,
+            which,
+            low,
+            high,
+            low,
+            high,
+        )

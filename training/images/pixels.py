@@ -158,13 +158,15 @@ def all_equal(images: torch.Tensor) -> bool:
 
 
 def suggest_white_level(dtype: str, largest: float) -> int | None:
-    """The white of 16-bit files whose values need fewer bits (camera data of 10 or 12): 2^bits - 1; else None.
+    """The white of files whose values need fewer bits (camera data of 10 or 12 in 16, masks of 1 in 8): 2^bits - 1.
 
-    "Fewer" is at least two bits: pictures that are merely dark reach into the upper quarter.
+    "Fewer" is at least two bits of 16 and four of 8: pictures that are merely dark reach higher. Else None.
     """
-    if dtype != "uint16" or largest > INTEGER_RANGES["uint16"][1] // 4:
-        return None
-    return max(255, 2 ** int(largest).bit_length() - 1)
+    if dtype == "uint16" and largest <= INTEGER_RANGES["uint16"][1] // 4:
+        return max(255, 2 ** int(largest).bit_length() - 1)
+    if dtype == "uint8" and 0 < largest < 16:
+        return 2 ** int(largest).bit_length() - 1
+    return None
 
 
 def suggest_sigma_max(

@@ -28,6 +28,7 @@ HUB_IDS = {
     "cassava": "dpdl-benchmark/cassava",
 }
 EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist"
+TEXT_ENDINGS = frozenset("md txt json yaml yml csv tsv xml html license gitattributes gitignore ds_store".split())
 FEW_CHANNELS = 4  # up to which the last of three axes is that of colours
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 
@@ -180,6 +181,9 @@ def _of_files(name: str, listing: Listing, columns: dict) -> Source:
     if columns["image_column"] is not None:
         raise ValueError(f"image_column is {columns['image_column']!r}, but {name} is a folder of image files")
     contents = arrange(listing, columns["labels"], columns["label_column"])
+    if left_out := [item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS]:
+        some = ", ".join(f"{path} ({reason})" for path, reason in left_out[:5])
+        contents.notes.append(f"{listing.num_skipped:,} files are left out, such as {some}")
     return Source(name, contents.splits, listing.num_images, listing.skipped, listing.num_skipped, contents.notes)
 
 

@@ -1,7 +1,6 @@
 """Tables of images: parquet, arrow, webdataset files and folders of `Dataset.save_to_disk`, read by `datasets`.
 
-Which file belongs to which split is said here, and not guessed by words inside of names: the name of a file, or of its
-folder at the top, is that of a split, up to the number of its part (train-00000-of-00002.parquet).
+Which file belongs to which split is said in `table_splits.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,11 +26,11 @@ from datasets.features.features import _ArrayXD
 from images.folders import SPLITS
 from images.labels import encode_labels, is_missing, refuse_missing_labels
 from images.rows import Rows
+from images.table_splits import splits_of_files
 
 BUILDERS = {"parquet": "parquet", "arrow": "arrow", "tar": "webdataset"}
 ROWS_AT_ONCE = 64  # of a file
 FILES_AT_ONCE = 16  # whose ends are read to count their rows
-PART = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?|(?P<word>[A-Za-z]+)([-_.]?\d+)?")
 
 
 class TableRows(Rows):
@@ -160,20 +158,7 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
     endings = sorted({path.rpartition(".")[2].lower() for path in files})
     if len(endings) > 1:
         raise ValueError(f"{folder} holds files of several formats, .{' and .'.join(endings)}: keep them apart")
-    splits: dict[str, list[str]] = {}
-    outside = []
-    for path in sorted(files):
-        split = split_of_file(path)
-        if split is None:
-            outside.append(path)
-        else:
-            splits.setdefault(split, []).append(path)
-    if splits and outside:
-        raise ValueError(
-            f"{folder} holds files of the splits {', '.join(splits)} and others that belong to none, such as "
-            f"{', '.join(outside[:5])}: name them after a split, or read a part of the folder with data_dir"
-        )
-    splits = splits or {"train": outside}
+    splits = splits_of_files(folder, files)
     if endings[0] != "tar":
         classes = {path: classes_in(folder / path) for paths in splits.values() for path in paths}
         require_same_classes(str(folder), classes)
@@ -238,18 +223,6 @@ def open_splits(path: str, streaming: bool, **options) -> dict[str, datasets.Dat
     return {split: StreamOfFiles(rows, files.get(split)) for split, rows in builder.as_streaming_dataset().items()}
 
 
-def split_of_file(path: str) -> str | None:
-    """The split of a table file by its relative path: train-00000-of-00002.parquet, test.arrow, val/0000.parquet."""
-    *folders, name = path.split("/")
-    if match := PART.fullmatch(name.rpartition(".")[0]):
-        if match["split"]:  # the Hub's layout, whatever the split is called
-            return SPLITS.get(match["split"], match["split"])
-        if match["word"] in SPLITS:
-            return SPLITS[match["word"]]
-    named = [folder for folder in folders if folder in SPLITS]
-    return SPLITS[named[0]] if named else None
-
-
 def plain_path(folder: Path) -> Path:
     """The folder, or a link to it without "::" and brackets, which `datasets` takes for addresses and patterns."""
     folder = folder.absolute()
@@ -300,6 +273,8 @@ def read_tables(
         if label is not None:
             given[split] = rows.select_columns([label])[label][:]
             own = getattr(rows.features[label], "names", None) or []
+            if own and (beyond := [value for value in given[split] if not is_missing(value) and value >= len(own)]):
+                raise ValueError(f"{name}: {label!r} of the split {split} is {beyond[0]}, but has {len(own)} names")
             names += [name for name in own if name not in names]
             if own and own != names[: len(own)]:  # a class has one number in all splits: the first one's
                 numbers = {k: names.index(name) for k, name in enumerate(own)}

@@ -53,9 +53,9 @@ class EmaConfig:
     """Exponential moving average of the weights, which is what is validated, sampled and saved."""
 
     decay: float = 0.9999
-    warmup: bool = (
-        True  # decay at step k: true: 1 - (1 + k / inv_gamma)^-power; false: (1 + k) / (10 + k), the paper's
-    )
+    # Decay after k earlier steps. true: 1 - (1 + k / inv_gamma)^-power; false: (1 + k) / (10 + k), the paper's, which
+    # counts k from 1. The first average is a copy.
+    warmup: bool = True
     inv_gamma: float = 1.0
     power: float = 2 / 3
 
@@ -209,14 +209,18 @@ RULES = {
     "augmentation": ("in [0, 1]", lambda value: 0 <= value <= 1),
     "power_averages.snapshot_every": NATURAL,
     "power_averages.sigma_rel": (
-        f"different numbers above 0 and at most {WIDEST:.4f}",
-        lambda widths: widths and len(set(widths)) == len(widths) and all(0 < width <= WIDEST for width in widths),
+        f"numbers above 0 and at most {WIDEST:.4f} that differ in six digits",
+        lambda widths: (
+            widths
+            and len({f"{width:g}" for width in widths}) == len(widths)
+            and all(0 < width <= WIDEST for width in widths)
+        ),
     ),
     "distance.num_images": ("at least 2", lambda value: value >= 2),
     "distance.num_reference": ("at least 2", lambda value: value >= 2),
     "distance.num_inference_steps": COUNT,
     "distance_every": NATURAL,
-    "noise_levels": NATURAL,
+    "noise_levels": ("from 0 to 1000", lambda count: 0 <= count <= 1000),
     "kept_batches": NATURAL,
 }
 

@@ -102,16 +102,20 @@ def _given_checkpoint(config: RunConfig, own: Path) -> Path:
     return path
 
 
-def require_outside_the_data(config: RunConfig) -> None:
-    """Raise a ConfigError if the run's folder lies in that of the images, of which its figures would be some."""
-    data = config.data
+def require_outside_the_data(data, output: str | Path, key: str = "output_dir") -> None:
+    """Raise a ConfigError if what is written would lie among the images, and its figures would be some of them.
+
+    Args:
+        data: has `dataset` and `data_dir`, as the section `data` of a configuration.
+        key: what gave it.
+    """
     folder = Path(data.dataset).expanduser() / (data.data_dir or "")
     if data.dataset in HUB_IDS or not folder.is_dir():
         return
-    if Path(config.output_dir).resolve().is_relative_to(folder.resolve()):
+    if Path(output).expanduser().resolve().is_relative_to(folder.resolve()):
         raise ConfigError(
-            f"output_dir={config.output_dir} lies in data.dataset={data.dataset}, so that the run's figures would be "
-            f"images to train on: choose a folder outside of {folder}"
+            f"{key}={output} lies in data.dataset={data.dataset}, so that figures would be images to train on: choose "
+            f"a place outside of {folder}"
         )
 
 

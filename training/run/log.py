@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from run.figures import loss_curve
+from run.lock import FolderLock
 from run.written_folder import write_whole
 
 
@@ -18,12 +19,14 @@ class RunLog:
         start_step: what an earlier run wrote after this step is dropped, so that no step appears twice (a run that
             goes back keeps it all aside, see `folder.py`).
         trackers: of `trackers.py`.
+        lock: of the folder, which must be held whenever something is written; None if nobody else can be there.
 
     Attributes:
         records: the lines of metrics.jsonl.
     """
 
-    def __init__(self, folder: Path, start_step: int, trackers: Sequence = ()):
+    def __init__(self, folder: Path, start_step: int, trackers: Sequence = (), lock: FolderLock | None = None):
+        self._lock = lock
         self._metrics, self._figures = folder / "metrics.jsonl", folder / "figures"
         self._figures.mkdir(parents=True, exist_ok=True)
         self.records = [record for record in read_metrics(self._metrics) if record["step"] <= start_step]
@@ -33,6 +36,7 @@ class RunLog:
 
     def metrics(self, step: int, **values: float | list[float | None]) -> None:
         """Append one line of metrics; lists do not go to the trackers."""
+        self.require_held()
         record = {"step": step, **values}
         self.records.append(record)
         with self._metrics.open("a") as file:
@@ -43,6 +47,7 @@ class RunLog:
 
     def picture(self, step: int, name: str, image: Image.Image, keep: bool = False) -> Path:
         """Save a picture as figures/NAME.png, or with `keep` as figures/NAME-STEP.png beside earlier ones."""
+        self.require_held()
         path = self._figures / (f"{name}-{step:08d}.png" if keep else f"{name}.png")
         write_whole(path, lambda incomplete: image.save(incomplete, format="PNG"))
         for tracker in self._trackers:
@@ -58,6 +63,11 @@ class RunLog:
         if any("loss" in record for record in self.records):
             validation = tuple(column("validation_loss")) or ((), ())
             self.picture(step, "loss", loss_curve(*column("loss"), *validation))
+
+    def require_held(self) -> None:
+        """Raise `FolderLost` if another process has taken the folder: nothing more may be written there."""
+        if self._lock is not None:
+            self._lock.require_held()
 
     def close(self) -> None:
         for tracker in self._trackers:

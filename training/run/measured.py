@@ -23,9 +23,20 @@ KEYS = (("scheduler", "sigma_max"), ("model", "sigma_data"), ("objective", "sigm
 STANDS_FOR_AUTO = {"sigma_max": 1e4, "sigma_data": 0.5}  # until the images are known
 
 
-def without_auto(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of one section with numbers that stand for "auto", to build from before the images are known."""
-    return {key: STANDS_FOR_AUTO[key] if value == AUTO else value for key, value in arguments.items()}
+def without_auto(section: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of one section with numbers that stand for "auto", to build from before the images are known.
+
+    Raises:
+        ConfigError: a key is "auto" that can't be measured.
+    """
+    for key, value in arguments.items():
+        if isinstance(value, str) and value == AUTO and (section, key) not in KEYS:
+            known = ", ".join(f"{s}.{k}" for s, k in KEYS)
+            raise ConfigError(f"{section}.{key}=auto: only {known} may be auto")
+    return {
+        key: STANDS_FOR_AUTO[key] if (section, key) in KEYS and value == AUTO else value
+        for key, value in arguments.items()
+    }
 
 
 def wants_images(config: Config) -> bool:

@@ -49,7 +49,7 @@ def launch(trainer: type[TrainingRun], configuration: Callable[[], RunConfig]) -
     """Run a trainer with the configuration that is read here; returns the exit status."""
     try:
         config = configuration()
-        require_outside_the_data(config)
+        require_outside_the_data(config.data, config.output_dir)
         keep_freed_memory()
         fsdp = fsdp_options()
         if fsdp and (config.compile or config.mixed_precision == "fp16"):

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import get_token
@@ -12,13 +13,15 @@ from images.sources import HUB_IDS
 from run.config import Config
 from run.yaml_config import ConfigError
 from sde_diffusers.hub import push_model
+from sde_diffusers.hub.push import check_names
+from sde_diffusers.model_card import HandwrittenCardError, check_card_words
 
 
 class Publisher:
     """One upload at a time, each of the averaged weights at one step.
 
     Raises:
-        ConfigError: there is no token to push with.
+        ConfigError: there is no token to push with, or no such repository or licence can be.
     """
 
     def __init__(self, config: Config):
@@ -28,6 +31,14 @@ class Publisher:
         self.repo_id = config.hub_model_id or Path(config.output_dir).resolve().name
         self.folder = Path(config.output_dir) / "pushed"
         self._thread = None
+        for key, check, value in (
+            ("hub_model_id", check_names, self.repo_id),
+            ("hub_license", check_card_words, config.hub_license),
+        ):
+            try:
+                check(value)
+            except ValueError as error:
+                raise ConfigError(f"push_to_hub=true with {key}={value}: {error}") from error
 
     def offer(self, step: int, save: Callable[[Path], None]) -> None:
         """Push this step's pipeline, which `save` writes into a folder, unless an earlier one is still on its way."""
@@ -60,23 +71,27 @@ class Publisher:
         config = self.config
         grids = sorted((Path(config.output_dir) / "figures").glob("samples-*.png"))
         dataset = HUB_IDS.get(config.data.dataset, config.data.dataset)
-        local = Path(dataset).is_dir()
+        local = config.data.dataset not in HUB_IDS and Path(dataset).expanduser().exists()
         name = Path(dataset).resolve().name if local else dataset  # the rest of a path is nobody else's business
         description = (
             f"Trained for {step:,} of {config.steps:,} steps of {config.batch_size} images of `{name}`; these are "
             f"the averaged weights (EMA)."
         )
+        push = partial(
+            push_model,
+            folder,
+            self.repo_id,
+            commit_message=f"Step {step} of {config.steps}",
+            private=config.hub_private,
+            license=config.hub_license,
+            datasets=None if local else [dataset],
+            samples=grids[-1] if grids else None,
+        )
         try:
-            commit = push_model(
-                folder,
-                self.repo_id,
-                commit_message=f"Step {step} of {config.steps}",
-                private=config.hub_private,
-                license=config.hub_license,
-                datasets=None if local else [dataset],
-                samples=grids[-1] if grids else None,
-                description=description,
-            )
+            try:
+                commit = push(description=description)
+            except HandwrittenCardError:  # whose text stays
+                commit = push()
         except Exception as error:  # whatever it is: the training is worth more
             self._report(step, error)
         else:

@@ -9,7 +9,9 @@ run has never trained on. The record stands in the run's folder, and in each che
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +19,17 @@ import torch
 
 from images.loading import ImageData
 from images.streams import StreamedImages
+from run.written_folder import write_whole
 from run.yaml_config import ConfigError
 from sde_diffusers.images import PixelFormat
 
 RECORD = "images.json"
+NUMBERED = r".*\[\d+\]|(image|row) \d+"  # names of images that are no names of files
 SAID_BY_IMAGES = ("value_dtype", "value_range", "class_names")  # of the network's arguments
+
+
+class OtherImages(ValueError):
+    """Images have the names of those that a run has held out, and are others."""
 
 
 @dataclass
@@ -31,6 +39,8 @@ class ImageRecord:
     value_dtype, value_range: what the values mean, as `PixelFormat` has it.
     class_names: of the labels, None where unknown.
     held_out: names of the images of that split which were set aside; None if none were.
+    held_out_digests: of their values, see `digest_of`; None in records of older releases.
+    image_shape: (C, H, W); likewise.
     """
 
     dataset: str
@@ -40,16 +50,20 @@ class ImageRecord:
     value_range: list[float]
     class_names: list[str] | None = None
     held_out: list[str] | None = None
+    held_out_digests: list[str] | None = None
+    image_shape: list[int] | None = None
 
     @classmethod
     def of(cls, data: ImageData | StreamedImages, split: str, validation=None) -> ImageRecord:
         """Of the training images, and of validation images if these are a part of the same split."""
-        held_out = None
+        held_out = digests = None
         if isinstance(validation, ImageData) and validation.rows is data.rows:
             held_out = [validation.name_of(k) for k in range(len(validation))]
+            digests = [*map(digest_of, validation.images)]
         count = None if data.num_images is None else data.num_images + len(held_out or ())
         pixels = data.pixels
-        return cls(data.name, split, count, pixels.dtype, [pixels.low, pixels.high], data.class_names, held_out)
+        values = pixels.dtype, [pixels.low, pixels.high]
+        return cls(data.name, split, count, *values, data.class_names, held_out, digests, list(data.image_shape))
 
     @property
     def pixels(self) -> PixelFormat:
@@ -64,6 +78,15 @@ class ImageRecord:
         changed = f" ({self.num_images} images then, {count} now)" if count != self.num_images else ""
         return f"As measured when the run began{changed}: {', '.join(kept)}"
 
+    def require_shape(self, data: ImageData | StreamedImages) -> None:
+        """Raise a ValueError if images have another shape than when the run began."""
+        if self.image_shape not in (None, list(data.image_shape)):
+            then, now = (" x ".join(map(str, shape)) for shape in (self.image_shape, data.image_shape))
+            raise ValueError(
+                f"the images were {then} when the run began, but those of {data.name} are {now} now: data.image_size "
+                "and data.channels make them the same"
+            )
+
     def require_classes(self, data: ImageData | StreamedImages) -> None:
         """Raise a ConfigError if labels mean other classes than when the run began, as far as these have names."""
         if self.class_names not in (None, data.class_names):
@@ -76,7 +99,8 @@ class ImageRecord:
         return dataclasses.asdict(self)
 
     def write(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_dict(), indent=2) + "\n"
+        write_whole(folder / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def refuse_said_by_images(model: dict) -> None:
@@ -90,7 +114,10 @@ def refuse_said_by_images(model: dict) -> None:
 def read_record(folder: Path) -> ImageRecord | None:
     """The record in a run's folder; None if there is none, as in those of older releases."""
     path = folder / RECORD
-    return ImageRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    try:
+        return ImageRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is no record of a run's images: {error}. Move it away, or mend it") from error
 
 
 def record_in(state: dict) -> ImageRecord | None:
@@ -98,10 +125,30 @@ def record_in(state: dict) -> ImageRecord | None:
     return ImageRecord(**state["images"]) if state.get("images") else None
 
 
-def parted(data: ImageData, held_out: list[str]) -> tuple[ImageData, ImageData, list[str]]:
-    """The other images of a data set, those with the given names, and the names that are there no more."""
+def digest_of(image: torch.Tensor) -> str:
+    """What tells the values of images apart."""
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+def parted(data: ImageData, record: ImageRecord) -> tuple[ImageData, ImageData, list[str]]:
+    """The other images of a data set, those that the record has held out, and the names that are there no more.
+
+    Raises:
+        OtherImages: images have those names, and are others; if names are numbers of rows, one such image suffices,
+            since rows were then added or taken away.
+    """
     names = {name: k for k, name in enumerate(map(data.name_of, range(len(data))))}
-    chosen = sorted(names[name] for name in held_out if name in names)
+    found = {name: names[name] for name in record.held_out if name in names}
+    if record.held_out_digests:
+        digests = dict(zip(record.held_out, record.held_out_digests, strict=True))
+        others = [name for name, k in found.items() if digest_of(data.images[k]) != digests[name]]
+        if others and (len(others) == len(found) or re.fullmatch(NUMBERED, others[0])):
+            raise OtherImages(
+                f"{others[0]} of {data.name} is another image than the one of {record.dataset} that the run has held "
+                "out under that name: these are other data, or rows were added or taken away, and which images the "
+                "run has trained on cannot be known"
+            )
+    chosen = sorted(found.values())
     others = sorted(set(range(len(data))) - set(chosen))
-    missing = [name for name in held_out if name not in names]
+    missing = [name for name in record.held_out if name not in names]
     return *(data.part(torch.tensor(part, dtype=torch.int64)) for part in (others, chosen)), missing

@@ -13,6 +13,7 @@ from sde_diffusers import (
     ConsistencyTuning,
     DenoisingScoreMatching,
     NCSNppUNet2DModel,
+    Parameterization,
     ScoreSdeConsistencyScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
@@ -39,7 +40,7 @@ def build_scheduler(config: Config) -> ScoreSdeScheduler:
         raise ConfigError(f"scheduler.class_name must be one of {', '.join(SCHEDULERS)}, but is {name!r}")
     if arguments.get("sigma_max") == AUTO and arguments.get("sde") != "ve":
         raise ConfigError(f"scheduler.sigma_max=auto is for sde=ve, but sde is {arguments.get('sde')!r}")
-    return construct("scheduler", SCHEDULERS[name], without_auto(arguments))
+    return construct("scheduler", SCHEDULERS[name], without_auto("scheduler", arguments))
 
 
 def tunes_consistency(config: Config) -> bool:
@@ -50,7 +51,9 @@ def tunes_consistency(config: Config) -> bool:
 def build_objective(config: Config, scheduler: ScoreSdeScheduler) -> DenoisingScoreMatching | ConsistencyTuning:
     """The training objective for the scheduler's SDE and parameterization. Raises ConfigError as above."""
     cls = ConsistencyTuning if tunes_consistency(config) else DenoisingScoreMatching
-    return construct("objective", partial(cls, scheduler.parameterization), without_auto(config.objective))
+    return construct(
+        "objective", partial(cls, scheduler.parameterization), without_auto("objective", config.objective)
+    )
 
 
 def build_network(
@@ -67,13 +70,13 @@ def build_network(
         ConfigError: on unknown keys or values, or if the configuration asks for other images.
     """
     refuse_said_by_images(config.model)
-    arguments = without_auto(config.model)
+    arguments = without_auto("model", config.model)
     if record is not None:
         if record.value_dtype != "uint8" or record.value_range != [0, 255]:
             arguments |= {"value_dtype": record.value_dtype, "value_range": record.value_range}
         classes, names = arguments.get("num_class_embeds"), record.class_names
-        if classes and names and len(names) <= classes:
-            arguments |= {"class_names": names}
+        if classes and names:  # no image has a label beyond: `check_labels`
+            arguments |= {"class_names": names[:classes]}
     preset = arguments.pop("preset", None)
     if preset is not None and preset not in NCSNPP_PRESETS:
         raise ConfigError(f"model.preset must be null or one of {', '.join(NCSNPP_PRESETS)}, but is {preset!r}")
@@ -94,7 +97,7 @@ def build_network(
         arguments["label_dropout"] = (
             config.label_dropout
         )  # whether "no class" was learnt, for all who load the network
-    return construct("model", NCSNppUNet2DModel, without_auto({**NCSNPP_PRESETS.get(preset, {}), **arguments}))
+    return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
 
 
 def initial_network(config: Config) -> NCSNppUNet2DModel:
@@ -112,11 +115,41 @@ def load_denoiser(config: Config, scheduler: ScoreSdeScheduler) -> NCSNppUNet2DM
     try:
         require_network_fits(network.config, scheduler.parameterization)
         require_consistency(network.config, False)
+        if config.label_dropout and network.config.label_dropout == 0:
+            raise ValueError(
+                f"it never learnt what no class means (its label_dropout is 0), which label_dropout="
+                f"{config.label_dropout:g} asks it: set that to 0"
+            )
     except ValueError as error:
         raise ConfigError(
             f"objective.solver_steps={config.objective['solver_steps']} follows the ODE of initial_weights: {error}"
         ) from error
     return network
+
+
+def require_tuned_alike(config: Config, scheduler: ScoreSdeScheduler) -> None:
+    """Raise a ConfigError unless a consistency model is asked, and answers, as the score network that it begins as."""
+    source, times = config.initial_weights, torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
+
+    def asked(p: Parameterization) -> dict:
+        alphas, sigmas = p.sde.alpha(times).tolist(), p.sde.sigma(times).tolist()
+        told = p.time_input == "sigma" and set(alphas) == {1.0}  # and need not know at which time that is
+        keys = {"prediction_type": p.prediction_type, "time_input": p.time_input, "image_range": p.image_range}
+        return {**keys, "alpha": alphas} | ({} if told else {"sigma": sigmas})
+
+    try:
+        name = ScoreSdeScheduler.load_config(source, subfolder="scheduler").get("_class_name")
+        theirs = asked(SCHEDULERS[name].from_pretrained(source, subfolder="scheduler").parameterization)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
+    own = asked(scheduler.parameterization)
+    if differing := [
+        f"{key} {theirs.get(key)} and not {value}" for key, value in own.items() if theirs.get(key) != value
+    ]:
+        raise ConfigError(
+            f"initial_weights={source} was trained with another scheduler than this one, and would be asked for what "
+            f"it did not learn: {'; '.join(differing)} (alpha and sigma at t = 0.25, 0.5, 0.75, 1)"
+        )
 
 
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> list[str]:

@@ -86,8 +86,10 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
         **options,
     )
     held_out = None
+    if record:
+        record.require_shape(train)
     if record and record.held_out and isinstance(train, ImageData):  # never trained on, whatever validates now
-        train, held_out = _held_out_again(train, record.held_out)
+        train, held_out = _held_out_again(train, record)
     if not config.validate_every:
         return train, None
     split = data.validation
@@ -110,17 +112,23 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
             )
         # Few of few images; the test split stays unseen, so that the best model is not chosen by it.
         return hold_out(train, max(1, min(data.validation_images, (train.num_images or 0) // 10)), config.seed)
-    channels, *size = train.image_shape
-    options |= {"channels": channels, "image_size": data.image_size or size, "pixels": train.pixels}
-    return train, load_images(source, split, max_images=data.validation_images, **options)
-
-
-def _held_out_again(data: ImageData, held_out: list[str]) -> tuple[ImageData, ImageData]:
-    train, validation, missing = parted(data, held_out)
-    if not len(validation) or not len(train):
-        raise ValueError(f"none of the {len(held_out)} images that this run has held out is in {data.name} any more")
-    if missing:
-        print(
-            f"{len(missing)} of the {len(held_out)} images held out for validation are missing, such as {missing[0]}"
+    gray = train.image_shape[0] == 1 and data.channels is None  # of colours, they are refused
+    options |= {"channels": None if gray else train.image_shape[0], "pixels": train.pixels}
+    validation = load_images(source, split, max_images=data.validation_images, **options)
+    if validation.image_shape != train.image_shape:
+        shapes = (" x ".join(map(str, images.image_shape)) for images in (validation, train))
+        raise ValueError(
+            f"the images of the split {split} are {' and those that are trained on '.join(shapes)}: data.image_size "
+            "and data.channels make them the same"
         )
+    return train, validation
+
+
+def _held_out_again(data: ImageData, record: ImageRecord) -> tuple[ImageData, ImageData]:
+    train, validation, missing = parted(data, record)
+    count = len(record.held_out)
+    if not len(validation) or not len(train):
+        raise ValueError(f"none of the {count} images that this run has held out is in {data.name} any more")
+    if missing:
+        print(f"{len(missing)} of the {count} images held out for validation are missing, such as {missing[0]}")
     return train, validation

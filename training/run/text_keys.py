@@ -2,9 +2,10 @@
 
 YAML turns unquoted words into other things: `no` into false, `2024_01` into 202401, `1:30` into 90, `010` into 8, and
 `1e3` into 1000. Here the types of a configuration's dataclass decide: where they say `str`, also within lists,
-dictionaries and nested dataclasses, a word stays the word; where they say `int`, its digits are decimal (`010` is
-ten). `null`, `~` and nothing at all still mean "no value", unless quoted, and a text that begins with `~/` means the
-home folder.
+dictionaries and nested dataclasses, a word stays the word; where they say `int` or `float`, its digits are decimal
+(`010` is ten); where they say nothing, `010` is ten, too, and `1:30` and `2024_01` are texts. Of numbers only 0 and 1
+stand for a `bool`. `null`, `~` and nothing at all still mean "no value", unless quoted, and a text that begins with
+`~/` means the home folder.
 """
 
 import os
@@ -59,8 +60,15 @@ def _quoted(node: yaml.Node, kind: Any, seen: set | None = None) -> yaml.Node:
     """The YAML tree with its words in quotes wherever `kind`, a type, wants texts or whole numbers."""
     seen = set() if seen is None else seen
     if isinstance(node, yaml.ScalarNode):
-        if _kinds(kind) & {str, int} and node.tag != f"{TAGS}null":
-            return yaml.ScalarNode(f"{TAGS}str", os.path.expanduser(node.value), style='"')
+        if _kinds(kind) & {str, int, float} and node.tag != f"{TAGS}null":
+            return yaml.ScalarNode(f"{TAGS}str", os.path.expanduser(_number(node)), style='"')
+        if node.tag in (f"{TAGS}int", f"{TAGS}float"):
+            if bool in _kinds(kind) and node.value not in ("0", "1"):
+                raise yaml.YAMLError(f"{node.value!r} is neither true nor false")
+            if ":" in node.value or "_" in node.value:
+                return yaml.ScalarNode(f"{TAGS}str", node.value, style='"')
+            if re.fullmatch(r"[-+]?0\d+", node.value):
+                return yaml.ScalarNode(node.tag, str(int(node.value)))
     elif id(node) not in seen:  # an alias stands for the node itself
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
@@ -68,6 +76,13 @@ def _quoted(node: yaml.Node, kind: Any, seen: set | None = None) -> yaml.Node:
         else:
             node.value = [_quoted(item, _item_kind(kind, k), seen) for k, item in enumerate(node.value)]
     return node
+
+
+def _number(node: yaml.ScalarNode) -> str:
+    """Its text; of infinity and NaN, which YAML writes with a dot, as Python writes it."""
+    return (
+        re.sub(r"\.(inf|nan)$", r"\1", node.value, flags=re.IGNORECASE) if node.tag == f"{TAGS}float" else node.value
+    )
 
 
 def _key(node: yaml.Node) -> yaml.Node:

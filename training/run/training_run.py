@@ -84,6 +84,7 @@ class TrainingRun:
     label_dropout: float = 0.0
     augmentation: float = 0.0
     validation_count: int = 1
+    denoiser: str | None = None  # digest of the network whose ODE the objective follows
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
@@ -94,7 +95,7 @@ class TrainingRun:
         fsdp: dict | None = None,
         lock: FolderLock | None = None,
     ):
-        self.config, self.accelerator, self._lock = config, accelerator, lock
+        self.config, self.accelerator = config, accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         check_batches(config, self.world_size)
         check_trackers(config)
@@ -149,7 +150,7 @@ class TrainingRun:
             about = describe_run(config, accelerator, self.data, held_out, self.network, self.step)
             print(in_short(self.data), about, sep="\n", flush=True)
             self.record.write(self.folder)
-            self.log = RunLog(self.folder, self.step, trackers)
+            self.log = RunLog(self.folder, self.step, trackers, lock)
             if self.step == 0:
                 self.draw_start()
 
@@ -247,12 +248,12 @@ class TrainingRun:
                 if self._due(config.checkpoint_every) or signal:
                     with contextlib.nullcontext() if signal else self._perhaps_unwritten():
                         self.save()
+                self.after_step()
                 if signal and self.step < config.steps:
                     saved = checkpoint_path(self.checkpoints, self.step)
                     again = how_to_resume(self.accelerator, self.network, config.overwrite)
                     self.accelerator.print(f"{signal}: saved {saved}. Resume with:\n    {again}")
                     return
-                self.after_step()
         with self.averaged():
             if main:
                 self.save_as(self.folder / self.result)
@@ -342,8 +343,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _written(self, target: Path) -> Iterator[Path]:
-        if self._lock is not None:
-            self._lock.require_held()
+        self.log.require_held()
         with written_folder(target) as folder:
             yield folder
 
@@ -374,6 +374,7 @@ class TrainingRun:
                 "config": as_dict(self.config),
                 "images": self.record.as_dict(),
                 "noise_by_image": self.noise_by_image,
+                "denoiser": self.denoiser,
             }
             path = checkpoint_path(self.checkpoints, self.step)
             with self._written(path) as folder:

@@ -26,7 +26,7 @@ def written_folder(target: Path) -> Iterator[Path]:
     """
     temporary = target.with_name(f".{target.name}.incomplete")
     replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(temporary, ignore_errors=True)
+    _delete(temporary)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -35,12 +35,12 @@ def written_folder(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise WriteError(f"{target} cannot be written: {error}") from error
-    if target.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists() or target.is_symlink():
+        _delete(replaced)
         target.rename(replaced)
     temporary.rename(target)
     _sync(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    _delete(replaced)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -84,7 +84,8 @@ def discard(path: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    """Delete a folder, a file, or a link (and not what it leads to), if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

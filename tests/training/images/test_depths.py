@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import struct
 import zlib
 
@@ -428,3 +429,22 @@ def test_stacks_of_splits(tmp_path):
     for shape in ((60, 28, 28), (9, 9, 20)):
         with pytest.raises(UnreadableImage, match="which axis holds the channels"):
             decode_image(np.zeros(shape, np.uint8), dtype=None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "dtype, low, high, message",
+    [
+        (np.int16, -1000, 3000, "in a range from -32768 to 32767, .* value_range=\\[-1000,3000\\]"),
+        (np.uint16, 0, 4095, "white_level=4095"),
+        (np.uint8, 0, 1, "white_level=1 "),
+        (np.uint8, 0, 200, None),
+    ],
+)
+def test_values_that_hardly_use_their_type_are_warned_of(tmp_path, caplog, streaming, dtype, low, high, message):
+    values = np.linspace(low, high, 64).round().astype(dtype).reshape(8, 8)
+    for k in range(4):
+        np.save(tmp_path / f"{k}.npy", values)
+    with caplog.at_level("WARNING"):
+        load_images(str(tmp_path), streaming=streaming)
+    assert re.search(message, caplog.text) if message else "value_range" not in caplog.text

@@ -150,6 +150,11 @@ def test_classes_of_all_splits_have_one_numbering(tmp_path):
     [
         (("Train/a/0.png", "Test/a/0.png"), "splits or classes\\? Splits are named exactly train"),
         (("train/a/0.png", "Test/a/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("train/a/0.png", "dev/a/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("training/0.png", "dev/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("train2017/0.png", "val2017/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("train_images/0.png", "test_images/0.png"), "splits or classes\\? Splits are named exactly train"),
+        (("train/a/0.png", "train/b/0.png", "new/a/0.png", "new/b/0.png"), "splits or classes\\? Read one of them"),
         (("leaves/a/0.png", "leaves/b/0.png"), "leaves, with folders of its own, a, b: .*data_dir=leaves"),
         (("train/a/0.png", "train/b/0.png", "test/a/0.png", "extra/0.png"), "splits or classes\\? Read one of them"),
         (("val/0.png", "valid/0.png"), "several folders for one split"),
@@ -245,4 +250,32 @@ def test_two_rows_about_one_image_are_refused(tmp_path):
     root = write(tmp_path, "0.png")
     (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,a\n0.png,b\n")
     with pytest.raises(ValueError, match="has two rows about 0.png that differ"):
+        load_images(root, label_column="kind")
+
+
+def test_splits_within_classes_are_told_of(tmp_path):
+    root = write(tmp_path, *(f"{kind}/{split}/0.png" for kind in ("cat", "dog") for split in ("train", "test")))
+    contents = read_folder(root)
+    assert (
+        len(contents.splits["train"]) == 4
+        and "train, test within classes are not taken as splits" in contents.notes[0]
+    )
+
+
+def test_files_that_are_left_out_are_told_of(tmp_path, caplog):
+    root = write(tmp_path, "0.png", "1.png", "2.heic", "more.zip", "README.md")
+    with caplog.at_level(logging.WARNING):
+        assert len(load_images(root)) == 2
+    assert (
+        "3 files are left out, such as 2.heic (no image by its name), more.zip (an archive: unpack it)" in caplog.text
+    )
+
+
+def test_columns_of_several_metadata_files(tmp_path):
+    root = write(tmp_path, "0.png", "1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,a\n1.png,b\n")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "caption": "none"}))
+    assert load_images(root, label_column="kind").class_names == ["a", "b"]
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "kind": "c"}))
+    with pytest.raises(ValueError, match="label_column 'kind' of .*: 0.png is 'a' and 'c'"):
         load_images(root, label_column="kind")

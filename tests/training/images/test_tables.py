@@ -1,6 +1,7 @@
 """Tables keep their splits, columns and labels as they were meant."""
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -132,3 +133,48 @@ def test_classes_in_another_order_keep_their_names(tmp_path):
             load_images(folder, "train", streaming=streaming)
     same = write(tmp_path / "same", train=splits["train"], test=classes(["cat", "dog"], ["dog"]))
     assert load_images(same, "test").labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("train_part1", "test_part1"),
+        ("mnist_train", "mnist_test"),
+        ("train_images", "test_images"),
+        ("Train__0000", "Test__0000"),
+        ("my_train", "my_dev"),
+    ],
+)
+def test_names_that_are_likely_splits_are_refused(tmp_path, train, test):
+    with pytest.raises(ValueError, match="are they splits\\?"):
+        counts(write(tmp_path, **{train: table(3), test: table(2)}))
+
+
+def test_a_folder_of_a_split_tells_more_than_parts_of_any_name(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        table(count).save_to_disk(str(tmp_path / "saved" / split))
+    assert counts(str(tmp_path / "saved")) == {"train": 3, "test": 2}
+    files = {"train__part-00000-of-00001": table(3), "test__part-00000-of-00001": table(2)}
+    assert counts(write(tmp_path / "parts", **files)) == {"train": 3, "test": 2}
+
+
+def test_two_data_sets_are_not_one(tmp_path):
+    files = {f"{name}__train-00000-of-00001": table(2) for name in ("small", "full")}
+    with pytest.raises(ValueError, match="of several data sets\\? Read one of them with data_dir"):
+        counts(write(tmp_path, **files))
+
+
+def test_labels_that_can_be_no_classes(tmp_path):
+    folder = write(tmp_path / "ids", train=table(2, patient=[7, 10**12]))
+    with pytest.raises(ValueError, match="holds 1,000,000,000,000, but classes are numbers below 2,147,483,648"):
+        load_images(folder, label_column="patient")
+    content = classes(["cat", "dog"], [0, 1]).cast_column("label", datasets.Value("int64"))
+    content = datasets.concatenate_datasets([content, content.map(lambda row: {"label": row["label"] + 4})])
+    path = tmp_path / "beyond"
+    path.mkdir()
+    schema = classes(["cat", "dog"], [0, 1]).features.arrow_schema
+    pq.write_table(content.data.table.cast(schema), path / "train.parquet")
+    with pytest.raises(ValueError, match="'label' of the split train is 4, but has 2 names"):
+        load_images(str(path))

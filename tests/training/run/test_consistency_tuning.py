@@ -2,14 +2,19 @@
 
 # ruff: noqa: F401, F811 (fixtures)
 
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
 
+import train
 from evaluation.config import read_evaluation_config
 from evaluation.inputs import load_pipeline
 from run.config import read_config
-from run.score_model import check_score_model, load_denoiser
+from run.score_model import build_scheduler, check_score_model, load_denoiser, require_tuned_alike
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 
@@ -100,3 +105,50 @@ def test_evaluation_samples_it_and_refuses_the_rest(tuned, score_model, tmp_path
     ):
         with pytest.raises(ConfigError, match=message):
             load(*overrides)
+
+
+def changed_copy(pipeline, target, file, **values):
+    """A copy of a pipeline whose configuration `file` has other values."""
+    shutil.copytree(pipeline, target)
+    content = json.loads((target / file).read_text())
+    (target / file).write_text(json.dumps(content | values))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"time_input": "t"}, "time_input t and not sigma"),
+        ({"image_range": [0.0, 1.0]}, r"image_range \(0.0, 1.0\) and not \(-1.0, 1.0\)"),
+        ({"sde": "vp"}, r"alpha \[0\..* and not \[1.0, 1.0, 1.0, 1.0\]"),
+        ({"sigma_max": 50.0}, None),  # told sigma, the network need not know of which SDE
+    ],
+)
+def test_a_denoiser_of_another_scheduler_is_refused(tuned, score_model, tmp_path, values, message):
+    other = changed_copy(score_model, tmp_path / "other", "scheduler/scheduler_config.json", **values)
+    config = read_config([str(tuned), "output_dir=x", f"initial_weights={other}"])
+    if message is None:
+        return require_tuned_alike(config, build_scheduler(config))
+    with pytest.raises(ConfigError, match=f"trained with another scheduler than this one.*{message}"):
+        require_tuned_alike(config, build_scheduler(config))
+
+
+def test_a_denoiser_that_never_learnt_no_class_is_not_asked_for_it(tuned, score_model, tmp_path):
+    other = changed_copy(score_model, tmp_path / "other", "unet/config.json", label_dropout=0.0)
+    words = [str(tuned), "output_dir=x", f"initial_weights={other}", "objective.solver_steps=1"]
+    with pytest.raises(ConfigError, match="never learnt what no class means .* label_dropout=0.1 asks it"):
+        load_denoiser(read_config(words), build_scheduler(read_config(words)))
+    config = read_config([*words, "label_dropout=0"])
+    load_denoiser(config, build_scheduler(config))
+
+
+def test_a_resumed_run_follows_the_ode_of_the_same_network(tuned, score_model, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(score_model, source)
+    words = [f"initial_weights={source}", "objective.solver_steps=1", "steps=3", "checkpoint_every=2"]
+    folder = run_here(tuned, tmp_path / "run", *words)
+    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value * 1.01 for name, value in load_file(weights).items()}, weights, {"format": "pt"})
+    checkpoint = folder / "checkpoints" / "step-00000002"
+    assert train.main([str(tuned), f"output_dir={folder}", *words, f"resume={checkpoint}"]) == 1
+    assert "holds another network than when the run began" in capsys.readouterr().err

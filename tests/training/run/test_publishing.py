@@ -2,8 +2,9 @@
 
 import threading
 
+import numpy as np
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from loopback_hub import LoopbackHub
 from tiny_training import one_thread, tiny  # noqa: F401
 
@@ -80,3 +81,36 @@ def test_a_token_is_needed_before_training(hub, tiny, tmp_path, capsys, monkeypa
     monkeypatch.delenv("HF_TOKEN")
     assert train.main([str(tiny), *OPTIONS, f"output_dir={tmp_path / 'run'}"]) == 1
     assert "hf auth login" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("hub_model_id=a b/c", "hub_model_id=a b/c: `repo_id` must be"),
+        ("hub_license=Apache 2", "`license` must be such"),
+    ],
+)
+def test_what_the_hub_would_refuse_is_refused_before_training(hub, tiny, tmp_path, capsys, word, message):  # noqa: F811
+    assert train.main([str(tiny), *OPTIONS, word, f"output_dir={tmp_path / 'run'}"]) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_file_of_images_is_no_data_set_of_the_hub(hub, tiny, tmp_path):  # noqa: F811
+    source = tmp_path / "private place" / "scans.npy"
+    source.parent.mkdir()
+    np.save(source, np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8))
+    words = [f"data.dataset={source}", "data.max_images=null", "model.num_class_embeds=null", "label_dropout=0"]
+    words += [f"hub_model_id={ID}", f"output_dir={tmp_path / 'run'}"]
+    assert train.main([str(tiny), *OPTIONS, *words]) == 0
+    card = ModelCard(hub.model(ID).files()["README.md"].decode())
+    assert card.data.datasets is None and "`scans.npy`" in card.text and "private place" not in card.text
+
+
+def test_a_card_written_by_hand_keeps_its_text(hub, tiny, tmp_path):  # noqa: F811
+    api = HfApi()
+    api.create_repo(ID)
+    text = "---\nlicense: mit\n---\n\n# Mine\n\nWritten by hand.\n"
+    api.upload_file(path_or_fileobj=text.encode(), path_in_repo="README.md", repo_id=ID)
+    assert train.main([str(tiny), *OPTIONS, f"hub_model_id={ID}", f"output_dir={tmp_path / 'run'}"]) == 0
+    files = hub.model(ID).files()
+    assert "Written by hand." in files["README.md"].decode() and "model_index.json" in files

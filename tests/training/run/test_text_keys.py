@@ -1,5 +1,6 @@
 """Keys of type text hold the word that was written, wherever it was written."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,3 +134,36 @@ def test_files_that_are_no_yaml_are_refused_in_one_line(tmp_path, content):
     with pytest.raises(ConfigError) as refusal:
         read_config([str(tmp_path / "broken.yaml")])
     assert "\n" not in str(refusal.value) and "broken.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "written, number, anything",
+    [
+        ("010", 10.0, 10),
+        ("-010", -10.0, -10),
+        ("1e3", 1000.0, 1000.0),
+        ("1.5", 1.5, 1.5),
+        ("inf", math.inf, "inf"),
+        ("-.inf", -math.inf, -math.inf),
+        ("1:30", None, "1:30"),
+        ("2024_01", 202401.0, "2024_01"),
+        ("[016, 032]", None, [16, 32]),
+    ],
+)
+def test_numbers_are_decimal(tmp_path, written, number, anything):
+    for config in (read(tmp_path, f"anything: {{x: {written}}}"), read(tmp_path, "", f"anything.x={written}")):
+        assert config.anything["x"] == anything and type(config.anything["x"]) is type(anything)
+    for text, words in ((f"number: {written}", []), ("", [f"number={written}"])):
+        if number is not None:
+            assert read(tmp_path, text, *words).number == number
+        else:
+            with pytest.raises(ConfigError, match="number"):
+                read(tmp_path, text, *words)
+
+
+@pytest.mark.parametrize("written", ["10", "2", "-1", "0.5"])
+def test_numbers_are_no_booleans(tmp_path, written):
+    for text, words in ((f"section: {{flag: {written}}}", []), ("", [f"section.flag={written}"])):
+        with pytest.raises(ConfigError, match="neither true nor false"):
+            read(tmp_path, text, *words)
+    assert read(tmp_path, "section: {flag: 1}").section.flag is True
