@@ -13,6 +13,7 @@ from images.folders import SPLITS
 from images.labels import encode_labels
 from images.rows import Rows
 
+FEW_CHANNELS = 4  # up to which the last of three axes is that of colours
 ARRAY_FILES = ("npy", "npz", "tif", "tiff")
 # train_images, val_labels (MedMNIST); x_train, y_test (Keras)
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})_(images|labels)")
@@ -89,15 +90,21 @@ def read_arrays(path: str, labels: str = "auto", label_column: str | None = None
 def _single_array(path: str, ending: str) -> np.ndarray:
     try:
         if ending == "npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            if values.ndim == 3 and values.shape[-1] <= FEW_CHANNELS:
+                raise ValueError(
+                    f"its shape {values.shape} is that of one image, (H, W, C): give a folder of such files, or one "
+                    "file of many, (N, H, W, C)"
+                )
+            return values
         import tifffile  # takes a quarter of a second
 
         with tifffile.TiffFile(path) as tiff:
             values, axes = read_tiff(tiff)
     except Exception as error:  # of a file that is broken anywhere
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if axes.startswith("YX"):
-        values = values[None]  # a single image
+    if axes.startswith("YX") or axes in ("SYX", "CYX"):
+        values = values[None]  # a single image, whose colours or bands may come first
     return values
 
 

@@ -56,7 +56,10 @@ def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndar
     with Image.open(source) as image:
         image.load()
         if image.mode == "F" or image.mode.startswith("I"):
-            return picture_values(image)
+            values, transparent = picture_values(image), image.info.get("transparency")
+            if isinstance(transparent, int):  # of PNG: one shade, which is on white as elsewhere
+                values = np.where(values == transparent, np.iinfo(values.dtype).max, values)
+            return values
         return standard_picture(image, channels)
 
 

@@ -171,6 +171,11 @@ def _label_by_folder(root: str, splits: dict[str, Members], rows: dict[str, Fold
     """Give the rows of each split that has class folders their labels."""
     classes = {split: sorted({path[0] for _, path in members if path}) for split, members in splits.items()}
     names = sorted(set().union(*classes.values()))
+    for name in names:
+        if any("\udc80" <= letter <= "\udcff" for letter in name):  # how Python reads other bytes
+            raise ValueError(
+                f"{root} holds the folder {os.fsencode(name)!r}, whose name is no text (UTF-8): rename it"
+            )
     if len(names) < 2:
         if names:
             notes.append(f"all images lie in one folder, {names[0]}: that is no class")

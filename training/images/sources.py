@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from images.arrays import ARRAY_FILES, read_arrays
+from images.arrays import ARRAY_FILES, FEW_CHANNELS, read_arrays
 from images.folders import LABELS, SPLITS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
@@ -29,7 +29,6 @@ HUB_IDS = {
 }
 EMBEDDED_FASHION_MNIST = Path(__file__).resolve().parents[2] / "data" / "fashion_mnist"
 TEXT_ENDINGS = frozenset("md txt json yaml yml csv tsv xml html license gitattributes gitignore ds_store".split())
-FEW_CHANNELS = 4  # up to which the last of three axes is that of colours
 HUB_TIMEOUT = 5.0  # seconds until the Hub counts as unreachable
 
 
@@ -118,6 +117,8 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             splits = open_splits(str(path.absolute()), streaming, data_dir=data_dir)
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
+        if columns["labels"] == "auto":
+            _require_plain_classes(name, splits)
         return Source(name, read_tables(splits, name, notes, **columns), notes=notes)
     listing = list_folder(str(folder))
     if listing.tables:
@@ -141,6 +142,23 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
         splits = {split: rows["train"] for split, (rows, _) in opened.items()}
         return Source(name, splits, len(stacks), listing.skipped, listing.num_skipped)
     return _of_files(name, listing, columns)
+
+
+def _require_plain_classes(name: str, splits: dict) -> None:
+    """Raise a ValueError if `datasets` would take folders of one name in several folders for one class."""
+    for rows in splits.values():
+        if getattr(rows.info, "builder_name", None) != "imagefolder" or "label" not in (rows.features or {}):
+            continue
+        paths = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        within: dict[str, str] = {}  # innermost folder -> what it lies in
+        for row in paths:
+            folder, innermost = os.path.split(os.path.dirname(row["image"]["path"]))
+            if within.setdefault(innermost, folder) != folder:
+                raise ValueError(
+                    f"{name}: its README.md names files, of which `datasets` takes the innermost folders for classes, "
+                    f"but {innermost} lies in {within[innermost]} and in {folder}. Take `configs` out of the "
+                    "README.md (deeper folders then belong to their class), or leave labels out"
+                )
 
 
 def _array_file_alone(listing: Listing) -> str | None:
@@ -181,7 +199,9 @@ def _of_files(name: str, listing: Listing, columns: dict) -> Source:
     if columns["image_column"] is not None:
         raise ValueError(f"image_column is {columns['image_column']!r}, but {name} is a folder of image files")
     contents = arrange(listing, columns["labels"], columns["label_column"])
-    if left_out := [item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS]:
+    if left_out := [
+        item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS
+    ]:
         some = ", ".join(f"{path} ({reason})" for path, reason in left_out[:5])
         contents.notes.append(f"{listing.num_skipped:,} files are left out, such as {some}")
     return Source(name, contents.splits, listing.num_images, listing.skipped, listing.num_skipped, contents.notes)

@@ -158,6 +158,8 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
     endings = sorted({path.rpartition(".")[2].lower() for path in files})
     if len(endings) > 1:
         raise ValueError(f"{folder} holds files of several formats, .{' and .'.join(endings)}: keep them apart")
+    if odd := [path for path in files if "::" in path]:
+        raise ValueError(f"{folder} holds {odd[0]}: `datasets` takes :: in a path for an address. Rename it")
     splits = splits_of_files(folder, files)
     if endings[0] != "tar":
         classes = {path: classes_in(folder / path) for paths in splits.values() for path in paths}

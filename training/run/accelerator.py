@@ -26,6 +26,7 @@ def make_accelerator(precision: str, timeout: timedelta) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
     )
     image_messages, seen = logging.getLogger("images"), set()
+    image_messages.filters.clear()  # of earlier ones in this process, which had said other things
     image_messages.addFilter(lambda record: not (record.getMessage() in seen or seen.add(record.getMessage())))
     logging.basicConfig(level=logging.WARNING if accelerator.is_main_process else logging.ERROR)
     return accelerator

@@ -18,6 +18,7 @@ import yaml
 from images.sources import HUB_IDS
 from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, step_of
 from run.config import RunConfig
+from run.log import read_metrics
 from run.written_folder import discard, mend, written_folder
 from run.yaml_config import ConfigError, save_config
 
@@ -219,10 +220,11 @@ def _is_in(path: Path, folder: Path) -> bool:
 
 
 def _set_aside(folder: Path, step: int) -> list[str]:
-    """Move what a run wrote after `step` into a folder of its own, if there are checkpoints among it."""
+    """Move what a run wrote after `step` into a folder of its own, if there are checkpoints or results among it."""
     checkpoints = folder / CHECKPOINTS
     later = sorted((path for path in checkpoints.iterdir() if (step_of(path) or 0) > step), key=step_of, reverse=True)
-    if not later:
+    done = max((record["step"] for record in read_metrics(folder / METRICS)), default=0)
+    if not later and not (done > step and any((folder / name).exists() for name in RESULTS)):
         return []
     target = next(path for k in count(1) if not (path := folder / ABANDONED / str(k)).exists())
     for name in (CHECKPOINTS, FIGURES):
@@ -241,5 +243,8 @@ def _set_aside(folder: Path, step: int) -> list[str]:
             path.rename(target / AVERAGES / path.name)
     for path in later:  # newest first: whenever the process dies, what is left is one history
         path.rename(target / CHECKPOINTS / path.name)
-    names = ", ".join(path.name for path in reversed(later))
-    return [f"Set aside in {target}, since they came after step {step}: {names}, and the figures and results of then"]
+    names = "".join(f"{path.name}, " for path in reversed(later))
+    return [
+        f"Set aside in {target}, since they came after step {step}: {names}{'and ' if later else ''}the figures and "
+        "results of then"
+    ]

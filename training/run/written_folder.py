@@ -40,6 +40,10 @@ def written_folder(target: Path) -> Iterator[Path]:
         target.rename(replaced)
     temporary.rename(target)
     _sync(target.parent)
+    if replaced.is_dir() and (
+        gone := sorted({p.name for p in replaced.iterdir()} - {p.name for p in target.iterdir()})
+    ):
+        print(f"{target} was replaced, and with it went what others had put there: {', '.join(gone)}")
     _delete(replaced)
 
 

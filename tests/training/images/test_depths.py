@@ -448,3 +448,21 @@ def test_values_that_hardly_use_their_type_are_warned_of(tmp_path, caplog, strea
     with caplog.at_level("WARNING"):
         load_images(str(tmp_path), streaming=streaming)
     assert re.search(message, caplog.text) if message else "value_range" not in caplog.text
+
+
+def test_a_file_of_one_image_is_not_many(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(ValueError, match="is that of one image, .H, W, C.: give a folder of such files"):
+        load_images(str(tmp_path / "one.npy"))
+    values = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8)
+    tifffile.imwrite(tmp_path / "planar.tif", values, photometric="rgb", planarconfig="separate")
+    loaded = load_images(str(tmp_path / "planar.tif"))
+    assert len(loaded) == 1 and np.array_equal(loaded.images[0], values)
+
+
+def test_a_transparent_shade_of_sixteen_bits_is_white(tmp_path):
+    for dtype, white in ((np.uint8, 255), (np.uint16, 65535)):
+        image = Image.fromarray(np.array([[0, 7], [white // 2, white]], dtype))
+        (tmp_path / dtype.__name__).mkdir()
+        image.save(tmp_path / dtype.__name__ / "0.png", transparency=0)
+        assert load_images(str(tmp_path / dtype.__name__)).images[0, 0].tolist() == [[white, 7], [white // 2, white]]

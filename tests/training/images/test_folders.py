@@ -279,3 +279,21 @@ def test_columns_of_several_metadata_files(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "kind": "c"}))
     with pytest.raises(ValueError, match="label_column 'kind' of .*: 0.png is 'a' and 'c'"):
         load_images(root, label_column="kind")
+
+
+def test_a_readme_does_not_bring_innermost_folders_back(tmp_path):
+    root = write(tmp_path, *(f"{kind}/{year}/0.png" for kind in ("cats", "dogs") for year in (2019, 2020)))
+    configs = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '**/*.png'\n"
+    (tmp_path / "README.md").write_text(f"---\n{configs}---\n")
+    with pytest.raises(ValueError, match="2019 lies in .*cats and in .*dogs. Take `configs` out of the README.md"):
+        load_images(root)
+    assert len(load_images(root, labels="none")) == 4
+
+
+def test_class_folders_have_names_that_are_text(tmp_path):
+    write(tmp_path, "tea/0.png")
+    os.makedirs(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.replace(tmp_path / "tea" / "0.png", os.fsencode(tmp_path) + b"/caf\xe9/0.png")
+    root = write(tmp_path, "tea/0.png")
+    with pytest.raises(ValueError, match="whose name is no text .UTF-8.: rename it"):
+        load_images(root)

@@ -93,6 +93,23 @@ def test_going_back_begins_another_history(tiny, run, capsys):
     assert steps(run) == [3, 5, 6] and steps(run / "abandoned" / "2") == [6, 7]
 
 
+def test_results_go_aside_without_their_checkpoints(tiny, run, capsys):
+    """Had somebody deleted those, the pipeline of another history would stay as that of the new one."""
+    for step in (9, 12):
+        shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
+    (run / "pipeline" / "README.md").write_text("Mine")
+    run_here(tiny, run, *EVERYTHING[1:], "steps=8", "resume=latest")
+    output = capsys.readouterr().out
+    assert "since they came after step 6: the figures and results of then" in output
+    assert "pipeline" in names(run / "abandoned" / "1") and steps(run / "abandoned" / "1") == []
+    (run / "pipeline" / "README.md").write_text("Mine")
+    run_here(tiny, run, *EVERYTHING[1:], "steps=9", "resume=latest")
+    assert (
+        f"{run}/pipeline was replaced, and with it went what others had put there: README.md"
+        in capsys.readouterr().out
+    )
+
+
 def test_the_same_steps_again_are_the_same(tiny, run, finished):
     """Also the best model, which had to be written once more."""
     run_here(tiny, run, *EVERYTHING, f"resume={run}/checkpoints/step-00000006")
