@@ -225,7 +225,7 @@ def test_strength_of_fewer_bits_is_the_same_strength(strength):
 
 def test_scores_of_float64_are_asked_at_times_of_float64():
     class Told(torch.nn.Module):
-        config = NCSNppUNet2DModel(sample_size=8, in_channels=1, block_out_channels=(8,)).config
+        config, accepts_float32_input = network().config, True
         dtype, device = torch.float32, torch.device("cpu")
 
         def forward(self, x, t, class_labels=None):

@@ -33,7 +33,13 @@ class KnownKeysMixin(SchedulerMixin, ConfigMixin):
         super().save_pretrained(os.path.expanduser(save_directory), *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, return_unused_kwargs: bool = False, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None = None,
+        *args,
+        return_unused_kwargs: bool = False,
+        **kwargs,
+    ):
         """As in diffusers. Keys in the file that no sampler takes, as of a newer version, are ignored with a warning;
         those that are given by name are refused as in `from_config`."""
         scheduler, unused = super().from_pretrained(

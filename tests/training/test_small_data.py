@@ -209,7 +209,7 @@ def test_distances_in_training_are_those_of_evaluate(tiny, tmp_path):
         (["augmentation=2"], r"augmentation must be in \[0, 1\], but is 2"),
         (
             ["power_averages.sigma_rel=[0.05,0.3]"],
-            "power_averages.sigma_rel must be different numbers above 0",
+            "power_averages.sigma_rel must be numbers above 0",
         ),
         (["log_with=[tensorbored]"], "log_with must be a list of tensorboard, wandb, mlflow, none twice"),
         (["model.sigma_data=automatic"], "model: "),

@@ -66,7 +66,7 @@ def test_every_configuration_is_valid(path):
         ("optimizer.name=sgd", r"optimizer\.name must be one of adamw, muon, but is 'sgd'"),
         ("optimizer.lr=nan", r"optimizer\.lr must be a finite number above 0, but is nan"),
         ("optimizer.betas=[0.9,1.5]", r"optimizer\.betas must be two numbers in \[0, 1\)"),
-        ("optimizer.betas=[0.9]", r"optimizer\.betas must be two numbers in \[0, 1\), but is \[0\.9\]"),
+        ("optimizer.betas=[0.9]", r"optimizer\.betas must be two numbers in \[0, 1\), but is \['0\.9'\]"),
         ("optimizer.weight_decay=inf", r"optimizer\.weight_decay must be a finite number of at least 0, but is inf"),
         ("process_timeout=1e30", r"process_timeout must be above 0 and at most 1e9 seconds, but is 1e\+30"),
         ("seed=18446744073709551616", r"seed must be an integer from 0 to 2\^64 - 1, but is 18446744073709551616"),

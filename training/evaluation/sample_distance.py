@@ -67,7 +67,7 @@ class SampleDistance:
         if failed := [part for _, part in parts if isinstance(part, str)]:
             return {}, failed[:1]
         features = torch.cat([part for _, part in parts])
-        records = compare_features(METRICS, features, self._reference, self._statistics, seed=self._seed)
+        records = [*compare_features(METRICS, features, self._reference, self._statistics, seed=self._seed)]
         reasons = [f"no {r['metric']}: {r['refused']}" for r in records if r["value"] is None]
         new = [reason for reason in reasons if reason not in self._said]
         self._said.update(new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -114,7 +115,8 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 "path holds [ ], * or ::. Rename the folder"
             )
         try:
-            splits = open_splits(str(path.absolute()), streaming, data_dir=data_dir)
+            own_cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _state_of(path)
+            splits = open_splits(str(path.absolute()), streaming, data_dir=data_dir, cache_dir=str(own_cache))
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
         if columns["labels"] == "auto":
@@ -142,6 +144,26 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
         splits = {split: rows["train"] for split, (rows, _) in opened.items()}
         return Source(name, splits, len(stacks), listing.skipped, listing.num_skipped)
     return _of_files(name, listing, columns)
+
+
+def _state_of(folder: Path) -> str:
+    """What tells a folder, and what lies in it now, from others.
+
+    Where `datasets` follows a README.md, it would take the images that it has kept of any other folder of the same
+    name, or of this one as it was."""
+    state, seen = hashlib.sha256(str(folder.resolve()).encode()), set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # by a link
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+            state.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return state.hexdigest()[:16]
 
 
 def _require_plain_classes(name: str, splits: dict) -> None:

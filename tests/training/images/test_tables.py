@@ -83,8 +83,8 @@ def test_saved_to_disk(tmp_path):
     ],
 )
 def test_labels_of_any_type(tmp_path, values, labels, names, caplog):
-    folder = write(tmp_path, train=table(3, kind=values))
     for streaming in (False, True):
+        folder = write(tmp_path / str(streaming), train=table(3, kind=values))
         caplog.clear()
         with caplog.at_level("WARNING"):
             loaded = load_images(folder, streaming=streaming)
@@ -187,3 +187,12 @@ def test_paths_that_datasets_takes_for_addresses_are_refused(tmp_path):
     (tmp_path / "ab").rename(tmp_path / "a::b")
     with pytest.raises(ValueError, match="takes :: in a path for an address. Rename it"):
         counts(folder)
+
+
+def test_folders_with_a_readme_are_not_taken_for_one_another(tmp_path):
+    """`datasets` keeps what it has read by the folder's last name, whatever lies in it."""
+    configs = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.parquet\n"
+    for place, count in (("one", 2), ("two", 3), ("one", 4)):
+        folder = write(tmp_path / place / "data", train=table(count))
+        (tmp_path / place / "data" / "README.md").write_text(f"---\n{configs}---\n")
+        assert len(load_images(folder)) == count
