@@ -16,11 +16,11 @@ from pathlib import Path
 import yaml
 
 from images.sources import HUB_IDS
-from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, step_of
+from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, read_state, step_of
 from run.config import RunConfig
 from run.log import read_metrics
 from run.written_folder import discard, mend, written_folder
-from run.yaml_config import ConfigError, save_config
+from run.yaml_config import ConfigError, as_dict, save_config
 
 RESULTS = ("pipeline", "classifier")  # of a finished run
 CHECKPOINTS, METRICS, FIGURES, BEST, ABANDONED = "checkpoints", "metrics.jsonl", "figures", "best", "abandoned"
@@ -60,8 +60,9 @@ def checkpoint_to_resume(config: RunConfig) -> Path | None:
     """The checkpoint that `config.resume` asks for; None for a new run.
 
     Raises:
-        ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds; what the
-            folder holds is no run; it is later than the last step, or overwrite=true would delete it.
+        ConfigError: it is no complete checkpoint, or one of another run than the one that the folder holds, or with
+            other keys that cannot change; what the folder holds is no run; it is later than the last step, or
+            overwrite=true would delete it.
     """
     if config.resume is None:
         return None
@@ -80,6 +81,8 @@ def checkpoint_to_resume(config: RunConfig) -> Path | None:
             f"steps must be at least {step_of(path)}, of the checkpoint {path} that the run goes on from, but is "
             f"{config.steps}"
         )
+    if path is not None:
+        require_unchanged(read_state(path)["config"], as_dict(config))
     return path
 
 
@@ -198,6 +201,12 @@ def changes(saved: dict, present: dict) -> list[str]:
                 )
             texts.append(f"{key}: {present.get(key)!r}, was {saved.get(key)!r}")
     return texts
+
+
+def require_unchanged(saved: dict, present: dict) -> None:
+    """Raise the ConfigError of `changes` before anything is loaded; what is "auto" is known only later."""
+    known = [key for key, value in present.items() if value != "auto"]
+    changes({key: saved[key] for key in known if key in saved}, {key: present[key] for key in known})
 
 
 def validates_alike(saved: dict, present: dict) -> bool:
