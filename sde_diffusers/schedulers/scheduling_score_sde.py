@@ -306,11 +306,11 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
             )
         if variance_noise is not None:
             require_floating(variance_noise=variance_noise)
-        if variance_noise is not None and variance_noise.shape != sample.shape:
-            raise ValueError(
-                f"`variance_noise` must have the shape of `sample`, {tuple(sample.shape)}, but has "
-                f"{tuple(variance_noise.shape)}."
-            )
+            if variance_noise.shape != sample.shape:
+                raise ValueError(
+                    f"`variance_noise` must have the shape of `sample`, {tuple(sample.shape)}, but has "
+                    f"{tuple(variance_noise.shape)}."
+                )
         require_generators(generator, len(sample), "states")
         dtype = torch.promote_types(sample.dtype, torch.float32)
         state, k = self._unrounded(sample, dtype), self._calls

@@ -13,8 +13,6 @@ from images.folders import SPLIT_WORD, SPLITS
 
 PART_OF = re.compile(r"-\d{5}-of-\d{5}")
 PART = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?|(?P<word>[A-Za-z]+)([-_.]?\d+)?")
-
-
 NAMES_A_SPLIT = re.compile(rf"(?<![a-z])(?:{SPLIT_WORD})(?![a-z])", re.IGNORECASE)
 
 

@@ -86,8 +86,6 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
         **options,
     )
     held_out = None
-    if record and data.split != record.split:
-        record = None  # which is refused once all is known that changed
     if record:
         record.require_shape(train)
     if record and record.held_out and isinstance(train, ImageData):  # never trained on, whatever validates now
