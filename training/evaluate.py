@@ -17,7 +17,6 @@ if __name__ == "__main__":
     help_if_asked(__doc__, "evaluation/config.py")
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -48,7 +47,9 @@ from run.draws import seed_of
 from run.folder import require_outside_the_data
 from run.launching import start_all_processes
 from run.memory import keep_freed_memory
+from run.written_folder import write_whole
 from run.yaml_config import ConfigError
+from sde_diffusers.commands.picture_files import require_writable
 
 SAMPLES, REFERENCE, TEST = "samples", "reference", "test"
 YARDSTICK, SUBSET = 2, 3  # streams of random numbers beside those of the samples
@@ -70,9 +71,10 @@ class Evaluation:
         if config.save_images and given == (self.folder / "samples").resolve():
             raise ConfigError(f"save_images=true would write into {config.pipeline}, whose images are evaluated")
         for key, folder in (("output_dir", self.folder), ("cache_dir", self.cache)):
-            there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
-            if not there.is_dir() or not os.access(there, os.W_OK):
-                raise ConfigError(f"{key}={folder} cannot be made: {there} is no folder that can be written to")
+            try:
+                require_writable(folder)
+            except ValueError as error:
+                raise ConfigError(f"{key}: {error}") from error
         if config.update_card:
             load_card(config.pipeline)
         with accelerator.local_main_process_first():  # which downloads, if need be
@@ -140,7 +142,8 @@ class Evaluation:
             about = {"images": name, "num_images": len(features[name]), "seed": config.samples.seed} | self.about_data
             about |= {"feature_space": network.name, "feature_dimension": network.dimension}
             about |= {"feature_resolution": network.resolution}
-            about |= {"bands": f"the first 3 of {self.bands}"} if self.bands not in (1, 3) else {}
+            few = "first one" if self.bands == 2 else "first 3"
+            about |= {"bands": f"the {few} of {self.bands}"} if self.bands not in (1, 3) else {}
             about |= self.about_samples(samples) if name == SAMPLES else {}
             found = compare_features(
                 config.metrics, features[name], reference, statistics, config.bootstrap_resamples, seed
@@ -189,7 +192,8 @@ class Evaluation:
         if config.save_images and samples is not None:
             save_images(samples.images, self.folder / "samples", samples.pixels)
         results = {"pipeline": config.pipeline, "results": records}
-        write_text(self.folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+        text = json.dumps(results, indent=2, allow_nan=False)
+        write_whole(self.folder / "results.json", lambda path: path.write_text(text))
         title = f"{config.pipeline} (images of a folder)"
         if self.pipe is not None:
             parameters = sum(parameter.numel() for parameter in self.pipe.unet.parameters())
@@ -200,21 +204,13 @@ class Evaluation:
             title += f"\n{sampler}\nNFE {samples.nfe}, seed {config.samples.seed}, {precision}"
         curve = run_of(config.pipeline) / "metrics.jsonl"  # of train.py's output folder
         page = draw_page(title, tables, samples, neighbors, self.reference, bits, curve, config.neighbors.shown)
-        page.savefig(self.folder / ".page.incomplete", format="png")
-        os.replace(self.folder / ".page.incomplete", self.folder / "page.png")
+        write_whole(self.folder / "page.png", lambda path: page.savefig(path, format="png"))
         if config.update_card:
             dataset = HUB_IDS.get(config.data.dataset, self.reference.name)
             own = [record for record in records if "network" in record and record["value"] is not None]
             results = [eval_result(record, dataset) for record in own]
             update_card(config.pipeline, results, self.about_network["network"])
         print("\n\n".join(["", *map(markdown, tables), f"Results: {self.folder.resolve()}"]))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.incomplete")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def launch(work: Callable[[EvaluationConfig, Accelerator], None], arguments: list[str]) -> int:

@@ -17,7 +17,6 @@ if __name__ == "__main__":
     help_if_asked(__doc__, "evaluation/config.py")
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -25,13 +24,13 @@ from pathlib import Path
 import matplotlib
 from accelerate import Accelerator
 
-from evaluate import Evaluation, launch, write_text
+from evaluate import Evaluation, launch
 from evaluation.config import EvaluationConfig
 from evaluation.inputs import load_networks
-from run.checkpoints import list_checkpoints, read_state
+from run.checkpoints import images_seen, list_checkpoints, read_state
 from run.launching import start_all_processes
 from run.record import read_record, record_in
-from run.written_folder import written_folder
+from run.written_folder import write_whole, written_folder
 from run.yaml_config import ConfigError
 
 matplotlib.use("Agg")
@@ -43,8 +42,12 @@ CURVES = {"frechet_distance": "Frechet distance of the samples", "bits_per_dim":
 
 def pipeline_of(checkpoint: Path, finished: Path, target: Path) -> None:
     """Write the finished run's pipeline with the averaged weights of a checkpoint as the folder `target`."""
+
+    def own_weights(place: str, names: list[str]) -> list[str]:  # in one file, or in shards and an index
+        return [name for name in names if Path(place).name == "unet" and name.startswith(WEIGHTS.partition(".")[0])]
+
     with written_folder(target) as folder:
-        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS))
+        shutil.copytree(finished, folder, dirs_exist_ok=True, ignore=own_weights)
         shutil.copy(checkpoint / "ema.safetensors", folder / "unet" / WEIGHTS)
 
 
@@ -61,7 +64,7 @@ def evaluate_checkpoint(checkpoint: Path, config: EvaluationConfig, accelerator:
     own = EvaluationConfig(**{**vars(config), "pipeline": str(folder / "pipeline"), "output_dir": str(folder)})
     Evaluation(own, accelerator).run()
     accelerator.wait_for_everyone()
-    point = {"step": state["step"], "images_seen": state["step"] * state["config"]["batch_size"]}
+    point = {"step": state["step"], "images_seen": images_seen(state)}
     for record in json.loads((folder / "results.json").read_text())["results"]:
         known = record["value"] is not None and record["images"] in ("samples", "test images")
         if record["metric"] in CURVES and known:
@@ -80,9 +83,8 @@ def draw_curves(points: list[dict], path: Path) -> None:
         panel.plot([p["images_seen"] for p in known], [p[metric]["value"] for p in known], marker="o")
         panel.set(xlabel="training images seen", ylabel=CURVES[metric])
         panel.grid(alpha=0.3)
-    figure.savefig(path.with_name(f".{path.name}.incomplete"), format="png", dpi=120)
+    write_whole(path, lambda incomplete: figure.savefig(incomplete, format="png", dpi=120))
     plt.close(figure)
-    os.replace(path.with_name(f".{path.name}.incomplete"), path)
 
 
 def evaluate_run(config: EvaluationConfig, accelerator: Accelerator) -> None:
@@ -117,7 +119,8 @@ def evaluate_run(config: EvaluationConfig, accelerator: Accelerator) -> None:
     for checkpoint in checkpoints:
         points.append(evaluate_checkpoint(checkpoint, config, accelerator))
         if accelerator.is_main_process:
-            write_text(folder / "curve.json", json.dumps(points, indent=2, allow_nan=False))
+            text = json.dumps(points, indent=2, allow_nan=False)
+            write_whole(folder / "curve.json", lambda path, text=text: path.write_text(text))
             draw_curves(points, folder / "curve.png")
 
 

@@ -33,6 +33,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
+from evaluation.config import FEATURE_SPACES
 from evaluation.feature_metrics import eight_bits
 from evaluation.sample_distance import SampleDistance
 from run.checkpoints import read_state
@@ -46,6 +47,7 @@ from run.optimizer import learning_rate
 from run.power_averages import PowerAverages, drop_snapshots, save_snapshot
 from run.process import launch
 from run.publishing import Publisher
+from run.record import digest_of
 from run.score_model import (
     build_network,
     build_objective,
@@ -56,7 +58,7 @@ from run.score_model import (
     require_tuned_alike,
     tunes_consistency,
 )
-from run.splits import check_labels
+from run.splits import about_classes, check_labels
 from run.training_run import TrainingRun
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
@@ -86,6 +88,8 @@ class Training(TrainingRun):
                 self.accelerator.print(line)
         if self.conditional:
             self.record.require_classes(self.data)
+        if note := about_classes(config, self.data):
+            self.accelerator.print(note)
         count = MEASURED_IMAGES if wants_images(config) else 8
         self.few, labels = self._some_images(count)
         self.checked_labels(labels, self.data.name)  # a stream tells its labels only now
@@ -128,7 +132,11 @@ class Training(TrainingRun):
 
     def _some_images(self, count):
         """Images, and labels or None: `count` of the training's, or all if there are fewer."""
-        return next(self.data.batches(min(count, self.data.num_images or count), seed=0))
+        images, labels = next(self.data.batches(min(count, self.data.num_images or count), seed=0))
+        if self.data.num_images is not None:
+            return images, labels
+        once = list({digest_of(image): k for k, image in enumerate(images)}.values())  # a short stream begins again
+        return images[once], None if labels is None else labels[once]
 
     def build_network(self, new):
         network = build_network(self.config, self.data.image_shape, self.record)
@@ -222,7 +230,7 @@ class Training(TrainingRun):
             if draw and main:
                 self.draw_samples()
             if push and main:
-                self.publisher.offer(self.step, self.save_as)
+                self.publisher.offer(self.step, self.images_seen, self.save_as)
 
     def measure_distance(self) -> None:
         """Write down how far samples lie from training images, on all processes."""
@@ -233,8 +241,9 @@ class Training(TrainingRun):
             print(f"Step {self.step}: {reason}")
         if not distances:
             return
-        self.log.metrics(self.step, **distances)
-        history = [record for record in self.log.records if distances.keys() <= record.keys()]
+        how = self.distance.settings
+        self.log.metrics(self.step, **distances, distance_settings=how)
+        history = [r for r in self.log.records if distances.keys() <= r.keys() and r.get("distance_settings") == how]
         steps, curves = [r["step"] for r in history], {name: [r[name] for r in history] for name in distances}
         self.log.picture(self.step, "distance", distance_curves(steps, curves))
 
@@ -271,7 +280,7 @@ class Training(TrainingRun):
     def finish(self):
         pipeline = self.folder / self.result
         if self.publisher:
-            self.publisher.finish(self.step, pipeline)
+            self.publisher.finish(self.step, self.images_seen, pipeline)
         print(
             f'Done: from sde_diffusers import ScoreSdePipeline; pipe = ScoreSdePipeline.from_pretrained("{pipeline}")'
         )
@@ -283,6 +292,9 @@ def main(arguments: list[str]) -> int:
     def configuration() -> Config:
         config = read_config(arguments)
         check_score_model(config)
+        if config.distance.features not in (None, *FEATURE_SPACES):
+            allowed = ", ".join(FEATURE_SPACES)
+            raise ConfigError(f"distance.features must be one of {allowed}, but is {config.distance.features!r}")
         return config
 
     return launch(Training, configuration)

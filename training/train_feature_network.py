@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ class Recipe:
     hub_id: str
     title: str
     images: str  # what they are, for the card
-    licence: str  # of the images
+    licence: str  # of the images; "" where it is not known
     classes: str  # what the classifier knows
     channels: int
     resolution: int
@@ -86,9 +86,7 @@ RECIPES = {
 }
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 CARD = """---
-license: apache-2.0
-datasets:
-- {recipe.hub_id}
+license: apache-2.0{datasets}
 tags:
 - image-classification
 - feature-extraction
@@ -113,7 +111,7 @@ space in which generated images can be compared with real ones without a connect
 with the FID, nor with distances in the features of other weights.
 
 - **Accuracy**: {percent:.2f} % of the {test_count:,} test images{both}.
-- **Data**: {train_count:,} training images of {recipe.title} ({recipe.licence}){about_data}. No test image was used in
+- **Data**: {train_count:,} training images of {recipe.title}{licence}{about_data}. No test image was used in
   training or to choose anything.
 - **Architecture**: `ResidualClassifier` in `training/evaluation/residual_classifier.py`, {parameters:,} parameters: a
   3 x 3 convolution and four residual blocks with batch normalisation ({widths} channels at {sides} pixels),
@@ -185,6 +183,9 @@ def main(arguments: list[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(f"--dataset: {error}")
 
+    known = Path(__file__).resolve().parents[1] / "pretrained" / name / "config.json"
+    if known.is_file() and train.class_names != json.loads(known.read_text())["class_names"]:
+        recipe = of_other_images(recipe, train, options.dataset)
     try:
         network = new_classifier(train, recipe, options)
     except (ValueError, OSError) as error:
@@ -233,6 +234,8 @@ def main(arguments: list[str]) -> int:
             name=name,
             features=options.features,
             recipe=recipe,
+            datasets=f"\ndatasets:\n- {recipe.hub_id}" if recipe.licence else "",
+            licence=f" ({recipe.licence})" if recipe.licence else "",
             about_data=f", {options.about_data}" if options.about_data else "",
             accuracy=accuracy,
             percent=100 * accuracy,
@@ -268,6 +271,21 @@ def main(arguments: list[str]) -> int:
         (folder / "README.md").write_text(card)
     print(f"{options.output_dir}: {extract.name}, accuracy {100 * accuracy:.2f} % of {len(test):,} test images")
     return 0
+
+
+def of_other_images(recipe: Recipe, data: ImageData, dataset: str) -> Recipe:
+    """The recipe, with a card of what these images are, and not those that it is named after."""
+    name = Path(dataset).expanduser().resolve().name if Path(dataset).expanduser().exists() else dataset
+    kind = recipe.images.rpartition(",")[0]
+    return replace(
+        recipe,
+        dataset=name,
+        hub_id=name,
+        title=f"`{name}`",
+        images=f"{kind}, {len(data.class_names)} classes",
+        licence="",
+        classes=f"{', '.join(data.class_names)}, at {recipe.resolution} x {recipe.resolution}",
+    )
 
 
 def new_classifier(data: ImageData, recipe: Recipe, options: argparse.Namespace) -> ResidualClassifier:

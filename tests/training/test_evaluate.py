@@ -335,17 +335,19 @@ def test_samples_of_another_configuration_are_refused(folder, tmp_path, capsys):
 
 def test_curve_over_the_checkpoints_of_a_run(complete, folder, tmp_path, capsys):
     training, output = tmp_path / "run", tmp_path / "curve"
-    shutil.copytree(folder / "pipeline", training / "pipeline")
+    ScoreSdePipeline.from_pretrained(folder / "pipeline").save_pretrained(training / "pipeline", max_shard_size="20KB")
+    assert len([*(training / "pipeline" / "unet").glob("*.safetensors")]) > 1  # which are not the checkpoints' weights
     weights = load_file(folder / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors")
     for step, factor in ((5, 0.9), (10, 1.0)):
         checkpoint = training / "checkpoints" / f"step-{step:08d}"
         checkpoint.mkdir(parents=True)
         save_file({name: factor * value for name, value in weights.items()}, checkpoint / "ema.safetensors")
-        (checkpoint / "state.json").write_text(json.dumps({"step": step, "config": {"batch_size": 32}}))
+        counted = {"images_seen": 300} if step == 10 else {}  # in smaller batches at the end; older ones do not tell
+        (checkpoint / "state.json").write_text(json.dumps({"step": step, "config": {"batch_size": 32}} | counted))
     options = [str(training), *arguments(folder, output, "feature_spaces=[fashion-mnist]", *LIKELIHOOD)[1:]]
     assert evaluate_checkpoints.main(options) == 0
     early, late = json.loads((output / "curve.json").read_text())
-    assert [early["images_seen"], late["images_seen"]] == [160, 320]
+    assert [early["images_seen"], late["images_seen"]] == [160, 300]
     values = {record["metric"]: record["value"] for record in complete[1] if record["images"] != "samples"}
     assert late["bits_per_dim"]["value"] == pytest.approx(values["bits_per_dim"], rel=1e-6)
     assert early["bits_per_dim"]["value"] != pytest.approx(values["bits_per_dim"], rel=1e-3)
@@ -389,7 +391,7 @@ def test_class_labels():
     [
         ("sample.num_images=1", "Did you mean samples"),
         ("samples.num_image=1", "samples.num_image is not a key. Did you mean num_images"),
-        ("samples.seed=-1", "samples.seed must be at least 0, but is -1"),
+        ("samples.seed=-1", "samples.seed must be an integer from 0 to .* but is -1"),
         ("metrics=[fid]", "metrics must be a list of frechet_distance"),
         ("feature_spaces=[vgg]", "feature_spaces must be"),
         ("likelihood.eps=2", "likelihood.eps must be in"),
@@ -454,6 +456,9 @@ def test_update_of_a_missing_card_is_refused(tmp_path, capsys):
     more = [f"output_dir={tmp_path}", "data.dataset=fashion_mnist", "update_card=true"]
     assert evaluate.main([str(tmp_path), *more]) == 1
     assert "there is no" in capsys.readouterr().err
+    (tmp_path / "README.md").write_text("---\nlicense: mit: or not\n---\n")
+    assert evaluate.main([str(tmp_path), *more]) == 1
+    assert "README.md cannot be read" in capsys.readouterr().err
 
 
 def test_what_values_mean_is_told_of_both_folders(tmp_path):

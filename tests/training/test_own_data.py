@@ -425,8 +425,8 @@ def test_an_evaluation_leaves_other_files_alone(tmp_path, run, capsys):
         (tmp_path / "run", output, f"evaluate {tmp_path}/run/pipeline"),
         (pipeline, f"output_dir={data}/e", "lies in data.dataset="),
         (pipeline, f"output_dir={data}/0_00.png/e", "lies in data.dataset="),
-        (pipeline, f"output_dir={tmp_path}/small.yaml/e", "is no folder that can be written to"),
-        (pipeline, output, f"cache_dir={tmp_path}/small.yaml", "is no folder that can be written to"),
+        (pipeline, f"output_dir={tmp_path}/small.yaml/e", "small.yaml is a file"),
+        (pipeline, output, f"cache_dir={tmp_path}/small.yaml", "small.yaml is a file"),
     ):
         assert evaluate.main([str(path), *words, *more]) == 1
         assert message in (error := capsys.readouterr().err) and "Traceback" not in error, error
@@ -453,3 +453,61 @@ def test_folders_of_a_run_may_be_links(tmp_path, run):
     run(*words, "overwrite=true")
     assert (tmp_path / "pipeline elsewhere" / "model_index.json").exists()
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith(".")) == []
+
+
+def test_held_out_images_are_not_left_in_a_stream(tmp_path, run, capsys):
+    words = f"data.dataset={noise(tmp_path / 'data', 20)}", f"output_dir={tmp_path}/run"
+    run(*words, "validate_every=2")
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=4", "data.streaming=true")
+    assert "this run has held 2 images out, which cannot be left out of a stream: set data.streaming=false" in error
+
+
+def test_held_out_images_that_were_renamed_are_found(tmp_path, run, capsys):
+    data = noise(tmp_path / "data", 30)
+    words = f"data.dataset={data}", f"output_dir={tmp_path}/run"
+    run(*words, "validate_every=2")
+    held_out = sorted(read_record(tmp_path / "run").held_out)
+    last = int(held_out[-1][2:4])
+    for k in reversed(range(last, 30)):  # a picture is inserted before the last one that was held out
+        (data / f"0_{k:02}.png").rename(data / f"0_{k + 1:02}.png")
+    Image.new("L", (8, 8), 7).save(data / f"0_{last:02}.png")
+    error = refused(tmp_path, capsys, *words, "resume=latest", "steps=4")
+    assert f"0_{last + 1:02}.png" in error and f"is the image that the run has held out as {held_out[-1]}" in error
+
+
+def test_reference_images_are_those_that_were_chosen(tmp_path, run):
+    """A run on some of the images is compared with these, and not with others."""
+    data = f"data.dataset={noise(tmp_path / 'data', 40)}"
+    run(data, f"output_dir={tmp_path}/run", "data.max_images=20", "validate_every=2")
+    words = [str(tmp_path / "run" / "pipeline"), data, f"output_dir={tmp_path}/e", "samples.num_images=6"]
+    assert evaluate.main([*words, "samples.num_inference_steps=2"]) == 0
+    (record,) = (r for r in results(tmp_path / "e") if r["metric"].startswith("nearer"))
+    assert (record["num_reference"], record["num_test_images"]) == (18, 2)
+
+
+def test_samples_of_floats_need_the_range_of_the_real_images(tmp_path, capsys):
+    for name, high in (("real", 1.0), ("samples", 0.1)):
+        (tmp_path / name).mkdir()
+        for k in range(6):
+            values = np.random.default_rng(k).uniform(0, high, (8, 8)).astype(np.float32)
+            np.save(tmp_path / name / f"{k}.npy", values)
+    words = [f"{tmp_path}/samples", f"{tmp_path}/real", f"output_dir={tmp_path}/e"]
+    assert evaluate.main(words) == 1
+    assert "say which values are black and white by data.value_range" in capsys.readouterr().err
+    assert evaluate.main([*words, "data.value_range=[0,1]"]) == 0
+
+
+def test_classes_that_nobody_trains_are_told_of(tmp_path, run, capsys):
+    for name in ("blight", "rust"):
+        noise(tmp_path / "leaves" / name, 4)
+    words = f"data.dataset={tmp_path}/leaves", f"output_dir={tmp_path}/run"
+    run(*words)
+    assert "The 2 classes are not used: model.num_class_embeds=2 would train" in capsys.readouterr().out
+    run(*words, "overwrite=true", "model.num_class_embeds=5")
+    assert "has 2 classes: the rest is never trained" in capsys.readouterr().out
+
+
+def test_one_thing_is_said_once(tmp_path, capsys):
+    data = str(noise(tmp_path / "data", 4))
+    assert show_data.main([data, f"data.dataset={tmp_path}"]) == 1
+    assert f"data.dataset is {data} already, and data.dataset={tmp_path} says otherwise" in capsys.readouterr().err

@@ -23,11 +23,13 @@ from tiny_training import (
     tiny,
     wait_for,
 )
+from warm_python import ranks
 
 import train
 from run.checkpoints import list_checkpoints
 from run.config import read_config
 from run.draws import draw_examples
+from run.figures import loss_curve
 from run.interruption import Interruption
 from run.lock import FolderLock
 from run.score_model import build_objective, build_scheduler, check_score_model
@@ -40,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "training" / "configs").rglob("*.yaml"))
 ACCELERATE = ("-m", "accelerate.commands.accelerate_cli", "launch")
 FSDP = (*ACCELERATE, "--config_file", str(ROOT / "training/accelerate/fsdp_8_gpus.yaml"), "--num_processes")
+IN_SHARDS = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as that file has it: run/test_launching.py
 SHARD = r"Network: ([\d,]+) parameters, on 2 x cpu \(FSDP: ([\d,]+) of them on the first\)"
 
 
@@ -89,7 +92,7 @@ def test_every_configuration_is_valid(path):
             "power_averages.sigma_rel must be .* differ in six digits",
         ),
         (
-            "distance_every=1 distance.num_inference_steps=1000001",
+            "distance_every=1 distance.features=cifar10 distance.num_inference_steps=1000001",
             r"distance\.num_inference_steps and scheduler: .*at most 1,000,000",
         ),
         ("model.num_class_embeds=null", r"label_dropout .* need a number of classes"),
@@ -176,7 +179,7 @@ def test_refuses_before_any_work(tiny, tmp_path, capsys, overrides, message):
 
 @pytest.mark.parametrize("override", ["compile=true", "mixed_precision=fp16", "optimizer.name=muon"])
 def test_refuses_what_is_not_done_in_shards(tiny, tmp_path, capsys, monkeypatch, override):
-    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2")):
+    for name, value in IN_SHARDS.items():
         monkeypatch.setenv(name, value)
     assert train.main([str(tiny), f"output_dir={tmp_path}/run", override]) == 1
     assert f"{override} " in (error := capsys.readouterr().err)
@@ -238,7 +241,8 @@ def whole_run(tiny, tmp_path_factory):
     torch.set_num_threads(1)
     extras = ["validate_every=20", "sample_every=30", "checkpoint_every=10", "checkpoints_limit=3"]
     larger = ["model.block_out_channels=[16]", "model.patch_size=2", "optimizer.lr=1e-2", "batch_size=32"]
-    return run_here(tiny, folder, "steps=60", *larger, *extras)
+    assert train.main([str(tiny), f"output_dir={folder}", "steps=60", *larger, *extras]) == 0  # with all pictures
+    return folder
 
 
 def test_learns_from_real_images_and_leaves_a_pipeline(whole_run):
@@ -270,6 +274,14 @@ def test_keeps_the_best_model_figures_and_a_few_checkpoints(whole_run):
             image.load()
             assert len(image.convert("L").getcolors(256)) > 10, name
     assert list((whole_run / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("losses", [(3.0, 2.0, 1.0), (1.0, 0.0, -1.0)], ids=["positive", "of any sign"])
+@pytest.mark.parametrize("validation", [((), ()), ((2, 3), (2.5, 1.5))], ids=["training", "validation"])
+def test_loss_curves_show_what_there_is(losses, validation):
+    """In blue and orange, whether or not there is a logarithm of the losses."""
+    drawn = {color for _, color in loss_curve((1, 2, 3), losses, *validation).getcolors(10**6)}
+    assert (31, 119, 180) in drawn and ((255, 127, 14) in drawn) == bool(validation[0])
 
 
 def test_a_worse_model_does_not_replace_the_best(tiny, tmp_path):
@@ -317,15 +329,6 @@ def test_signals_and_crashes_leave_no_trace(tiny, tmp_path, capsys):
     assert metrics(folder) == metrics(twin)
 
 
-def test_micro_batches_follow_the_whole_batch(tiny, tmp_path):
-    """(Processes: test_small_data.py.)"""
-    overrides = ["steps=50", "optimizer.lr=1e-2"]
-    one = metrics(run_here(tiny, tmp_path / "one", *overrides))
-    micro = metrics(run_here(tiny, tmp_path / "micro", *overrides, "gradient_accumulation_steps=3"))
-    assert list(one) == list(micro) == list(range(1, 51))
-    assert max(abs(one[step] - micro[step]) for step in one) < 1e-3
-
-
 def test_shards_follow_one_process_and_change_hands(tiny, tmp_path):
     """FSDP goes on from a checkpoint of one process, and one process from a checkpoint of FSDP."""
     overrides = [
@@ -346,14 +349,15 @@ def test_shards_follow_one_process_and_change_hands(tiny, tmp_path):
                 shutil.rmtree(checkpoint)
         return tmp_path / name
 
-    process = start(tiny, resume(whole, "shards", 4), *overrides, "resume=latest", launcher=(*FSDP, "2"))
-    output = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    parameters, shard = map(lambda text: int(text.replace(",", "")), re.search(SHARD, output[0]).groups())
+    shards = resume(whole, "shards", 4)
+    processes = [start(tiny, shards, *overrides, "resume=latest", **rank, **IN_SHARDS) for rank in ranks(2)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    parameters, shard = map(lambda text: int(text.replace(",", "")), re.search(SHARD, outputs[0][0]).groups())
     assert 0.45 * parameters < shard < 0.55 * parameters
-    last = run_here(tiny, resume(tmp_path / "shards", "last", 8), *overrides, "resume=latest")
+    last = run_here(tiny, resume(shards, "last", 8), *overrides, "resume=latest")
 
-    for folder in (tmp_path / "shards", last):
+    for folder in (shards, last):
         for name in ("loss", "grad_norm", "validation_loss"):
             ours, theirs = metrics(folder, name), metrics(whole, name)
             assert ours.keys() == theirs.keys() and max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4, name

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from images.folders import LABELS
 from run.precision import PRECISIONS
-from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, ConfigError, merge, one_of
+from run.yaml_config import COUNT, NATURAL, NOT_NEGATIVE, POSITIVE, SEED, ConfigError, merge, one_of
 from sde_diffusers.likelihood.dequantization import DEQUANTIZATIONS
 
 METRICS = ("frechet_distance", "kernel_distance", "precision_recall", "density_coverage")
@@ -110,7 +110,7 @@ RULES = {  # of values that are not null
     "samples.num_inference_steps": COUNT,
     "samples.guidance_scale": NOT_NEGATIVE,
     "samples.classes": one_of(CLASSES),
-    "samples.seed": NATURAL,
+    "samples.seed": SEED,
     "samples.batch_size": COUNT,
     "mixed_precision": one_of(PRECISIONS),
     "feature_spaces": _all_of(FEATURE_SPACES),
@@ -128,7 +128,7 @@ RULES = {  # of values that are not null
     "likelihood.eps": ("in (0, 1)", lambda value: 0 < value < 1),
     "likelihood.rtol": POSITIVE,
     "likelihood.atol": POSITIVE,
-    "likelihood.seed": NATURAL,
+    "likelihood.seed": SEED,
     "likelihood.batch_size": COUNT,
     "neighbors.num_images": NATURAL,
     "neighbors.space": one_of(("pixels", *FEATURE_SPACES)),
@@ -166,6 +166,11 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
     for space in config.feature_weights:
         if config.feature_spaces and space not in config.feature_spaces:
             raise ConfigError(f"feature_weights.{space} is for a feature space that is none of feature_spaces")
+    if config.bootstrap_resamples and (not config.feature_spaces or "frechet_distance" not in config.metrics):
+        raise ConfigError(
+            f"bootstrap_resamples={config.bootstrap_resamples} is for the metric frechet_distance in feature_spaces, "
+            f"but these are {config.metrics} in {config.feature_spaces}"
+        )
     if config.data.test_split == config.data.reference_split:
         raise ConfigError(
             f"data.test_split and data.reference_split are both {config.data.reference_split!r}: a split says nothing "

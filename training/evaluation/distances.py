@@ -10,7 +10,6 @@ All are computed in float64, and pairs of images in chunks, so that 10,000 again
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
+
+from run.written_folder import write_whole
 
 RELIABLE_SAMPLES = 10  # images for each dimension below which a Frechet distance is marked
 BATCH = 10_000  # features that are held in float64 at a time
@@ -100,12 +101,11 @@ class FeatureStatistics:
             resolution: side in pixels of the images, before the network resized them.
         """
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.incomplete")
         description = {"feature_space": feature_space, "dataset": dataset, "split": split, "resolution": resolution}
         tensors = {"mean": self.mean, "covariance": self.covariance, "count": torch.tensor(self.count)}
         tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
-        save_file(tensors, temporary, metadata={key: str(value) for key, value in description.items()})
-        os.replace(temporary, path)
+        metadata = {key: str(value) for key, value in description.items()}
+        write_whole(path, lambda incomplete: save_file(tensors, incomplete, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path, feature_space: str | None = None) -> FeatureStatistics:

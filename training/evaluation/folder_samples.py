@@ -53,9 +53,15 @@ def load_samples(config: EvaluationConfig) -> ImageData:
             images = (read_one(rows, k) for k in range(len(rows)))
             first = first_image(images, partial(decode_image, dtype=None), source.name)
             options |= told if first.dtype != torch.uint8 else {}
-        return load_images(source, max_images=config.samples.num_images or None, **options)
+        samples = load_images(source, max_images=config.samples.num_images or None, **options)
     except (ValueError, OSError) as error:
         raise ConfigError(f"{config.pipeline} is neither a pipeline nor a folder of images: {error}") from error
+    if samples.pixels.levels is None and told["value_range"] is None:
+        raise ConfigError(
+            f"the images of {config.pipeline} are floating-point numbers, whose least and largest need not be those "
+            "of the real images: say which values are black and white by data.value_range=[low,high]"
+        )
+    return samples
 
 
 def as_samples(data: ImageData, seed: int) -> Samples:

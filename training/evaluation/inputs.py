@@ -211,7 +211,7 @@ class SplitsOfRun:
     def load(self, split: str) -> ImageData:
         """The images of a split, or those held out; of the split that the run has read, those that it trained on."""
         record = self.record
-        if record is None or not record.held_out or split not in (record.split, HELD_OUT):
+        if record is None or not (record.held_out or record.max_images) or split not in (record.split, HELD_OUT):
             return load_images(self.source, split, max_images=self.max_images, **self.arguments)
         try:
             data = self._parts[split == HELD_OUT]
@@ -227,7 +227,10 @@ class SplitsOfRun:
     @functools.cached_property
     def _parts(self) -> tuple[ImageData, ImageData]:
         names = self.record.held_out
-        others, held_out, missing = parted(load_images(self.source, self.record.split, **self.arguments), self.record)
+        chosen = load_images(self.source, self.record.split, max_images=self.record.max_images, **self.arguments)
+        if not names:
+            return chosen, chosen.part(torch.tensor([], dtype=torch.int64))
+        others, held_out, missing = parted(chosen, self.record)
         if not len(held_out) or not len(others):
             raise ValueError(f"the images that the pipeline's run has held out are not in {self.source.name}")
         if missing:
@@ -248,10 +251,15 @@ def _test_split(asked: str, reference_split: str, source: Source, record: ImageR
 
 
 def _with_classes_of(pipe: ScoreSdePipeline, data: ImageData, key: str) -> ImageData:
-    """The data with the network's numbers of their classes: by the names where both have some."""
+    """The data with the network's numbers of their classes: by the names where both have some.
+
+    Labels without names have their numbers for names, where the network's names are numbers, too."""
     classes, names = pipe.unet.config.num_class_embeds, pipe.class_names
     if data.labels is None:
         raise ConfigError(f"{key} needs labels, but {data.name} has none")
+    if names and not data.class_names and all(map(str.isdecimal, names)):
+        numbered = [str(k) for k in range(int(data.labels.max()) + 1)]
+        data = dataclasses.replace(data, class_names=numbered)
     if names and data.class_names and list(names) != data.class_names:
         unknown = [data.class_names[k] for k in data.labels.unique().tolist() if data.class_names[k] not in names]
         if unknown:

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 from run.yaml_config import ConfigError
-from sde_diffusers.model_card import TASK
+from sde_diffusers.model_card import TASK, read_card
 
 NAMES = {
     "frechet_distance": "Frechet distance",
@@ -31,9 +31,9 @@ def load_card(pipeline: str) -> ModelCard:
     if not path.is_file():
         raise ConfigError(f"update_card=true needs a folder with a README.md, but there is no {path}")
     try:
-        return ModelCard(path.read_text())
+        return read_card(path)
     except ValueError as error:
-        raise ConfigError(f"update_card=true: {path}: {error}") from error
+        raise ConfigError(f"update_card=true: {error}") from error
 
 
 def eval_result(record: dict, dataset_type: str) -> EvalResult:
@@ -82,6 +82,6 @@ def update_card(pipeline: str, results: list[EvalResult], network: str) -> None:
     card.data.eval_results = kept + results
     card.data.model_name = card.data.model_name or Path(pipeline).resolve().name
     path = Path(pipeline) / "README.md"
-    temporary = path.with_suffix(".incomplete")
-    temporary.write_text(str(card))
+    temporary = path.with_name(".README.md.incomplete")  # hidden, so that no push takes it
+    temporary.write_text(str(card), encoding="utf-8")
     os.replace(temporary, path)

@@ -25,6 +25,9 @@ BATCH_SIZE = 100
 class SampleDistance:
     """Measures pipelines against the same images, from the same noise; to be used by all processes together.
 
+    Attributes:
+        settings: texts that are the same for distances that compare.
+
     Args:
         config: which feature network, how many images and steps.
         images: uint8 (N, C, H, W), some training images, as `eight_bits` gives them.
@@ -47,6 +50,8 @@ class SampleDistance:
         self._reference = compute_features(images, f"images of {name}", self._network, cache, accelerator)
         self._statistics = FeatureStatistics.from_features(self._reference)
         self._said: set[str] = set()
+        numbers = config.num_images, config.num_inference_steps, len(self._reference)
+        self.settings = [self._network.name, "{} samples in {} steps, {} real images".format(*numbers)]
 
     def __call__(self, pipeline: ScoreSdePipeline) -> tuple[dict[str, float], list[str]]:
         """Frechet and kernel distance of samples of a pipeline, on all processes.

@@ -63,6 +63,11 @@ def read_arrays(path: str, labels: str = "auto", label_column: str | None = None
     else:
         images, labelled = {"train": _single_array(path, ending)}, {}
     for split, values in images.items():
+        if values.ndim == 3 and values.shape[-1] <= FEW_CHANNELS and ending in ("npy", "npz"):
+            raise ValueError(
+                f"{path} cannot be read: for {split}, its shape {values.shape} is that of one image, (H, W, C): give "
+                "a folder of such files, or one file of many, (N, H, W, C)"
+            )
         if values.ndim not in (3, 4) or not len(values):
             raise ValueError(
                 f"{path}: its images for {split} have the shape {values.shape}, not (N, H, W), (N, H, W, C) or "
@@ -90,13 +95,7 @@ def read_arrays(path: str, labels: str = "auto", label_column: str | None = None
 def _single_array(path: str, ending: str) -> np.ndarray:
     try:
         if ending == "npy":
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-            if values.ndim == 3 and values.shape[-1] <= FEW_CHANNELS:
-                raise ValueError(
-                    f"its shape {values.shape} is that of one image, (H, W, C): give a folder of such files, or one "
-                    "file of many, (N, H, W, C)"
-                )
-            return values
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         import tifffile  # takes a quarter of a second
 
         with tifffile.TiffFile(path) as tiff:
@@ -115,7 +114,10 @@ def _splits_of_npz(path: str, arrays: dict, label_column: str | None, notes: lis
         first, last = SPLIT_FIRST.fullmatch(name), SPLIT_LAST.fullmatch(name)
         if first or last:
             split, of_images = (first[1], first[2] == "images") if first else (last[2], last[1] == "x")
-            (images if of_images else labels)[SPLITS[split]] = values
+            found = images if of_images else labels
+            if SPLITS[split] in found:
+                raise ValueError(f"{path} holds {name} and another array for the split {SPLITS[split]}: leave one out")
+            found[SPLITS[split]] = values
         else:
             others.append(name)
     if images:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from images.labels import encode_labels, is_missing, refuse_missing_labels
+from images.labels import encode_labels, in_order, is_missing, refuse_missing_labels
 from images.listing import Listing, Paths, list_folder
 from images.metadata import Metadata, read_metadata
 from images.rows import Rows
@@ -170,7 +170,7 @@ def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Membe
 def _label_by_folder(root: str, splits: dict[str, Members], rows: dict[str, FolderRows], notes: list[str]) -> None:
     """Give the rows of each split that has class folders their labels."""
     classes = {split: sorted({path[0] for _, path in members if path}) for split, members in splits.items()}
-    names = sorted(set().union(*classes.values()))
+    names = in_order(set().union(*classes.values()))
     for name in names:
         if any("\udc80" <= letter <= "\udcff" for letter in name):  # how Python reads other bytes
             raise ValueError(

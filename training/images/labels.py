@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -10,6 +11,13 @@ from images.rows import Rows
 
 LABELS_BELOW = 2**31
 NUMBERS = (int, float, np.integer, np.floating)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of classes as they are numbered: alphabetically, but numbers from the least to the largest."""
+    names = set(names)
+    numbers = all(re.fullmatch("0|[1-9][0-9]*", name) for name in names)
+    return sorted(names, key=int if numbers else None)
 
 
 def is_missing(label) -> bool:
@@ -40,8 +48,8 @@ def refuse_missing_labels(name: str, column: str, given: dict[str, Sequence], ro
 def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np.ndarray | None], list[str] | None]:
     """Class indices of each split, and the names of the classes.
 
-    Integers (and floats that are whole) are indices themselves and have no names; text is numbered in alphabetical
-    order; False is 0 and True 1. A split without any label gets None.
+    Integers (and floats that are whole) are indices themselves and have no names; text is numbered as
+    `in_order` says; False is 0 and True 1. A split without any label gets None.
 
     Raises:
         ValueError: the values are of mixed types, or fractions; some of a split are missing.
@@ -55,7 +63,7 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
         raise ValueError(f"label_column {column!r} must hold integers, text or booleans, but holds {sorted(kinds)}")
     names = None
     if kinds == {"text"}:
-        names = sorted({value for values in present.values() for value in values if not is_missing(value)})
+        names = in_order(value for values in present.values() for value in values if not is_missing(value))
         index = {name: k for k, name in enumerate(names)}
     elif kinds == {"boolean"}:
         names, index = ["False", "True"], {False: 0, True: 1}

@@ -25,6 +25,8 @@ DROPPINGS = {
     ".ipynb_checkpoints": "copies that Jupyter keeps",
     ".git": "a repository's history",
     "@eaDir": "thumbnails of a file server",
+    ".thumbnails": "thumbnails of a file manager",
+    ".Trash": "a file manager's trash",
 }
 NAMED_AT_MOST = 1000  # files left out whose names are kept
 

@@ -19,7 +19,17 @@ from images.arrays import ARRAY_FILES, FEW_CHANNELS, read_arrays
 from images.folders import LABELS, SPLITS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
-from images.tables import TableStream, is_saved_to_disk, open_files, open_saved, open_splits, plain_path, read_tables
+from images.tables import (
+    TableStream,
+    files_of_builder,
+    is_saved_to_disk,
+    open_files,
+    open_saved,
+    open_splits,
+    plain_path,
+    read_tables,
+    require_same_classes_in,
+)
 
 logger = logging.getLogger("images")
 
@@ -79,6 +89,8 @@ def open_source(
         raise ValueError(f"dataset must name a folder, a file or a data set of the Hub, got {dataset!r}")
     path = Path(dataset).expanduser()
     if dataset not in HUB_IDS and path.is_file():
+        if data_dir is not None:
+            raise ValueError(f"data_dir is {data_dir!r}, but {dataset} is a file: leave it out")
         return _open_file(dataset, path, columns)
     if dataset not in HUB_IDS and path.is_dir():
         if data_dir is not None:
@@ -96,10 +108,11 @@ def _open_file(name: str, path: Path, columns: dict) -> Source:
     ending = path.suffix[1:].lower()
     if ending in TABLE_ENDINGS:
         notes: list[str] = []
-        splits = open_files(path.parent, [path.name], False)
+        splits = open_files(path.parent, [path.name], False, columns)
         return Source(name, read_tables(splits, name, notes, **columns), 1, notes=notes)
     if ending not in ARRAY_FILES:
         raise ValueError(f"{name} is a file, but none of .{', .'.join((*ARRAY_FILES, *sorted(TABLE_ENDINGS)))}")
+    _refuse_image_column(name, columns)
     splits, notes = read_arrays(str(path), columns["labels"], columns["label_column"])
     return Source(name, splits, 1, notes=notes)
 
@@ -116,7 +129,9 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             )
         try:
             own_cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _state_of(path)
-            splits = open_splits(str(path.absolute()), streaming, data_dir=data_dir, cache_dir=str(own_cache))
+            options = {"data_dir": data_dir, "cache_dir": str(own_cache)}
+            require_same_classes_in(name, files_of_builder(str(path.absolute()), **options), columns)
+            splits = open_splits(str(path.absolute()), streaming, **options)
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
         if columns["labels"] == "auto":
@@ -129,7 +144,7 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 f"{listing.num_images:,} image files beside {len(listing.tables)} files of tables are left out: the "
                 "tables are the data set"
             )
-        tables = read_tables(open_files(folder, listing.tables, streaming), name, notes, **columns)
+        tables = read_tables(open_files(folder, listing.tables, streaming, columns), name, notes, **columns)
         return Source(name, tables, len(listing.tables), listing.skipped, listing.num_skipped, notes)
     if not listing.num_images:
         found = "; ".join(f"{path} ({reason})" for path, reason in listing.skipped[:5]) or "nothing"
@@ -140,7 +155,9 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
     if alone := _array_file_alone(listing):
         return _open_file(name, folder / alone, columns)
     if stacks := _array_files_of_splits(listing):
-        opened = {split: read_arrays(str(folder / path), columns["labels"]) for split, path in stacks.items()}
+        _refuse_image_column(name, columns)
+        told = columns["labels"], columns["label_column"]
+        opened = {split: read_arrays(str(folder / path), *told) for split, path in stacks.items()}
         splits = {split: rows["train"] for split, (rows, _) in opened.items()}
         return Source(name, splits, len(stacks), listing.skipped, listing.num_skipped)
     return _of_files(name, listing, columns)
@@ -169,6 +186,7 @@ def _state_of(folder: Path) -> str:
 def _require_plain_classes(name: str, splits: dict) -> None:
     """Raise a ValueError if `datasets` would take folders of one name in several folders for one class."""
     for rows in splits.values():
+        rows = getattr(rows, "rows", rows)  # of a stream
         if getattr(rows.info, "builder_name", None) != "imagefolder" or "label" not in (rows.features or {}):
             continue
         paths = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
@@ -218,8 +236,7 @@ def _is_stack(listing: Listing, path: str) -> bool:
 
 def _of_files(name: str, listing: Listing, columns: dict) -> Source:
     """A folder of image files, read by the rule of `folders.py`."""
-    if columns["image_column"] is not None:
-        raise ValueError(f"image_column is {columns['image_column']!r}, but {name} is a folder of image files")
+    _refuse_image_column(name, columns)
     contents = arrange(listing, columns["labels"], columns["label_column"])
     if left_out := [
         item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS
@@ -227,6 +244,11 @@ def _of_files(name: str, listing: Listing, columns: dict) -> Source:
         some = ", ".join(f"{path} ({reason})" for path, reason in left_out[:5])
         contents.notes.append(f"{listing.num_skipped:,} files are left out, such as {some}")
     return Source(name, contents.splits, listing.num_images, listing.skipped, listing.num_skipped, contents.notes)
+
+
+def _refuse_image_column(name: str, columns: dict) -> None:
+    if columns["image_column"] is not None:
+        raise ValueError(f"image_column is {columns['image_column']!r}, but {name} has no columns, being no table")
 
 
 def _has_configs(folder: Path) -> bool:
@@ -274,7 +296,7 @@ def _open_hub(dataset: str, data_dir: str | None, streaming: bool, columns: dict
         return _open_hub_images(repo_id, data_dir, None, columns)
     except OSError:
         pass
-    if dataset == "fashion_mnist":
+    if dataset == "fashion_mnist" and not data_dir:
         logger.warning(
             "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
             "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.",

@@ -149,8 +149,10 @@ def open_saved(folder: Path, notes: list[str]) -> dict[str, datasets.Dataset]:
     return {"train": content}
 
 
-def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, datasets.Dataset | StreamOfFiles]:
-    """The splits of a folder of table files (relative paths), as `datasets` opens them.
+def open_files(
+    folder: Path, files: list[str], streaming: bool, columns: dict
+) -> dict[str, datasets.Dataset | StreamOfFiles]:
+    """The splits of a folder of table files (relative paths), as `datasets` opens them; `columns`: of `read_tables`.
 
     Raises:
         ValueError: files of several formats, some that belong to no split beside others that do, or broken ones.
@@ -161,9 +163,7 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
     if odd := [path for path in files if "::" in path]:
         raise ValueError(f"{folder} holds {odd[0]}: `datasets` takes :: in a path for an address. Rename it")
     splits = splits_of_files(folder, files)
-    if endings[0] != "tar":
-        classes = {path: classes_in(folder / path) for paths in splits.values() for path in paths}
-        require_same_classes(str(folder), classes)
+    require_same_classes_in(str(folder), {path: folder / path for paths in splits.values() for path in paths}, columns)
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
     plain = str(plain_path(folder))
     data_files = {
@@ -176,8 +176,23 @@ def open_files(folder: Path, files: list[str], streaming: bool) -> dict[str, dat
         raise ValueError(f"{folder}: its tables {', '.join(sorted(files)[:5])} cannot be read: {error}") from error
 
 
-def classes_in(path: Path) -> list[str] | None:
-    """The names of the only column of classes that `datasets` wrote into a parquet or arrow file's schema."""
+def require_same_classes_in(name: str, files: dict[str, Path], columns: dict) -> None:
+    """The same as `require_same_classes`, of the columns of classes that may be read of files: {a name: path}."""
+    if columns["labels"] == "none":
+        return
+    known: dict[str, dict[str, list[str] | None]] = {}
+    for place, path in files.items():
+        for column, names in classes_in(path).items():
+            if columns["label_column"] in (None, column):
+                known.setdefault(column, {})[place] = names
+    for classes in known.values():
+        require_same_classes(name, classes)
+
+
+def classes_in(path: Path) -> dict[str, list[str] | None]:
+    """The names in each column of classes that `datasets` wrote into a parquet or arrow file's schema."""
+    if path.suffix.lower() not in (".parquet", ".arrow") or not path.is_file():
+        return {}
     try:
         if path.suffix.lower() == ".parquet":
             metadata = pq.read_schema(path).metadata
@@ -189,11 +204,12 @@ def classes_in(path: Path) -> list[str] | None:
                     metadata = pa.ipc.open_file(file).schema.metadata
         features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
     except (pa.ArrowException, OSError, ValueError):  # whoever reads all of it will say what is wrong
-        return None
-    kinds = [
-        column for column in features.values() if isinstance(column, dict) and column.get("_type") == "ClassLabel"
-    ]
-    return kinds[0].get("names") if len(kinds) == 1 else None
+        return {}
+    return {
+        column: feature.get("names")
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
 
 
 def require_same_classes(name: str, classes: dict[str, list[str] | None]) -> None:
@@ -223,6 +239,12 @@ def open_splits(path: str, streaming: bool, **options) -> dict[str, datasets.Dat
     builder = datasets.load_dataset_builder(path, **options)
     files = {str(split): list(names) for split, names in (builder.config.data_files or {}).items()}
     return {split: StreamOfFiles(rows, files.get(split)) for split, rows in builder.as_streaming_dataset().items()}
+
+
+def files_of_builder(path: str, **options) -> dict[str, Path]:
+    """The files on this machine that `datasets.load_dataset(path, **options)` would read, by their names."""
+    data_files = datasets.load_dataset_builder(path, **options).config.data_files or {}
+    return {str(name): Path(str(name)) for names in data_files.values() for name in names}
 
 
 def plain_path(folder: Path) -> Path:

@@ -84,6 +84,11 @@ def read_state(path: Path) -> dict:
         raise _damaged(path / STATE, error) from error
 
 
+def images_seen(state: dict) -> int:
+    """How many images the steps up to a checkpoint have taken."""
+    return state.get("images_seen", state["step"] * state["config"]["batch_size"])  # older releases did not count
+
+
 def delete_oldest(folder: Path, limit: int | None) -> None:
     """Delete all but the latest `limit` checkpoints (None keeps all)."""
     for oldest in list_checkpoints(folder)[:-limit] if limit is not None else []:

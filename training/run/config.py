@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from run.precision import PRECISIONS
-from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, one_of, read_arguments
+from run.yaml_config import COUNT, FRACTION, NATURAL, NOT_NEGATIVE, POSITIVE, SEED, one_of, read_arguments
 
 
 @dataclass
@@ -184,7 +184,7 @@ RUN_RULES = {  # of values that are not null
     "batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     "gradient_clip": POSITIVE,
-    "seed": ("an integer from 0 to 2^64 - 1", lambda seed: 0 <= seed < 2**64),
+    "seed": SEED,
     "mixed_precision": one_of(PRECISIONS),
     "log_every": COUNT,
     "validate_every": NATURAL,

@@ -19,6 +19,7 @@ from images.sources import HUB_IDS
 from run.checkpoints import CHECKPOINT_NAME, checkpoint_path, list_checkpoints, read_state, step_of
 from run.config import RunConfig
 from run.log import read_metrics
+from run.record import RECORD
 from run.written_folder import discard, mend, written_folder
 from run.yaml_config import ConfigError, as_dict, save_config
 
@@ -238,8 +239,9 @@ def _set_aside(folder: Path, step: int) -> list[str]:
     target = next(path for k in count(1) if not (path := folder / ABANDONED / str(k)).exists())
     for name in (CHECKPOINTS, FIGURES):
         (target / name).mkdir(parents=True)
-    if (folder / METRICS).exists():
-        shutil.copy(folder / METRICS, target)  # whole: the run's own copy loses the lines after `step`
+    for name in (METRICS, RECORD):  # whole: the run's own metrics lose the lines after `step`
+        if (folder / name).exists():
+            shutil.copy(folder / name, target)
     for name in (*RESULTS, *([BEST] if _step_of_best(folder) > step else [])):
         if (folder / name).exists():
             (folder / name).rename(target / name)

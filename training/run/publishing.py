@@ -40,7 +40,7 @@ class Publisher:
             except ValueError as error:
                 raise ConfigError(f"push_to_hub=true with {key}={value}: {error}") from error
 
-    def offer(self, step: int, save: Callable[[Path], None]) -> None:
+    def offer(self, step: int, images_seen: int, save: Callable[[Path], None]) -> None:
         """Push this step's pipeline, which `save` writes into a folder, unless an earlier one is still on its way."""
         if self._thread is not None and self._thread.is_alive():
             tqdm.write(f"Step {step} is not pushed to the Hub: an earlier upload is not done yet")
@@ -50,31 +50,31 @@ class Publisher:
         except OSError as error:
             self._report(step, error)
         else:
-            self._start(self.folder, step)
+            self._start(self.folder, step, images_seen)
 
-    def finish(self, step: int, folder: Path) -> None:
+    def finish(self, step: int, images_seen: int, folder: Path) -> None:
         """Push the run's last pipeline, and wait until it is there; Ctrl-C ends the wait."""
         print(f"Pushing the pipeline to {self.repo_id} ...", flush=True)
         try:
             if self._thread is not None:
                 self._thread.join()
-            self._start(folder, step)
+            self._start(folder, step, images_seen)
             self._thread.join()
         except KeyboardInterrupt as error:
             self._report(step, error)
 
-    def _start(self, folder: Path, step: int) -> None:
-        self._thread = threading.Thread(target=self._push, args=(folder, step), daemon=True)
+    def _start(self, *arguments) -> None:
+        self._thread = threading.Thread(target=self._push, args=arguments, daemon=True)
         self._thread.start()
 
-    def _push(self, folder: Path, step: int) -> None:
+    def _push(self, folder: Path, step: int, images_seen: int) -> None:
         config = self.config
         grids = sorted((Path(config.output_dir) / "figures").glob("samples-*.png"))
         dataset = HUB_IDS.get(config.data.dataset, config.data.dataset)
         local = config.data.dataset not in HUB_IDS and Path(dataset).expanduser().exists()
         name = Path(dataset).resolve().name if local else dataset  # the rest of a path is nobody else's business
         description = (
-            f"Trained for {step:,} of {config.steps:,} steps of {config.batch_size} images of `{name}`; these are "
+            f"Trained for {step:,} of {config.steps:,} steps, on {images_seen:,} images of `{name}` in all; these are "
             f"the averaged weights (EMA)."
         )
         push = partial(

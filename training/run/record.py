@@ -41,6 +41,7 @@ class ImageRecord:
     held_out: names of the images of that split which were set aside; None if none were.
     held_out_digests: of their values, see `digest_of`; None in records of older releases.
     image_shape: (C, H, W); likewise.
+    max_images: how many of the split were chosen, as `load_images` has it; None of all.
     """
 
     dataset: str
@@ -52,9 +53,10 @@ class ImageRecord:
     held_out: list[str] | None = None
     held_out_digests: list[str] | None = None
     image_shape: list[int] | None = None
+    max_images: int | None = None
 
     @classmethod
-    def of(cls, data: ImageData | StreamedImages, split: str, validation=None) -> ImageRecord:
+    def of(cls, data: ImageData | StreamedImages, split: str, validation=None, max_images=None) -> ImageRecord:
         """Of the training images, and of validation images if these are a part of the same split."""
         held_out = digests = None
         if isinstance(validation, ImageData) and validation.rows is data.rows:
@@ -63,7 +65,8 @@ class ImageRecord:
         count = None if data.num_images is None else data.num_images + len(held_out or ())
         pixels = data.pixels
         values = pixels.dtype, [pixels.low, pixels.high]
-        return cls(data.name, split, count, *values, data.class_names, held_out, digests, list(data.image_shape))
+        about = data.class_names, held_out, digests, list(data.image_shape), max_images
+        return cls(data.name, split, count, *values, *about)
 
     @property
     def pixels(self) -> PixelFormat:
@@ -135,10 +138,11 @@ def parted(data: ImageData, record: ImageRecord) -> tuple[ImageData, ImageData, 
 
     Raises:
         OtherImages: images have those names, and are others; if names are numbers of rows, one such image suffices,
-            since rows were then added or taken away.
+            since rows were then added or taken away. Or an image that was held out has another name now.
     """
     names = {name: k for k, name in enumerate(map(data.name_of, range(len(data))))}
     found = {name: names[name] for name in record.held_out if name in names}
+    missing = [name for name in record.held_out if name not in names]
     if record.held_out_digests:
         digests = dict(zip(record.held_out, record.held_out_digests, strict=True))
         others = [name for name, k in found.items() if digest_of(data.images[k]) != digests[name]]
@@ -148,7 +152,13 @@ def parted(data: ImageData, record: ImageRecord) -> tuple[ImageData, ImageData, 
                 "out under that name: these are other data, or rows were added or taken away, and which images the "
                 "run has trained on cannot be known"
             )
+        elsewhere = {digests[name]: name for name in others + missing}
+        for name, k in names.items() if elsewhere else ():
+            if name not in found and (once := elsewhere.get(digest_of(data.images[k]))):
+                raise OtherImages(
+                    f"{name} of {data.name} is the image that the run has held out as {once}: images have got other "
+                    "names, and which of them the run has trained on cannot be known"
+                )
     chosen = sorted(found.values())
     others = sorted(set(range(len(data))) - set(chosen))
-    missing = [name for name in record.held_out if name not in names]
     return *(data.part(torch.tensor(part, dtype=torch.int64)) for part in (others, chosen)), missing

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from images.augmentation import LABELS
-from run.config import Config
+from run.config import Config, PowerAveragesConfig
 from run.measured import AUTO, without_auto
 from run.record import ImageRecord, refuse_said_by_images
 from run.yaml_config import ConfigError, construct
@@ -22,6 +22,8 @@ from sde_diffusers.models.presets import NCSNPP_PRESETS
 from sde_diffusers.network_fit import require_consistency, require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
+# What a network of the same tensors may be asked for or answer otherwise, and would have to learn anew.
+ASKED_BY = ("image_range", "preconditioning", "sigma_data", "scale_by_sigma", "time_embedding_type", "patch_size")
 SCHEDULERS = {cls.__name__: cls for cls in ScoreSdeProbabilityFlowScheduler._get_compatibles()}
 
 
@@ -183,17 +185,23 @@ def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> list[str
             f"tensors ({listed}{'; ...' if len(names) > 8 else ''})"
         )
     network.load_state_dict(weights)
+    notes = [
+        f"Note: {key} of the network of initial_weights={source} is {theirs!r}, and here {ours!r}"
+        for key in ASKED_BY
+        if (theirs := initial.config.get(key)) != (ours := network.config.get(key))
+    ]
     before, now = (list(net.config.class_names or ()) for net in (initial, network))
     if not before or not now or before == now or "class_embedding" in config.new_layers:
-        return []
+        return notes
     if sorted(before) == sorted(now):
         raise ConfigError(
             f"initial_weights: the classes of {source!r} are {before}, but here their order is {now}: name the "
             "folders so that it is the same, or give new_layers=[class_embedding]"
         )
     return [
+        *notes,
         f"Note: the classes of initial_weights={source} are {before}, and here {now}; new_layers=[class_embedding] "
-        "leaves that layer as a new network has it"
+        "leaves that layer as a new network has it",
     ]
 
 
@@ -222,6 +230,16 @@ def check_score_model(config: Config) -> None:
         scheduler.set_timesteps(config.samples.num_inference_steps)
     except ValueError as error:
         raise ConfigError(f"samples.num_inference_steps and scheduler: {error}") from error
+    if bool(config.distance_every) != bool(config.distance.features):
+        raise ConfigError(
+            f"distance_every={config.distance_every} and distance.features={config.distance.features} go together: at "
+            "which steps distances are measured, and in which features"
+        )
+    if not config.power_averages.snapshot_every and config.power_averages != PowerAveragesConfig():
+        raise ConfigError(
+            f"power_averages.sigma_rel={config.power_averages.sigma_rel} keeps averages, but at no step: "
+            "power_averages.snapshot_every is 0"
+        )
     if config.distance_every:
         try:
             scheduler.set_timesteps(config.distance.num_inference_steps)

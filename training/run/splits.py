@@ -1,5 +1,7 @@
 """The images that a configuration trains on, and those that it sets aside for validation."""
 
+import math
+
 import torch
 
 from images.loading import ImageData, StreamedImages, hold_out, load_images
@@ -59,6 +61,16 @@ def check_labels(config: RunConfig, labels: torch.Tensor | None, name: str) -> N
         raise ConfigError(f"model.num_class_embeds is {classes}, but {name} has the label {labels.max().item()}")
 
 
+def about_classes(config: RunConfig, data: Images) -> str | None:
+    """What has to be said if the network is not told of the classes of the data, or has more than these."""
+    classes, count = config.model.get("num_class_embeds"), len(data.class_names or ())
+    if count and not classes:
+        return f"The {count} classes are not used: model.num_class_embeds={count} would train the network on them"
+    if count and classes > count:
+        return f"model.num_class_embeds is {classes}, but {data.name} has {count} classes: the rest is never trained"
+    return None
+
+
 def open_data(data: DataConfig) -> Source:
     """The data set of a configuration, opened."""
     options = {key: getattr(data, key) for key in OPENING_KEYS}
@@ -88,7 +100,12 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
     held_out = None
     if record:
         record.require_shape(train)
-    if record and record.held_out and isinstance(train, ImageData):  # never trained on, whatever validates now
+    if record and record.held_out:  # never trained on, whatever validates now
+        if not isinstance(train, ImageData):
+            raise ValueError(
+                f"{train.name} is streamed, but this run has held {len(record.held_out)} images out, which cannot be "
+                "left out of a stream: set data.streaming=false"
+            )
         train, held_out = _held_out_again(train, record)
     if not config.validate_every:
         return train, None
@@ -115,6 +132,8 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
     gray = train.image_shape[0] == 1 and data.channels is None  # of colours, they are refused
     options |= {"channels": None if gray else train.image_shape[0], "pixels": train.pixels}
     validation = load_images(source, split, max_images=data.validation_images, **options)
+    if data.streaming and (validation.num_images or math.inf) >= data.validation_images:
+        print(f"Validation: the first {data.validation_images} images of the split {split}, which is streamed")
     if validation.image_shape != train.image_shape:
         shapes = (" x ".join(map(str, images.image_shape)) for images in (validation, train))
         raise ValueError(

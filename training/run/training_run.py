@@ -24,6 +24,7 @@ from run.checkpoints import (
     checkpoint_path,
     checkpoint_tensors,
     delete_oldest,
+    images_seen,
     load_checkpoint,
     load_companions,
     read_state,
@@ -108,7 +109,7 @@ class TrainingRun:
         with accelerator.local_main_process_first():
             earlier = record_in(read_state(checkpoint)) if checkpoint else None
             self.data, images = load_splits(config, earlier)
-        self.record = earlier or ImageRecord.of(self.data, config.data.split, images)
+        self.record = earlier or ImageRecord.of(self.data, config.data.split, images, config.data.max_images)
         if earlier is not None:
             accelerator.print(earlier.kept(self.data))
         if config.data.uniform_dequantization and self.data.pixels.levels is None:
@@ -129,7 +130,7 @@ class TrainingRun:
         self.model = accelerator.prepare_model(self.network, device_placement=not fsdp, evaluation_mode=bool(fsdp))
         self.optimizer = accelerator.prepare(optimizer)
         self.companions = self.build_companions()
-        self.step, self.best_loss, self.noise_by_image = 0, math.inf, True
+        self.step, self.images_seen, self.best_loss, self.noise_by_image = 0, 0, math.inf, True
         if checkpoint is not None:
             self._resume(checkpoint)
         self.average.start(self.network)
@@ -226,7 +227,7 @@ class TrainingRun:
                 began = time.perf_counter()
                 loss, gradient_norm = self.train_step(*next(batches))
                 loss_sum, count = loss_sum + loss, count + 1
-                self.step += 1
+                self.step, self.images_seen = self.step + 1, self.images_seen + config.batch_size
                 if log := self._due(config.log_every):
                     # Only here does the processor wait for a GPU.
                     mean_loss = self.accelerator.reduce(loss_sum / count, "mean").item()
@@ -280,15 +281,14 @@ class TrainingRun:
                 losses = self.objective_now()(network, *examples[part])
                 self.accelerator.backward(self.weighted(losses, examples.times[part]).mean() / micro_batches)
             loss = loss + losses.detach().mean() / micro_batches
-        limit = config.gradient_clip or math.inf
-        gradient_norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), limit))
+        norm = whole(self.accelerator.clip_grad_norm_(self.network.parameters(), config.gradient_clip or math.inf))
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.network)
         for companion in self.companions.values():
             companion.update(self.step + 1)
-        self.health.observe(gradient_norm)
-        return loss, gradient_norm
+        self.health.observe(norm)
+        return loss, norm
 
     def drawn(self, images: torch.Tensor, labels: torch.Tensor | None, step: int) -> tuple:
         """The `Examples` of a step, of which these are the images, and labels of their augmentations or None."""
@@ -368,6 +368,7 @@ class TrainingRun:
         if main:
             state = {
                 "step": self.step,
+                "images_seen": self.images_seen,
                 "best_loss": self.best_loss,
                 "ema_step": self.average.step,
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -389,11 +390,11 @@ class TrainingRun:
             raise ConfigError(str(error)) from error
         for change in changes(state["config"], as_dict(self.config)):
             self.accelerator.print(f"Changed since the checkpoint was written: {change}")
-        self.step, self.average.step = state["step"], state["ema_step"]
+        self.step, self.images_seen, self.average.step = state["step"], images_seen(state), state["ema_step"]
         self.best_loss = state["best_loss"] if validates_alike(state["config"], as_dict(self.config)) else math.inf
         self.noise_by_image = state.get("noise_by_image", False)
         if not self.noise_by_image:
             self.accelerator.print("This run began with an earlier release, whose draws of noise it keeps")
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if (scaler := self.accelerator.scaler) is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
         self.accelerator.print(f"Resumed from {path}")

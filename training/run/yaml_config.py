@@ -34,6 +34,7 @@ NOT_NEGATIVE = ("a finite number of at least 0", lambda value: 0 <= value < math
 FRACTION = ("in [0, 1)", lambda value: 0 <= value < 1)
 COUNT = ("at least 1", lambda value: value >= 1)
 NATURAL = ("at least 0", lambda value: value >= 0)
+SEED = ("an integer from 0 to 2^64 - 1", lambda seed: 0 <= seed < 2**64)
 
 
 def one_of(choices):
@@ -70,6 +71,10 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
         if "=" not in override or override.startswith("-"):
             raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
     structure = OmegaConf.structured(schema)
+    for key, value in _flat(given).items():
+        for override in overrides:
+            if override.partition("=")[0].strip() == key and override.partition("=")[2].strip() != value:
+                raise ConfigError(f"{key} is {value} already, and {override} says otherwise: give one of them")
     try:
         config = structure
         contents = [_read_yaml(Path(path).expanduser(), schema) for path in files]
@@ -123,6 +128,15 @@ def construct(section: str, cls, arguments: dict[str, Any]):
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{section}: {error}") from error
+
+
+def _flat(given: dict, prefix: str = "") -> dict[str, str]:
+    """{dotted key: text} of texts in sections."""
+    flat = {}
+    for key, value in given.items():
+        if value is not None:
+            flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return flat
 
 
 def _merged(config: DictConfig, content: DictConfig, rules: dict) -> DictConfig:

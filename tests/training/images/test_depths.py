@@ -466,3 +466,29 @@ def test_a_transparent_shade_of_sixteen_bits_is_white(tmp_path):
         (tmp_path / dtype.__name__).mkdir()
         image.save(tmp_path / dtype.__name__ / "0.png", transparency=0)
         assert load_images(str(tmp_path / dtype.__name__)).images[0, 0].tolist() == [[white, 7], [white // 2, white]]
+
+
+def test_one_picture_is_no_stack_of_slices(tmp_path):
+    """Neither in a .npz file than in a .npy file, nor alone in its folder."""
+    np.savez(tmp_path / "one.npz", np.zeros((16, 20, 3), np.uint8))
+    for place in (tmp_path / "one.npz", tmp_path):
+        with pytest.raises(ValueError, match=r"its shape \(16, 20, 3\) is that of one image"):
+            load_images(str(place))
+
+
+def test_two_arrays_for_one_split_are_refused(tmp_path):
+    images = np.zeros((2, 8, 8), np.uint8)
+    np.savez(tmp_path / "a.npz", train_images=images, val_images=images, valid_images=images)
+    with pytest.raises(ValueError, match="valid_images and another array for the split validation"):
+        load_images(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("options", [{"image_column": "x"}, {"data_dir": "x"}, {"label_column": "x"}])
+def test_what_arrays_do_not_have_is_refused(tmp_path, options):
+    for split in ("train", "test"):
+        (tmp_path / "splits" / split).mkdir(parents=True)
+        np.save(tmp_path / "splits" / split / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    for place in (tmp_path / "x.npy", tmp_path / "splits"):
+        with pytest.raises((ValueError, FileNotFoundError), match=next(iter(options))):
+            load_images(str(place), **options)

@@ -297,3 +297,13 @@ def test_class_folders_have_names_that_are_text(tmp_path):
     root = write(tmp_path, "tea/0.png")
     with pytest.raises(ValueError, match="whose name is no text .UTF-8.: rename it"):
         load_images(root)
+
+
+def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
+    names = [*map(str, range(12))]
+    splits = read_folder(write(tmp_path / "folders", *(f"{name}/a.png" for name in names))).splits
+    assert splits["train"].class_names == names
+    words = read_folder(write(tmp_path / "words", *(f"{name}/a.png" for name in (*names, "ten")))).splits
+    assert words["train"].class_names == sorted([*names, "ten"])
+    padded = read_folder(write(tmp_path / "padded", "01/a.png", "1/a.png", "2/a.png")).splits
+    assert padded["train"].class_names == ["01", "1", "2"]

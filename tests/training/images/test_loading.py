@@ -6,8 +6,6 @@ import json
 import logging
 import os
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from warm_python import run_python
 
 from images import loading, streams
 from images.loading import ImageData, StreamedImages, hold_out, load_images, split_names
@@ -567,13 +566,12 @@ for dataset, streaming in (("org/name", True), ("org/name", None), ("org/other",
 
 
 def run_hub_script(endpoint, home, offline_mode="0"):
-    """In a new process, since the libraries read the endpoint and the place of the cache when they are imported."""
+    """In a new process, since the libraries read the endpoint and the place of the cache when they begin."""
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": offline_mode}
     environment = (
         os.environ | environment | {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "PYTHONPATH": "training"}
     )
-    command = [sys.executable, "-c", HUB_SCRIPT]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    result = run_python(["-c", HUB_SCRIPT], environment, ROOT)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines(), result.stderr
 

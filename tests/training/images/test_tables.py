@@ -137,6 +137,28 @@ def test_classes_in_another_order_keep_their_names(tmp_path):
     assert load_images(same, "test").labels.tolist() == [1]
 
 
+@pytest.mark.parametrize("readme", [False, True])
+def test_files_that_number_their_classes_otherwise_are_refused(tmp_path, readme):
+    """Also beside another column of classes, and where a README.md names the files."""
+
+    def rows(names):
+        table = classes(names, ["cat", "dog"])
+        return table.add_column("coarse", [0, 0]).cast_column("coarse", datasets.ClassLabel(names=["pet", "toy"]))
+
+    first, second = rows(["cat", "dog"]), rows(["dog", "cat"])
+    for k, table in enumerate((first, second)):
+        table.to_parquet(str(tmp_path / f"train-0000{k}-of-00002.parquet"))
+    if readme:
+        (tmp_path / "README.md").write_text(
+            "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train-*\n---\n"
+        )
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="the classes of .* are .*, but those of .* are"):
+            load_images(str(tmp_path), label_column="label", streaming=streaming)
+        assert load_images(str(tmp_path), label_column="coarse", streaming=streaming).class_names == ["pet", "toy"]
+        assert load_images(str(tmp_path), labels="none", streaming=streaming).class_names is None
+
+
 @pytest.mark.parametrize(
     "train, test",
     [

@@ -40,22 +40,31 @@ def score_model(tiny, tmp_path_factory):
     return run_here(tiny, tmp_path_factory.mktemp("score") / "run", "steps=10") / "pipeline"
 
 
+@pytest.fixture(scope="module")
+def consistency_model(tuned, score_model, tmp_path_factory):
+    words = [f"initial_weights={score_model}", "steps=1"]
+    return run_here(tuned, tmp_path_factory.mktemp("consistency") / "run", *words) / "pipeline"
+
+
 @pytest.mark.parametrize("way", [{"solver_steps": 0}, {"solver_steps": 2}, {"solver_steps": 2, "q": 1}])
 def test_a_stopped_run_ends_where_an_uninterrupted_one_does(tuned, score_model, tmp_path, way):
     """Across stages, with dropout, micro-batches and validation; of the solved batches three are used in turn."""
     words = [f"initial_weights={score_model}", "validate_every=3", f"kept_batches={3 if 'q' in way else 0}"]
     words += [f"objective.{key}={value}" for key, value in way.items()]
-    words += ["steps=9", "checkpoint_every=4", "checkpoints_limit=3", "model.dropout=0.1"]
+    words += ["steps=5", "checkpoint_every=2", "checkpoints_limit=3", "model.dropout=0.1"]
     words.append("gradient_accumulation_steps=2")
     whole = run_here(tuned, tmp_path / "whole", *words)
-    middle = whole / "checkpoints" / "step-00000004"
+    middle = whole / "checkpoints" / "step-00000002"
     again = run_here(tuned, tmp_path / "again", *words, f"resume={middle}")
     assert_same_bits(final_state(again), final_state(whole))
-    assert metrics(again) == {step: loss for step, loss in metrics(whole).items() if step > 4}
-    pipe = ScoreSdePipeline.from_pretrained(whole / "pipeline")
+    assert metrics(again) == {step: loss for step, loss in metrics(whole).items() if step > 2}
+
+
+def test_what_was_tuned_draws_in_one_step_and_has_no_ode_to_follow(tuned, consistency_model):
+    pipe = ScoreSdePipeline.from_pretrained(consistency_model)
     assert pipe.unet.config.consistency is True
     with pytest.raises(ConfigError, match="solver_steps=1 follows the ODE of initial_weights: .* has no score"):
-        given = [str(tuned), "output_dir=x", f"initial_weights={whole}/pipeline", "objective.solver_steps=1"]
+        given = [str(tuned), "output_dir=x", f"initial_weights={consistency_model}", "objective.solver_steps=1"]
         load_denoiser(read_config(given), pipe.scheduler)
     images = pipe(2, 1, class_labels=[0, 1], generator=torch.manual_seed(0), output_type="pt")
     assert images.nfe == 1 and images.images.isfinite().all()
@@ -89,13 +98,10 @@ def test_the_sampler_is_of_consistency_models_alone(tiny):
         check_score_model(read_config(words))
 
 
-def test_evaluation_samples_it_and_refuses_the_rest(tuned, score_model, tmp_path):
-    words = [f"initial_weights={score_model}", "steps=1"]
-    pipeline = run_here(tuned, tmp_path / "run", *words) / "pipeline"
-
+def test_evaluation_samples_it_and_refuses_the_rest(consistency_model, tmp_path):
     def load(*overrides):
         own = [f"output_dir={tmp_path}/evaluation", "data.dataset=x", *overrides]
-        return load_pipeline(read_evaluation_config([str(pipeline), *own]), torch.device("cpu"))
+        return load_pipeline(read_evaluation_config([str(consistency_model), *own]), torch.device("cpu"))
 
     assert load("scheduler={levels: {2: [80.0, 1.5]}}").scheduler.config.levels == {"2": [80.0, 1.5]}
     for overrides, message in (

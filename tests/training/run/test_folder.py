@@ -75,22 +75,19 @@ def test_going_back_begins_another_history(tiny, run, capsys):
     assert f"Set aside in {aside}, since they came after step 3: step-00000006, step-00000009, step-00000012" in output
     assert steps(run) == [3, 5] and steps(aside) == [6, 9, 12]
     assert list(metrics(run)) == [1, 2, 3, 4, 5] and metrics(aside) == old
-    assert names(aside) == ["best", "checkpoints", "figures", "metrics.jsonl", "pipeline"]
+    assert names(aside) == ["best", "checkpoints", "figures", "images.json", "metrics.jsonl", "pipeline"]
     assert names(aside / "figures") == ["samples-00000006.png", "samples-00000012.png"]
     assert names(run / "figures") == ["loss.png", "noising.png", "samples-00000005.png"]
     assert json.loads((run / "best" / "validation_loss.json").read_text())["step"] == 5
     assert (run / "pipeline").exists()
 
     time.sleep(1)  # the board reads its files by name, which is the second at which each began, then a number as text
-    run_here(tiny, run, *lower, "steps=7", "resume=latest")
-    assert f"Resumed from {run}/checkpoints/step-00000005" in capsys.readouterr().out
-    assert steps(run) == [3, 5, 6, 7] and list(metrics(run)) == list(range(1, 8))
+    run_here(tiny, run, *EVERYTHING[1:], "steps=7", f"resume={run}/checkpoints/step-00000003/")
+    assert steps(run) == [3, 6, 7] and steps(run / "abandoned" / "2") == [5] and steps(aside) == [6, 9, 12]
+    assert list(metrics(run)) == list(range(1, 8))
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     assert {event.step: event.value for event in board.Scalars("loss")} == pytest.approx(metrics(run))
-
-    run_here(tiny, run, *lower, "steps=6", f"resume={run}/checkpoints/step-00000005/")
-    assert steps(run) == [3, 5, 6] and steps(run / "abandoned" / "2") == [6, 7]
 
 
 def test_results_go_aside_without_their_checkpoints(tiny, run, capsys):

@@ -1,4 +1,4 @@
-"""Which launchers leave processes to start (test_train.py shows that they are started), and their configurations."""
+"""Which launchers leave processes to start, and the configurations for several GPUs."""
 
 from pathlib import Path
 

@@ -64,10 +64,10 @@ def test_a_slow_upload_does_not_hold_training_up(hub, tiny, tmp_path, capsys, mo
     monkeypatch.setattr("run.publishing.push_model", slow_push)
     finish = train.Publisher.finish
 
-    def release_and_finish(self, step, folder):
+    def release_and_finish(self, *arguments):
         assert pushed == []  # all steps are done, and the first upload is not
         release.set()
-        finish(self, step, folder)
+        finish(self, *arguments)
 
     monkeypatch.setattr(train.Publisher, "finish", release_and_finish)
     options = [*OPTIONS, "checkpoint_every=1", f"hub_model_id={ID}", f"output_dir={tmp_path / 'run'}"]
