@@ -26,7 +26,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde_diffusers.generators import require_generator
+from sde_diffusers.generators import require_draws
 from sde_diffusers.guidance import frozen
 from sde_diffusers.network_fit import config_of, require_consistency, require_network_fits
 from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_times
@@ -112,8 +112,8 @@ class ConsistencyTuning:
         return then
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n times of the noisier side: (n,) float64 on the CPU."""
-        require_generator(generator)
+        """n times of the noisier side: (n,) float64 on the CPU; a ValueError on an n that is no count."""
+        require_draws(n, generator)
         log_s = torch.randn(n, generator=generator, dtype=torch.float64) * self.log_sigma_std + self.log_sigma_mean
         return self.sde.inverse_half_log_snr(-log_s).clamp(self.eps, 1)
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sde_diffusers.scalars import whole_number
+
 SEED_HINT = "For a seed: torch.Generator().manual_seed(5)."
 
 LATENT_NAMES = ["latents"]  # what a callback is given, and may replace
@@ -12,6 +14,13 @@ def require_generator(generator) -> None:
     """Raise a ValueError unless `generator` is None or a `torch.Generator`, where a list has no place."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(f"`generator` must be None or a torch.Generator, but is {generator!r}. {SEED_HINT}")
+
+
+def require_draws(n: int, generator) -> None:
+    """Raise a ValueError unless n values can be drawn from the generator."""
+    if not whole_number(n) >= 0:
+        raise ValueError(f"`n` must be a whole number of at least 0, but is {n!r}.")
+    require_generator(generator)
 
 
 def require_generators(generator, count: int, what: str) -> None:

@@ -184,7 +184,12 @@ class Guidance:
         own = network.eager if isinstance(network, SamplingNetwork) else network
         if not getattr(own, "accepts_float32_input", False):
             x = x.to(own.dtype)
-        return answer_in_tiles(self.tiles, network, x, network_time, labels)
+
+        def held_still(*arguments, **options):  # also where a tile is asked again, when its gradient is asked for
+            with frozen(own):
+                return network(*arguments, **options)
+
+        return answer_in_tiles(self.tiles, held_still if self.tiles else network, x, network_time, labels)
 
     def _towards_class(self, output, x, t, level):
         """The answer changed so that the score gains s grad log p_t(y | x)."""
@@ -385,7 +390,7 @@ def setting(config, key, default):
 
 def classes_of(network) -> int | None:
     """Number of classes that a score network knows; None or 0 if it is not conditional on classes."""
-    return network.config.num_class_embeds
+    return getattr(network.config, "num_class_embeds", None)  # which a network of one's own may lack
 
 
 def class_of(network) -> type:

@@ -31,12 +31,15 @@ def checked_interval(interval) -> tuple[float, float] | None:
 
 def checked_labels(class_labels, batch_size: int, classes: int) -> Tensor:
     """`class_labels`, one or N of them, as a (N,) tensor; a `ValueError` unless they are integers in [-1, classes)."""
+    each = class_labels if isinstance(class_labels, (list, tuple)) else []
+    if any(isinstance(label, (bool, np.bool_)) for label in each):  # which would be taken for 0 and 1
+        raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
     try:
         labels = torch.as_tensor(class_labels)
     except (TypeError, ValueError, RuntimeError):
         allowed = f"integers, or names, of {classes} classes"
         raise ValueError(f"`class_labels` must be {allowed}, but are {class_labels!r}.") from None
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"`class_labels` must be integers, but are {class_labels!r}.")
     if labels.ndim > 1 or (labels.ndim == 1 and len(labels) != batch_size):
         raise ValueError(

@@ -25,7 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde_diffusers.generators import require_generator
+from sde_diffusers.generators import require_draws
 from sde_diffusers.network_fit import config_of, require_consistency, require_network_fits
 from sde_diffusers.parameterization import (
     PURE_NOISE,
@@ -93,8 +93,8 @@ class DenoisingScoreMatching:
         self.to_pure_noise = (-self.sde.half_log_snr(self.ends[1])).exp() > PURE_NOISE
 
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n times from the objective's density: (n,) float64 on the CPU."""
-        require_generator(generator)
+        """n times from the objective's density: (n,) float64 on the CPU; a ValueError on an n that is no count."""
+        require_draws(n, generator)
         if self.objective == "discrete":
             table_length = self.parameterization.table_length
             entries = torch.randint(table_length, (n,), generator=generator)

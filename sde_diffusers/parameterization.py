@@ -34,6 +34,7 @@ from sde_diffusers.sdes.gaussian import GaussianSDE
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
 PURE_NOISE = 2.0**23
 """Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
+ROUNDED = 1e-3  # by which share a noise level may be off that was kept in 16 bits
 TIME_INPUTS = ("sigma", "999t", "1000t", "t", "index")
 SDE_NAMES = tuple(GaussianSDE.registered)
 """Names of this package's own SDEs; those of other code are in the registry alone."""
@@ -130,6 +131,11 @@ class Parameterization:
                 f"{self.table_length} betas: give `trained_betas` of that length, or leave it out."
             )
 
+    @property
+    def half_range(self) -> float:
+        """Half the width of the images' range, a natural unit of noise levels: 1 for images in [-1, 1]."""
+        return (self.image_range[1] - self.image_range[0]) / 2
+
     # How the network is asked.
 
     @property
@@ -156,7 +162,7 @@ class Parameterization:
         }[self.time_input]()
 
     def sde_time(self, network_time: Tensor) -> Tensor:
-        """Inverse of `network_time`, in float64."""
+        """Inverse of `network_time`, in float64; NaN for a sigma that the SDE does not reach."""
         c = torch.as_tensor(network_time, dtype=torch.float64)
         return {
             "sigma": lambda: self._time_of_sigma(c),
@@ -173,7 +179,9 @@ class Parameterization:
             middle = (low + high) / 2
             above = self.sde.sigma(middle) > sigma
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return high
+        ends = self.sde.sigma(torch.tensor([0.0, 1.0], dtype=torch.float64)).to(sigma.device)
+        reached = (sigma >= ends[0] * (1 - ROUNDED)) & (sigma <= ends[1] * (1 + ROUNDED))
+        return torch.where(reached, high, math.nan)
 
     # What it answers.
 
@@ -220,15 +228,15 @@ class Parameterization:
         return noise, (x - sigma * noise) / alpha
 
     def noise(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The first of these estimates."""
+        """The network's estimate E[noise | x_t = x], (N, C, H, W), by its output there at time t."""
         return self.noise_and_denoised(output, x, t)[0]
 
     def denoised(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The second one."""
+        """The network's estimate E[x_0 | x_t = x], (N, C, H, W), by its output there at time t."""
         return self.noise_and_denoised(output, x, t)[1]
 
     def score(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The network's estimate of grad log p_t(x)."""
+        """The network's estimate of grad log p_t(x), (N, C, H, W), by its output at x and time t."""
         if self.prediction_type == "score":
             return output
         return -self.noise(output, x, t) / self.kernel(x, t)[1]

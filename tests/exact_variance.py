@@ -56,10 +56,11 @@ def limit(scheduler, V):
         return variance * (a * V / P) ** 2
     # The last step's polynomial, through estimates that have become one, is the Taylor polynomial of E[noise | x]
     # along the ODE, r y / (V + r^2) with y in proportion to sqrt(V + r^2).
-    r = s / a
-    u = [r / (1 + r) * (1 + 1e-3 / (1 + r) * j) for j in range(config.solver_order)]
-    noise = [w / (1 - w) / math.sqrt((V + (w / (1 - w)) ** 2) * (V + r * r)) for w in u]
-    jump = sum(value * integral(lambda w: 1.0, u, j, r, 0.0) for j, value in enumerate(noise))
+    r, c = s / a, scheduler.parameterization.half_range
+    u = [r / (c + r) * (1 + 1e-3 * c / (c + r) * j) for j in range(config.solver_order)]
+    levels = [c * w / (1 - w) for w in u]
+    noise = [level / math.sqrt((V + level**2) * (V + r * r)) for level in levels]
+    jump = sum(value * integral(lambda w: 1.0, u, j, r, 0.0, c) for j, value in enumerate(noise))
     return variance / a**2 * (1 + jump) ** 2
 
 
@@ -67,7 +68,8 @@ def grid(scheduler, n):
     """(alpha, sigma) at the n steps' starts and at their end."""
     last = scheduler.final_denoise
     points = n if last else n + 1
-    times = time_grid(scheduler.time_grid, points, scheduler.sde, scheduler.start_time, scheduler.sampling_eps)
+    unit = scheduler.parameterization.half_range
+    times = time_grid(scheduler.time_grid, points, scheduler.sde, scheduler.start_time, scheduler.sampling_eps, unit)
     assert (times.diff() < 0).all() and times[0] == scheduler.start_time
     pairs = [*zip(scheduler.sde.alpha(times).tolist(), scheduler.sde.sigma(times).tolist(), strict=True)]
     return times, pairs + [(1.0, 0.0)] * last
@@ -96,7 +98,8 @@ def exponential_variance(scheduler, V, n):
     """The scheduler's two equations, with the polynomials' integrals by adaptive quadrature."""
     _, levels = grid(scheduler, n)
     eta, k2 = scheduler.config.eta, 1 + scheduler.config.eta**2
-    u = [s / (a + s) for a, s in levels]
+    c = scheduler.parameterization.half_range
+    u = [s / (c * a + s) for a, s in levels]
     x = np.zeros(1 + n)  # of the start and of each step's noise
     x[0], history = scheduler.init_noise_sigma, []
     for k in range(n):
@@ -114,11 +117,11 @@ def exponential_variance(scheduler, V, n):
             r, r_s = s / a, q / b
             if form == "noise":
                 scale, deviation = b / a, b * eta * math.sqrt(r * r - r_s * r_s)
-                weights = [b * integral(lambda w: k2, nodes, j, r, r_s) for j in range(len(nodes))]
+                weights = [b * integral(lambda w: k2, nodes, j, r, r_s, c) for j in range(len(nodes))]
             else:  # dlambda = -dr / r, e^(-kappa (lambda_s - lambda)) = (r_s / r)^kappa
                 scale, deviation = q / s * (r_s / r) ** eta**2, q * math.sqrt(1 - (r_s / r) ** (2 * eta**2))
                 forgetting = partial(remembered, k2, r_s)
-                weights = [b * integral(forgetting, nodes, j, r, r_s, 60 / k2) for j in range(len(nodes))]
+                weights = [b * integral(forgetting, nodes, j, r, r_s, c, 60 / k2) for j in range(len(nodes))]
         x = scale * x + sum(w * h[form] for w, h in zip(weights, history[-len(weights) :], strict=True))
         x[1 + k] += deviation
     return float((x**2).sum())
@@ -129,13 +132,13 @@ def remembered(kappa, r_s, r):
     return -kappa * math.exp(kappa * math.log(r_s / r)) / r
 
 
-def integral(density, nodes, j, start, end, reach=math.inf):
-    """Of density(r) times the j-th Lagrange polynomial of u = r / (1 + r), over r from `start` to `end`; where the
+def integral(density, nodes, j, start, end, c, reach=math.inf):
+    """Of density(r) times the j-th Lagrange polynomial of u = r / (c + r), over r from `start` to `end`; where the
     density is nothing further than `reach` from the end in log(r), from there."""
 
     def integrand(log_r):
         r = math.exp(log_r)
-        u = r / (1 + r)
+        u = r / (c + r)
         return r * density(r) * math.prod((u - w) / (nodes[j] - w) for w in nodes if w != nodes[j])
 
     # From end = 0 on, where e^-60 is nothing beside the integral.
@@ -147,7 +150,8 @@ def integral(density, nodes, j, start, end, reach=math.inf):
 def chain_variance(scheduler, V, n):
     """Predictors and correctors on exact transitions x_t = a x_s + b z, or on the paper's chains where they apply."""
     config, sde = scheduler.config, scheduler.sde
-    times = time_grid(scheduler.time_grid, n, sde, scheduler.start_time, scheduler.sampling_eps)
+    unit = scheduler.parameterization.half_range
+    times = time_grid(scheduler.time_grid, n, sde, scheduler.start_time, scheduler.sampling_eps, unit)
     assert (times.diff() < 0).all() and times[0] == scheduler.start_time
     levels = [*zip(sde.alpha(times).tolist(), sde.sigma(times).tolist(), strict=True), (1.0, 0.0)]
     paper = scheduler.time_grid == "uniform" and sde.is_paper_grid(times)

@@ -15,8 +15,14 @@ from sde_diffusers import (
 SHAPE = {"sample_size": 8, "in_channels": 1, "block_out_channels": (8, 8), "layers_per_block": 1}
 NETWORKS = {
     "NCSN++": {"progressive_input": "residual", "dropout": 0.1, "num_class_embeds": 3},
-    "DDPM++": {"time_embedding_type": "positional", "fir": False, "scale_by_sigma": False},
-    "EDM": {"preconditioning": "edm", "scale_by_sigma": False, "patch_size": 2, "image_range": (-1.0, 1.0)},
+    "DDPM": {"time_embedding_type": "positional", "resblock_type": "ddpm", "fir": False, "scale_by_sigma": False},
+    "EDM": {
+        "preconditioning": "edm",
+        "fir": False,
+        "scale_by_sigma": False,
+        "patch_size": 2,
+        "image_range": (-1.0, 1.0),
+    },
 }
 
 

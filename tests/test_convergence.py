@@ -44,10 +44,10 @@ def test_predictors_converge(sde, grid, predictor):
     scheduler = ScoreSdePredictorCorrectorScheduler(
         sde=sde, predictor=predictor, corrector="none", time_grid=grid, sampling_eps=smallest_eps(sde)
     )
-    coarse, fine = errors(scheduler, 200), errors(scheduler, 800)
+    coarse, fine = errors(scheduler, 100), errors(scheduler, 400)
     for before, after in zip(coarse, fine, strict=True):
-        assert after < 0.03
-        assert after < 0.4 * before or after < 0.004  # first order: a quarter, down to what eps leaves
+        assert after < 0.05
+        assert after < 0.3 * before or after < 0.004  # first order: a quarter, down to what eps leaves
 
 
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "log_snr", "karras", "noise_share"])
@@ -57,9 +57,9 @@ def test_probability_flow_converges(sde, method, grid):
     scheduler = ScoreSdeProbabilityFlowScheduler(
         sde=sde, method=method, time_grid=grid, sampling_eps=smallest_eps(sde)
     )
-    mean_error, covariance_error = errors(scheduler, 300)
+    mean_error, covariance_error = errors(scheduler, 100)
     assert mean_error < 1e-6  # the ODE's map is exact on the mean, whatever the step
-    assert covariance_error < (0.06 if method == "euler" else 0.005)
+    assert covariance_error < (0.14 if method == "euler" else 0.01)
 
 
 @pytest.mark.parametrize("method, order", [("euler", 1), ("heun", 2)])
@@ -70,8 +70,8 @@ def test_order_of_convergence(sde, method, order):
         sde=sde, method=method, time_grid="log_snr", sampling_eps=1e-3, final_denoise=False
     )
     truth = Gaussian(*DATA.moments(scheduler.sde, 1e-3))
-    coarse, fine = (errors(scheduler, n, truth)[1] for n in (100, 200))
-    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.2)
+    coarse, fine = (errors(scheduler, n, truth)[1] for n in (40, 80))
+    assert math.log2(coarse / fine) == pytest.approx(order, abs=0.1)
 
 
 @pytest.mark.parametrize("sde", SDES)
@@ -79,8 +79,8 @@ def test_from_the_prior(sde):
     """The prior N(0, prior_sigma^2) is not p_1 exactly; what that costs is the tail of the data beneath it."""
     scheduler = ScoreSdeProbabilityFlowScheduler(sde=sde, sampling_eps=smallest_eps(sde))
     prior = torch.zeros(2).double(), torch.eye(2).double() * scheduler.init_noise_sigma**2
-    mean_error, covariance_error = errors(scheduler, 200, start=prior)
-    assert mean_error < 0.06 and covariance_error < 0.02
+    mean_error, covariance_error = errors(scheduler, 80, start=prior)
+    assert mean_error < 0.05 and covariance_error < 0.013
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_predictors_find_the_modes(sde, predictor):
     generator = torch.Generator().manual_seed(0)
     n = 10_000
     x = torch.randn(n, 1, 1, 1, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
-    check_modes(sample(scheduler, MIXTURE, x, 250, generator), 4 / math.sqrt(n))
+    check_modes(sample(scheduler, MIXTURE, x, 125, generator), 4 / math.sqrt(n))
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_predictors_find_the_modes(sde, predictor):
 def test_probability_flow_finds_the_modes(sde, cls, options):
     """The same for the ODE, from the quantiles of the prior: no random number."""
     scheduler = cls(sde=sde, sampling_eps=smallest_eps(sde), **options)
-    quantiles = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    quantiles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
     x = as_images(math.sqrt(2) * torch.erfinv(2 * quantiles - 1)[:, None]) * scheduler.init_noise_sigma
-    check_modes(sample(scheduler, MIXTURE, x, 250), 0.0)
+    check_modes(sample(scheduler, MIXTURE, x, 150), 0.0)
 
 
 def check_modes(x, noise):
@@ -161,7 +161,7 @@ def test_bias_of_the_correctors_alone(snr, corrector):
     """At one noise level the unadjusted Langevin chain on a Gaussian of variance v, x - tau x / v + sqrt(2 tau) z, has
     the variance v / (1 - tau / 2v). With Langevin's tau = 2 (snr |z| / |score|)^2 that is v (1 + snr^2) or so."""
     scheduler = ScoreSdePredictorCorrectorScheduler(
-        sde="ve", sigma_max=2.0, predictor="none", corrector=corrector, corrector_steps=500, snr=snr
+        sde="ve", sigma_max=2.0, predictor="none", corrector=corrector, corrector_steps=150, snr=snr
     )
     data = Gaussian([0.0] * 16, torch.eye(16) * 0.09)
     generator = torch.Generator().manual_seed(0)
@@ -187,5 +187,5 @@ def test_langevin_bias_of_the_sampler_falls_with_snr(sde, predictor):
         )
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(1000, 16, 1, 1, generator=generator, dtype=torch.float64) * scheduler.init_noise_sigma
-        variance = sample(scheduler, data, x, 150, generator).var().item() / 0.09
+        variance = sample(scheduler, data, x, 75, generator).var().item() / 0.09
         assert variance - 1 == pytest.approx(snr**2, abs=0.035)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from loopback_hub import LoopbackHub
-from test_likelihood import ExactNetwork, ExactPipeline
+from test_likelihood import ExactNetwork, ExactPipeline, small_pipeline
+from warm_python import run_python
 
 from sde_diffusers import ScoreSdeExponentialScheduler, ScoreSdePipeline, fit_sampler
 from sde_diffusers.convert import from_diffusers
@@ -69,6 +69,26 @@ def test_fitted_steps_are_the_equations(sde, sampling_sde):
     assert scheduler.fit is None and scheduler.step_index == 1
 
 
+def test_codes_leave_a_sampling_under_way_alone():
+    pipe = small_pipeline()
+    pipe.scheduler = with_fits(
+        sde="ve", sigma_max=80.0, prediction_type="sample", time_input="sigma", image_range=(-1, 1)
+    )
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.full((1, 1, 8, 8), 0.5)
+
+    def encode(pipe, *_):
+        pipe.encode(image, rtol=1e-2, atol=1e-2)
+
+    drawn = [
+        pipe(1, 2, generator=seeded(), output_type="pt", callback_on_step_end=callback).images
+        for callback in (None, encode)
+    ]
+    assert torch.equal(*drawn)
+    encode(pipe)  # now they have the deviation that the scheduler tells
+    assert pipe.scheduler.fit is None and pipe.scheduler.init_noise_sigma == pipe.scheduler.start_sigma
+
+
 def test_fits_are_for_their_settings():
     scheduler = with_fits(sde="ve", eta=1.0)
     for changes, fitted in [({}, True), ({"eta": 0.0}, False), ({"sampling_sde": "vp"}, False)]:
@@ -103,14 +123,14 @@ def test_exact_networks_gain(data, d):
     """Five evaluations: at most half of the default's error, beside the solution of the ODE from other latents."""
     default = ScoreSdeExponentialScheduler(sde="vp_discrete")
     pipe = ExactPipeline(ExactNetwork(data, default, d), default)
-    fitted = fit_sampler(pipe, 5, seeded(), num_latents=512)
+    fitted = fit_sampler(pipe, 5, seeded(), num_latents=128)
     z = torch.randn(1000, d, 1, 1, generator=seeded(1))
 
     def images(scheduler, steps):
         pipe = ExactPipeline(ExactNetwork(data, scheduler, d), scheduler)
         return pipe(len(z), steps, latents=z, output_type="latent").images
 
-    solution = images(default, 300)
+    solution = images(default, 100)
     errors = [(images(scheduler, 5) - solution).square().mean().sqrt().item() for scheduler in (fitted, default)]
     assert fitted.fit is not None and errors[0] < 0.5 * errors[1], errors
 
@@ -131,7 +151,7 @@ def converted():
     )
     noising, optimizer = DDPMScheduler(), torch.optim.Adam(unet.parameters(), 2e-3)
     ramp = torch.linspace(-1, 1, 8)
-    for _ in range(150):
+    for _ in range(75):
         slopes = torch.randn(2, 32, 1, 1, 1)
         x_0 = (0.7 * (slopes[0] * ramp + slopes[1] * ramp[:, None])).clamp(-1, 1)
         noise, t = torch.randn_like(x_0), torch.randint(1000, (32,))
@@ -142,13 +162,14 @@ def converted():
     pipe = from_diffusers(DDPMPipeline(unet.eval(), noising))
     pipe.set_progress_bar_config(disable=True)
     fits = []
-    pipe.scheduler = fit_sampler(pipe, 3, seeded(), num_latents=32, on_fit=fits.append)
+    pipe.scheduler = fit_sampler(pipe, 3, seeded(), num_latents=32, solution_steps=12, on_fit=fits.append)
     return pipe, fits
 
 
 def test_levels_alone(converted):
     """The coefficients are then the solver's: steps from one noise level to the next, at the end the last answer."""
-    fit = fit_sampler(converted[0], 2, seeded(), num_latents=16, coefficients=False).config.fits["steps"]["2"]
+    options = {"num_latents": 16, "solution_steps": 12, "coefficients": False}
+    fit = fit_sampler(converted[0], 2, seeded(), **options).config.fits["steps"]["2"]
     ratio = fit["levels"][1] / fit["levels"][0]
     assert fit["state"] == pytest.approx([ratio, 0.0], abs=1e-4) and fit["estimates"][1] == [0.0, 1.0]
     assert fit["estimates"][0] == pytest.approx([1 - ratio], abs=1e-4)
@@ -164,7 +185,6 @@ def test_a_converted_pipeline_gains(converted):
 WITHOUT_THE_PACKAGE = """
 import sys
 
-sys.modules["sde_diffusers"] = None  # importing it fails
 import torch
 from diffusers import DiffusionPipeline
 
@@ -189,8 +209,8 @@ def test_fits_survive_the_hub_without_the_package(converted, tmp_path, monkeypat
         pulled = ScoreSdePipeline.from_pretrained("tester/fitted")
         environment = hub.environment(tmp_path / "other_home") | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         paths = [tmp_path / "z.pt", tmp_path / "without.pt"]
-        command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, "tester/fitted", *paths]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
+        arguments = ["-c", WITHOUT_THE_PACKAGE, "tester/fitted", *paths]
+        done = run_python(arguments, environment, tmp_path, without=["sde_diffusers"])
     assert done.returncode == 0, done.stderr
     pulled.set_progress_bar_config(disable=True)
     assert torch.equal(pulled(2, 3, latents=z, output_type="pt").images, expected) and pulled.scheduler.fit is not None
@@ -226,7 +246,7 @@ def test_other_weights_and_guidance_are_warned_of(converted, tmp_path, caplog):
 @pytest.mark.parametrize(
     "options, name",
     [({"steps": (1, 2)}, "steps"), ({"steps": 20}, "steps"), ({"num_latents": 2}, "num_latents"),
-     ({"batch_size": 0}, "batch_size"), ({"guidance_scale": 2.0}, "guidance_scale")],
+     ({"batch_size": 0}, "batch_size"), ({"guidance_scale": 2.0}, "guidance_scale"), ({"on_fit": 5}, "on_fit")],
 )  # fmt: skip
 def test_bad_arguments_are_refused(converted, options, name):
     with pytest.raises(ValueError, match=f"`{name}`"):

@@ -115,7 +115,7 @@ def flow_logp_of_gaussian(data, sde, x, eps, end=1.0):
 
 
 @pytest.mark.parametrize("sde", SDE_NAMES)
-@pytest.mark.parametrize("d, variable", [(2, None), (2, "noise_level"), (64, None)])
+@pytest.mark.parametrize("d, variable", [(2, None), (2, "noise_level"), (16, None)])
 def test_likelihood_of_gaussians(sde, d, variable):
     g = torch.Generator().manual_seed(0)
     factor = torch.randn(d, d, generator=g, dtype=torch.float64) / math.sqrt(d)
@@ -130,8 +130,18 @@ def test_likelihood_of_gaussians(sde, d, variable):
     torch.testing.assert_close(output.latents[:, :, 0, 0].double(), z, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-@pytest.mark.parametrize("sde, sampling_sde", [("flow", None), ("cosine_vp", None), ("flow", "vp"), ("vp", "flow")])
+@pytest.mark.parametrize(
+    "sde, sampling_sde, prediction_type",
+    [
+        *(("flow", None, prediction_type) for prediction_type in PREDICTION_TYPES),
+        ("cosine_vp", None, "epsilon"),
+        ("cosine_vp", None, "sample"),
+        ("flow", "vp", "score"),
+        ("flow", "vp", "velocity"),
+        ("vp", "flow", "epsilon"),
+        ("vp", "flow", "v_prediction"),
+    ],
+)
 def test_likelihood_to_and_from_pure_noise(sde, sampling_sde, prediction_type):
     """Whatever the network answers and the solver steps in, from the time on at which the answer tells x_0."""
     data = Gaussian([0.1, -0.2], [[0.05, 0.01], [0.01, 0.03]])
@@ -379,11 +389,13 @@ def test_one_seed_one_value_and_batches_do_not_matter():
     pipe = small_pipeline()
     x = images(3, 1, 11, 9)  # sizes that the network halves with a remainder
     seeds = lambda: [torch.Generator().manual_seed(k) for k in range(3)]  # noqa: E731
-    together, again = (pipe.bits_per_dim(x, generator=seeds()) for _ in range(2))
+    solver = {"rtol": 1e-4, "atol": 1e-4}
+    together, again = (pipe.bits_per_dim(x, generator=seeds(), **solver) for _ in range(2))
     assert torch.equal(together.bits_per_dim, again.bits_per_dim)
-    alone = [pipe.bits_per_dim(x[k : k + 1], generator=[g]).bits_per_dim for k, g in enumerate(seeds())]
+    alone = [pipe.bits_per_dim(x[k : k + 1], generator=[g], **solver).bits_per_dim for k, g in enumerate(seeds())]
     torch.testing.assert_close(together.bits_per_dim, torch.cat(alone), atol=1e-3, rtol=0)
-    one = [pipe.bits_per_dim(x, generator=torch.Generator().manual_seed(5), rtol=1e-3).bits_per_dim for _ in range(2)]
+    loose = {"rtol": 1e-2, "atol": 1e-2}
+    one = [pipe.bits_per_dim(x, generator=torch.Generator().manual_seed(5), **loose).bits_per_dim for _ in range(2)]
     assert torch.equal(*one)
 
 
@@ -507,19 +519,15 @@ def test_a_last_step_that_was_stretched_too_far_is_cut():
 
 
 def test_given_probes_are_the_same_in_all_passes():
-    """So that passes do not average their error: the spread of forty means is what is said of each."""
+    """So that passes do not average their error: the spread of means over four images is what is said of them."""
     pipe = exact_pipeline(Gaussian([0.0] * 6, 0.05 * torch.eye(6) + 0.04 * torch.ones(6, 6)), 6, sde="vp")
     pixels = as_images(torch.randint(256, (4, 6), generator=torch.Generator().manual_seed(0)))
-    means, said = [], []
-    for seed in range(30):
-        generator = torch.Generator().manual_seed(100 + seed)
-        probes = torch.randint(2, (4, 4, 6, 1, 1), generator=generator).double() * 2 - 1
-        output = pipe.bits_per_dim(
-            pixels, torch.Generator().manual_seed(seed), passes=8, probes=probes, rtol=1e-2, atol=1e-2
-        )
-        means.append(output.bits_per_dim.mean())
-        said.append(output.standard_error["probe"])
-    assert sum(said) / len(said) == pytest.approx(torch.stack(means).std().item(), rel=0.35)
+    means, generator = 60, torch.Generator().manual_seed(0)
+    pixels = pixels.repeat(means, 1, 1, 1)  # as one batch, each image with probes of its own
+    probes = torch.randint(2, (4, *pixels.shape), generator=generator).double() * 2 - 1
+    output = pipe.bits_per_dim(pixels, generator, passes=8, probes=probes, rtol=1e-2, atol=1e-2)
+    said_of_four = output.standard_error["probe"] * math.sqrt(means)
+    assert said_of_four == pytest.approx(output.bits_per_dim.view(means, 4).mean(1).std().item(), rel=0.25)
 
 
 @pytest.mark.parametrize("levels", [2, 16, 256])

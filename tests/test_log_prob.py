@@ -16,7 +16,7 @@ from sde_diffusers.likelihood.ode import STAGE_TIMES, STAGE_WEIGHTS
 from sde_diffusers.likelihood.probability_flow import ProbabilityFlow
 
 FLOATS = PixelFormat.of("float32", (-3.0, 5.0))
-TIGHT = {"probes": "exact", "rtol": 1e-8, "atol": 1e-8}
+TIGHT = {"probes": "exact", "rtol": 1e-6, "atol": 1e-6}
 
 
 def floating(data, d, **config):
@@ -55,13 +55,14 @@ def test_the_gradient_is_that_of_the_estimate():
     generator = torch.Generator().manual_seed(2)
     x = 255 * torch.rand(1, 1, 8, 8, generator=generator).double()
     direction = 32 * torch.randn(x.shape, generator=generator).double()
-    given = {"probes": torch.randn(3, *x.shape, generator=generator).sign(), "class_labels": 1}
-    given |= {"rtol": 1e-5, "atol": 1e-5}
+    probes = torch.randn(2, *x.shape, generator=generator).sign()
+    given = {"class_labels": 1, "rtol": 1e-5, "atol": 1e-5}
     there = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(pipe.log_prob(there, **given).log_prob.sum(), there)
+    (gradient,) = torch.autograd.grad(pipe.log_prob(there, probes=probes, **given).log_prob.sum(), there)
     h = 3e-2
-    up, down = (pipe.log_prob(x + s * h * direction, **given).log_prob for s in (1, -1))
-    assert torch.allclose((gradient * direction).flatten(1).sum(1), (up - down) / (2 * h), rtol=2e-3)
+    both = torch.cat([x + h * direction, x - h * direction])
+    up, down = pipe.log_prob(both, probes=probes.repeat(1, 2, 1, 1, 1), **given).log_prob
+    assert (gradient * direction).sum().item() == pytest.approx((up - down).item() / (2 * h), rel=2e-3)
 
 
 @pytest.mark.parametrize("variable", ["t", "noise_level"])
@@ -127,22 +128,22 @@ def test_gradients_are_those_that_were_asked_for():
 
 
 def test_two_channels_of_a_mixture():
-    """8 x 8 pixels of two channels, float32 and float64, against a solution by other means (see the docstring).
+    """4 x 4 pixels of two channels, float32 and float64, against a solution by other means (see the docstring).
 
-    Pixels are independent, two channels each, so that the ODE splits into 64 of two dimensions, whose densities follow
+    Pixels are independent, two channels each, so that the ODE splits into 16 of two dimensions, whose densities follow
     from their flow and its Jacobian, by differentiating a plain Runge-Kutta solution.
     """
     mixture = Mixture([0.3, 0.7], [[0.2, 0.7], [0.6, 0.4]], 0.1)
 
     class Pixels:
-        """The mixture at each pixel of images (N, 2, 8, 8)."""
+        """The mixture at each pixel of images (N, 2, 4, 4)."""
 
         def __init__(self):
             self.dtype = torch.float64
 
         def each(self, ask, sde, x, t):
             points = x.permute(0, 2, 3, 1).reshape(-1, 2)
-            return ask(sde, as_images(points), t)[:, :, 0, 0].reshape(len(x), 8, 8, 2).permute(0, 3, 1, 2)
+            return ask(sde, as_images(points), t)[:, :, 0, 0].reshape(len(x), 4, 4, 2).permute(0, 3, 1, 2)
 
         def score(self, sde, x, t):
             return self.each(mixture.score, sde, x, t)
@@ -151,7 +152,7 @@ def test_two_channels_of_a_mixture():
             return self.each(mixture.denoised, sde, x, t)
 
     pipe = floating(Pixels(), 2, sde="vp", image_range=(0.0, 1.0))
-    x = FLOATS.low + 8 * torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+    x = FLOATS.low + 8 * torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)).double()
     sde, start = pipe.scheduler.sde, likelihood_start(pipe.scheduler, 1e-5)
 
     def slope(y, t):
@@ -167,20 +168,20 @@ def test_two_channels_of_a_mixture():
             y = y + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + slope(y + h * k_3, t))
         return y
 
-    times = start + (1 - start) * torch.linspace(0, 1, 401).double() ** 2
+    times = start + (1 - start) * torch.linspace(0, 1, 151).double() ** 2
     points = in_model_range(pipe, x).permute(0, 2, 3, 1).reshape(-1, 2)
     points.requires_grad_()
     z = code(points)
     jacobians = torch.stack([torch.autograd.grad(z[:, k].sum(), points, create_graph=True)[0] for k in (0, 1)], 1)
     logdet = torch.linalg.slogdet(jacobians).logabsdet.sum()
-    expected = sde.prior_logp(z.reshape(1, -1)) + logdet - 128 * math.log(8.0)
-    assert abs(pipe.log_prob(x, **TIGHT).log_prob - expected).item() < 128e-6
+    expected = sde.prior_logp(z.reshape(1, -1)) + logdet - 32 * math.log(8.0)
+    assert abs(pipe.log_prob(x, **TIGHT).log_prob - expected).item() < 32e-6
     there = x.float().requires_grad_()
     loose = pipe.log_prob(there, probes="exact").log_prob
-    assert abs(loose - expected).item() < 128e-3
+    assert abs(loose - expected).item() < 32e-3
     (score,) = torch.autograd.grad(loose.sum(), there)
     (expected_score,) = torch.autograd.grad(expected.sum(), points)
-    expected_score = expected_score.view(1, 8, 8, 2).permute(0, 3, 1, 2) / 8.0  # per unit of the data
+    expected_score = expected_score.view(1, 4, 4, 2).permute(0, 3, 1, 2) / 8.0  # per unit of the data
     assert torch.allclose(score.double(), expected_score, rtol=0, atol=1e-4 * expected_score.abs().max().item())
 
 
@@ -194,7 +195,7 @@ def test_bounds_of_integers_lie_below_the_probability_of_the_bin(sde, kind):
     levels, copies = 8, 400
     x = torch.arange(levels).repeat_interleave(copies)[:, None, None, None]
     generator = torch.Generator().manual_seed(0)
-    solver = {"probes": "exact", "rtol": 1e-5, "atol": 1e-5}
+    solver = {"probes": "exact", "rtol": 1e-4, "atol": 1e-4}
     output = pipe.log_prob(
         x, levels=levels, dequantize=kind, passes=4, importance_weighted=True, generator=generator, **solver
     )
@@ -353,3 +354,28 @@ def test_integers_for_a_model_of_real_numbers():
     pipe = floating(Gaussian([0.1, 0.5], 0.1 * torch.eye(2)), 2, sde="vp", image_range=(0.0, 1.0))
     with pytest.raises(ValueError, match="`x` must be floating point in the data's own units, -3.0 to 5.0, but is"):
         pipe.log_prob(torch.ones(1, 2, 1, 1, dtype=torch.int32))
+
+
+def test_a_dark_frame_is_in_its_own_units():
+    """Only fractions tell that numbers are in [0, 1] in place of the data's units."""
+    pipe = small_pipeline()
+    pipe.unet.register_to_config(value_dtype="uint16")
+    dark = torch.randint(2, (1, *pipe._image_shape), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        of_floats = pipe.log_prob(dark.float(), generator=torch.Generator().manual_seed(1), rtol=1e-2, atol=1e-2)
+    assert of_floats.log_prob.isfinite().all()
+    with pytest.raises(ValueError, match="own units"):
+        pipe.log_prob(dark.float() / 2)
+
+
+def test_a_pipeline_that_was_loaded_in_inference_mode(tmp_path):
+    """Its weights have no counters of changes, and no gradients pass through them."""
+    pipe = small_pipeline()
+    pipe.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        other = type(pipe).from_pretrained(tmp_path)
+    x, options = torch.full((1, 1, 8, 8), 100.0), {"rtol": 1e-2, "atol": 1e-2}
+    found = [
+        p.log_prob(x, generator=torch.Generator().manual_seed(0), **options).log_prob for p in (other, pipe)
+    ]  # the other before anything has made its weights ordinary
+    assert torch.equal(*found)

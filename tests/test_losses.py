@@ -425,3 +425,10 @@ def test_a_wrapped_network_is_known_by_its_configuration():
     for network in (unet, SimpleNamespace(module=unet), partial(unet, augment_labels=None)):
         with pytest.raises(ValueError, match="divides its output by the value"):
             objective(network, x, x, objective.draw_times(2))
+
+
+@pytest.mark.parametrize("n", [2.5, -1, "a", True])
+def test_only_counts_of_times_are_drawn(n):
+    loss = DenoisingScoreMatching(Parameterization(VPSDE(), "epsilon", "999t", (-1, 1)))
+    with pytest.raises(ValueError, match="`n` must be a whole number"):
+        loss.draw_times(n)

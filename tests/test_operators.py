@@ -171,6 +171,11 @@ def test_count():
     assert Downsampling(2).count(SHAPE).tolist() == [3 * 4 * 6] * 2
 
 
+def test_means_of_a_million_pixels_are_exact_to_rounding():
+    operator, y = Downsampling(1024), torch.rand(1, 1, 1, 2, generator=generator())
+    torch.testing.assert_close(operator(operator.adjoint(y)), operator.gram * y, rtol=1e-6, atol=0)
+
+
 def test_known_values():
     image = torch.arange(16.0).view(1, 1, 4, 4)
     assert Downsampling(2)(image).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
@@ -556,3 +561,11 @@ def test_a_small_convolution_is_its_matrix(boundary):
     torch.testing.assert_close(small.adjoint(y), plain.adjoint(y))
     torch.testing.assert_close(small.pseudo_inverse(y), plain.pseudo_inverse(y), rtol=0, atol=1e-6)
     torch.testing.assert_close(small.solve(y, 2.0, 0.3), plain.solve(y, 2.0, 0.3), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda seed: random_mask((4, 4), 0.5, seed), lambda seed: stroke_mask(8, 8, generator=seed)]
+)
+def test_a_seed_is_no_generator_of_masks(draw):
+    with pytest.raises(ValueError, match="`generator`"):
+        draw(3)

@@ -75,7 +75,7 @@ def draw(scheduler, size, seeds, steps, dtype):
     return x
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     sampler=st.sampled_from(SAMPLERS),
     sde=SDES,
@@ -117,15 +117,15 @@ def test_samplers_are_finite_reproducible_and_batch_independent(
 
 @pytest.mark.parametrize(
     "sampler, sde",
-    [(SAMPLERS[0], "ve"), (SAMPLERS[6], "vp"), (SAMPLERS[-1], "vp")],
+    [(SAMPLERS[0], "ve"), (SAMPLERS[8], "vp"), (SAMPLERS[-1], "vp")],  # one of them with a corrector
 )
 def test_four_thousand_steps(sampler, sde):
     cls, options = sampler
     scheduler = cls(sde=sde, **options, prediction_type="sample")
-    images = draw(scheduler, (4, 8, 8), range(4), 4000, torch.float32)
+    images = draw(scheduler, (4, 8, 8), range(2), 4000, torch.float32)
     assert images.isfinite().all()
-    assert images.mean().item() == pytest.approx(0.2, abs=0.1)
-    assert images.std().item() == pytest.approx(0.4, abs=0.1)
+    assert images.mean().item() == pytest.approx(0.2, abs=0.06)
+    assert images.std().item() == pytest.approx(0.4, abs=0.06)
 
 
 def test_langevin_steps_of_a_batch_and_of_each_image():

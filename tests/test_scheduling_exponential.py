@@ -415,3 +415,30 @@ def test_the_generated_single_file_samples_alike(tmp_path):
     assert "ScoreSdeExponentialScheduler" in [
         c.__name__ for c in module.ScoreSdeProbabilityFlowScheduler().compatibles
     ]
+
+
+@pytest.mark.parametrize("options", [{}, {"algorithm": "noise"}, {"time_grid": "log_snr"}, {"eta": 1.0}])
+@pytest.mark.parametrize("steps", [3, 12])
+def test_units_of_the_images_do_not_matter(steps, options):
+    """The same images in [-1, 1], [0, 1] and [0, 255], of a network that knows all of them to be N(0.2, 0.3^2)."""
+    found = []
+    for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+        half = (high - low) / 2
+        scheduler = ScoreSdeExponentialScheduler(
+            sde="ve",
+            sigma_min=0.002 * half,
+            sigma_max=80 * half,
+            image_range=(low, high),
+            prediction_type="sample",
+            time_input="sigma",
+            **options,
+        )
+        scheduler.set_timesteps(steps)
+        mean, variance = low + 1.2 * half, (0.3 * half) ** 2
+        z = torch.randn(steps + 1, 4, 1, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = low + half + z[-1] * scheduler.init_noise_sigma
+        for noise, t in zip(z, scheduler.timesteps.double(), strict=False):
+            output = mean + variance / (variance + t**2) * (x - mean)
+            x = scheduler.step(output, t, x, variance_noise=noise).prev_sample
+        found.append((x - low) / half - 1)
+    torch.testing.assert_close(found[1:], found[:1] * 2, rtol=0, atol=1e-5)

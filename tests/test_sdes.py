@@ -400,3 +400,36 @@ def test_table_of_ve_descends():
     assert sde.table_index(t, 11).tolist() == list(range(11))
     torch.testing.assert_close(sde.time_of_index(torch.arange(11), 11).to(t), t, rtol=0, atol=1e-12)
     assert sde.table_index(0.62, 11).item() == 4  # between entries: the nearest one, as the paper's code rounds
+
+
+def test_no_transition_leads_backwards():
+    for sde in (VPSDE(), VESDE(), FlowSDE()):
+        with pytest.raises(ValueError, match="`s` must not be later than `t`"):
+            sde.transition(0.7, 0.2)
+        with pytest.raises(ValueError, match="`s`"):
+            sde.transition(double(0.1, 0.5), 0.4)
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [VPSDE(0.1, 2000.0), SubVPSDE(0.1, 5000.0), DiscreteVPSDE([0.9] * 1000)],
+    ids=lambda sde: sde.name,
+)
+def test_times_of_next_to_no_signal(sde):
+    """Where alpha is less than any float64 number."""
+    times = double(1.0, 0.995, 0.97)
+    found = sde.inverse_half_log_snr(sde.half_log_snr(times))
+    torch.testing.assert_close(found, times, rtol=1e-9, atol=0)
+    assert (-2 * sde.half_log_snr(1.0)).item() > 709  # beyond exp
+
+
+def test_the_prior_of_half_precision():
+    z = 50 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = torch.distributions.Normal(0.0, 50.0).log_prob(z.half().double()).sum()
+    torch.testing.assert_close(VESDE().prior_logp(z.half()).double(), expected[None], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("betas", [[0.1], [[0.1, 0.2]], []])
+def test_what_is_no_table_is_refused(betas):
+    with pytest.raises(ValueError, match="`betas`"):
+        DiscreteVPSDE(betas)

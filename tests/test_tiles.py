@@ -79,6 +79,21 @@ def test_restoration_in_tiles_is_that_of_whole_images():
         restored(pipe)
 
 
+def test_gradients_pass_through_tiles_of_a_network():
+    """Each is asked again for them, when the network has its gradients and dropout back."""
+    network = NCSNppUNet2DModel(sample_size=8, in_channels=1, block_out_channels=(8,), dropout=0.5)
+    torch.nn.init.normal_(network.conv_out.weight)
+    scheduler = ScoreSdeExponentialScheduler(sde="ve")
+    pipe = ScoreSdeRestorationPipeline(unet=network, scheduler=scheduler)
+    x = torch.randn(1, 1, 8, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    gradients = []
+    for mode in (True, False):
+        network.train(mode)
+        pipe.enable_tiling(8, 4)
+        gradients += torch.autograd.grad(pipe.score(x, 0.3).square().sum(), x)
+    assert gradients[0].abs().max() > 0 and torch.equal(*gradients)
+
+
 def test_a_score_network_in_tiles_and_what_is_refused():
     unet = NCSNppUNet2DModel.from_preset("small-28").eval()
     pipe = ScoreSdeRestorationPipeline(

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import cpu_offload
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from sde_diffusers.models.group_norm import GroupNorm, HalfGroupNorm
@@ -424,23 +425,14 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert len(calls) == len([m for m in checkpointed.modules() if isinstance(m, ResidualBlock)])
 
 
-@pytest.mark.parametrize(
-    "backend, config",
-    [
-        ("aot_eager", {"progressive": "output_skip", "progressive_input": "residual"}),
-        ("eager", {**EDM, "fir": False, "patch_size": 2, "num_class_embeds": 3, "dropout": 0.1}),
-        ("eager", {"time_embedding_type": "positional", "resblock_type": "ddpm", "scale_by_sigma": False}),
-    ],
-)
-def test_compiles_without_graph_breaks(backend, config):
-    unet = lively(block_out_channels=(8, 8), **config).train()
-    labels = torch.tensor([1, -1]) if "num_class_embeds" in config else None
+def test_a_compiled_network_answers_as_it_does():
+    """Other networks, which compile without breaks: test_compile.py."""
+    unet = lively(block_out_channels=(8, 8), progressive="output_skip", progressive_input="residual").train()
     sigma = torch.tensor([0.1, 3.0])
-    out = torch.compile(unet, fullgraph=True, backend=backend)(images(), sigma, labels).sample
+    out = torch.compile(unet, fullgraph=True, backend="aot_eager")(images(), sigma).sample
     out.sum().backward()
     assert all(p.grad is not None for p in unet.parameters())
-    if "dropout" not in config:
-        torch.testing.assert_close(out, unet(images(), sigma, labels).sample)
+    torch.testing.assert_close(out, unet(images(), sigma).sample)
 
 
 def test_forward_derivatives():
@@ -581,3 +573,21 @@ def test_labels_in_any_integers_and_nothing_else():
 def test_integer_images_are_refused():
     with pytest.raises(ValueError, match="`sample` must be floating point, but is uint8"):
         build()(images().byte(), 0.5)
+
+
+@pytest.mark.parametrize("level", [0.0, -1.0, math.nan, torch.tensor([1.0, 0.0])])
+@pytest.mark.parametrize("options", [{}, {"preconditioning": "edm", "image_range": (-1.0, 1.0)}])
+def test_noise_levels_that_have_no_logarithm_are_refused(level, options):
+    network = NCSNppUNet2DModel(sample_size=8, block_out_channels=(8,), scale_by_sigma=False, **options)
+    with pytest.raises(ValueError, match="`timestep` must be above 0"):
+        network(torch.zeros(2, 3, 8, 8), level)
+
+
+def test_averages_of_diffusers_keep_the_frequencies(tmp_path):
+    """`EMAModel` copies the parameters, and no buffers, into a network of the same configuration."""
+    network = NCSNppUNet2DModel(sample_size=8, block_out_channels=(8,))
+    torch.nn.init.normal_(network.conv_out.weight)
+    average = EMAModel(network.parameters(), model_cls=NCSNppUNet2DModel, model_config=network.config)
+    average.save_pretrained(tmp_path)
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(NCSNppUNet2DModel.from_pretrained(tmp_path)(x, 0.7).sample, network(x, 0.7).sample)

@@ -60,7 +60,8 @@ class SamplerFit:
 
     Args:
         steps: the number.
-        error, default_error: of the fitted steps and of the scheduler's own, on latents that the fit did not see.
+        error, default_error: of the fitted steps and of the scheduler's own, on latents that the fit did not see; a
+            number of `fit_error.py`, 0 for the ODE's solution, of images in units of their deviation.
         stored: whether the first is less than the second.
         images: (N, C, H, W) in [0, 1] of some of these latents, by name: "solution", "default" and "fitted".
         numbers: {"levels": ..., "state": ..., "estimates": ...}, see `schedulers/fitted_steps.py`.
@@ -118,6 +119,10 @@ def fit_sampler(
 
     Raises:
         ValueError: on arguments out of range, before anything is evaluated.
+
+    Examples:
+        >>> pipe.scheduler = fit_sampler(pipe, steps=[4], generator=torch.Generator().manual_seed(0))
+        >>> pipe(8, num_inference_steps=4).images[0].save("four_steps.png")
     """
     steps = checked_steps(steps)
     require_own_scheduler(pipe.scheduler)
@@ -128,9 +133,11 @@ def fit_sampler(
     ode = ScoreSdeExponentialScheduler.from_config(config, fits=None, eta=0.0, solver_order=order, final_denoise=None)
     shape = pipe._image_shape
     count = min(1024, max(96, 32768 // math.prod(shape))) if num_latents is None else whole_number(num_latents)
-    for name, value in {"num_latents": count, "solution_steps": whole_number(solution_steps)}.items():
-        if not value >= 8:
+    for name, value in {"num_latents": num_latents, "solution_steps": solution_steps}.items():
+        if value is not None and not whole_number(value) >= 8:
             raise ValueError(f"`{name}` must be an integer of at least 8, but is {value!r}.")
+    if on_fit is not None and not callable(on_fit):
+        raise ValueError(f"`on_fit` must be a function or None, but is {on_fit!r}.")
     if not whole_number(batch_size) >= 1:
         raise ValueError(f"`batch_size` must be a positive integer, but is {batch_size!r}.")
     require_generators(generator, int(2 * count), "latents")

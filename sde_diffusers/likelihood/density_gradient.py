@@ -38,8 +38,8 @@ class LogDensity(torch.autograd.Function):
     def forward(ctx, x: Tensor, flow: ProbabilityFlow, start: float, end: float, rtol: float, atol: float):
         """Follow the ODE from `start` to `end`."""
         ctx.flow, ctx.path = flow, [] if ctx.needs_input_grad[0] else None
-        ctx.weights = weights_in_use(flow)
         z, gain = flow.solve(x, start, end, rtol, atol, ctx.path)
+        ctx.weights = weights_in_use(flow) if ctx.needs_input_grad[0] else None
         ctx.save_for_backward(z)
         ctx.mark_non_differentiable(z)
         return prior_logp(flow.scheduler, z)[:, None] + gain, z

@@ -39,7 +39,8 @@ def encode_images(pipe, images, class_labels=None, rtol=1e-5, atol=1e-5, variabl
     check_solver(rtol, atol, variable)
     flow = ProbabilityFlow(pipe, x.shape, Guidance(pipe, len(x), class_labels), variable)
     x = pipe.scheduler.parameterization.to_model_range(x)
-    pipe.scheduler.leave_fit()  # so that `init_noise_sigma` is the deviation of codes, whatever was sampled before
+    if pipe.scheduler.step_index == len(pipe.scheduler.times):  # no sampling is under way
+        pipe.scheduler.leave_fit()  # so that `init_noise_sigma` is the deviation of codes, whatever was sampled before
     z, _ = flow.solve(x, pipe.scheduler.sampling_eps, pipe.scheduler.start_time, rtol, atol)
     return ProbabilityFlowOutput(z.float(), flow.nfe, rtol, atol)
 

@@ -33,7 +33,8 @@ class LikelihoodOutput(BaseOutput):
     """Negative log-likelihoods in bits per dimension (less is more likely).
 
     Args:
-        bits_per_dim: (N,) float64, mean over passes and probes. High values mark anomalies.
+        bits_per_dim: (N,) float64, mean over passes and probes. That an image is unusual it does not show:
+            docs/how_to/densities.md.
         estimates: (passes, probes, N) float64, what was averaged; one "probe" if the trace is exact. Join batches with
             `torch.cat(..., dim=2)` and ask `standard_errors` for the errors over a data set.
         standard_error: of the batch's mean, in parts; see `standard_errors`. Of the passes' mean, not of their

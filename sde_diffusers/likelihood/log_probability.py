@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sde_diffusers.guidance import classes_of
 from sde_diffusers.likelihood.log_likelihood import LogProbOutput, log_probabilities
 from sde_diffusers.scalars import plain, real_number
 
@@ -24,7 +25,7 @@ def image_log_prob(pipe, x, **options) -> LogProbOutput:
 
 def image_class_log_prob(pipe, x, class_priors=None, generator=None, **options) -> Tensor:
     """See `ScoreSdePipeline.class_log_prob`."""
-    classes = pipe.unet.config.num_class_embeds or 0
+    classes = classes_of(pipe.unet) or 0
     if not classes:
         raise ValueError("`class_log_prob` needs a network that is conditional on classes, and this one is not.")
     if "class_labels" in options:

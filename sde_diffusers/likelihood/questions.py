@@ -14,8 +14,8 @@ from sde_diffusers.parameterization import require_choice
 from sde_diffusers.scalars import real_number, whole_number
 
 MOST_LEVELS = 2**32
-FINEST_TOLERANCE = 1e-13  # of the solver
 """Of float64's 2^53: the others are for the noise within a level."""
+FINEST_TOLERANCE = 1e-13  # of the solver
 
 
 def require_unbounded(scheduler) -> None:
@@ -79,7 +79,8 @@ def numbers_and_levels(pipe, images, levels, in_units: bool) -> tuple[Tensor, in
             raise ValueError(f"`levels` is for integers, but `x` is {images.dtype}: give integers in [0, levels).")
         if not images.isfinite().all():
             raise ValueError("`x` must be finite, but holds NaN or infinite values.")
-        if pixels.levels is not None and pixels.high > 1 and 0 <= images.min() and images.max() <= 1:
+        inside = pixels.levels is not None and pixels.high > 1 and 0 <= images.min() and images.max() <= 1
+        if inside and (images != images.round()).any():  # a dark image of zeros and ones may be meant
             raise ValueError(
                 f"`x` lies in [0, 1], but must be in the data's own units, {pixels.low} to {pixels.high}: give "
                 "integers, or floating-point numbers of that range."

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
+from sde_diffusers.models.conditioning import require_noise
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
     BlockEmbeddings,
@@ -28,6 +29,7 @@ from sde_diffusers.models.layers import (
     ResidualBlock,
     compute_dtype,
     conv2d,
+    in_patches,
     linear,
     number_blocks,
 )
@@ -127,7 +129,7 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
             `torch.Tensor` of shape (N, num_classes): Logits, at least float32.
 
         Raises:
-            ValueError: If shapes do not fit, or the sample holds integers.
+            ValueError: If shapes do not fit, the sample holds integers, or noise is not above 0.
         """
         config = self.config
         if sample.ndim != 4 or sample.shape[1] != config.in_channels:
@@ -137,13 +139,12 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         level = torch.as_tensor(noise_level, device=sample.device).to(dtype)
         if level.numel() not in (1, len(sample)) or level.ndim > 1:
             raise ValueError(f"`noise_level` must be a number or ({len(sample)},) of them, got {tuple(level.shape)}.")
+        require_noise("noise_level", level)
         level = level.expand(len(sample))
 
         scale = (level**2 + config.sigma_data**2).rsqrt()
         x = (sample.to(dtype) - 0.5) * scale[:, None, None, None]
-        patch = config.patch_size
-        if patch > 1:
-            x = F.pixel_unshuffle(F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch)), patch)
+        x = in_patches(x, config.patch_size)
         working = compute_dtype(self.conv_in)
         emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(working)))
         h = self.conv_in(x.to(working))

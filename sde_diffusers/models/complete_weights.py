@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sde_diffusers.known_keys import require_known_keys
+from sde_diffusers.saved_folders.folder_options import require_dtypes, require_save_options
 from sde_diffusers.saved_folders.stale_weights import stale_weights
 from sde_diffusers.saved_folders.whole_folder import whole_save
 
@@ -31,7 +32,12 @@ class CompleteWeightsMixin:
         """Save a network; the arguments are those of `ModelMixin.save_pretrained`.
 
         The folder is as it was until all is written; earlier weights are then gone, and other files stay.
+
+        Raises:
+            ValueError: If the folder is no path or a file, or a variant or size of shards is none.
+            OSError: If something cannot be written; the folder is then as it was.
         """
+        require_save_options(variant, max_shard_size)
         if push_to_hub:
             kwargs.setdefault("repo_id", Path(save_directory).resolve().name)
         options = (is_main_process, save_function, safe_serialization, variant, max_shard_size, push_to_hub)
@@ -59,10 +65,11 @@ class CompleteWeightsMixin:
         file, its kernels round differently, and the network would not answer bit for bit as before it was saved.
 
         Raises:
-            ValueError: If tensors are missing, left over or of another shape than the configuration asks for, or on
-                arguments that neither diffusers nor the network takes.
+            ValueError: If tensors are missing, left over or of another shape than the configuration asks for, on
+                arguments that neither diffusers nor the network takes, or on a dtype that is none of torch.
             OSError: If a file is missing, broken or no safetensors file.
         """
+        require_dtypes(kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         try:
             load = super().from_pretrained  # type: ignore[misc]

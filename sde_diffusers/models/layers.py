@@ -169,14 +169,17 @@ class Upsample(nn.Module):
 class FourierFeatures(nn.Module):
     """Random Fourier features (Tancik et al., 2020): (N,) -> (N, 2 * `width`), sines, then cosines of 2 pi W x.
 
-    The frequencies W are fixed. They are kept as the bits of float32 numbers, since casting them together with the
-    network (to bfloat16, say) would turn phases of many radians into noise.
+    The frequencies W are fixed, and drawn by a seed of their own: who builds a network from its configuration and
+    copies the parameters alone, as diffusers' `EMAModel` does, gets the same ones. They are kept as the bits of
+    float32 numbers, since casting them together with the network (to bfloat16, say) would turn phases of many
+    radians into noise.
     """
 
     def __init__(self, width, scale):
         super().__init__()
         self.width = width
-        self.register_buffer("frequency_bits", (torch.randn(width, dtype=torch.float32) * scale).view(torch.int32))
+        frequencies = torch.randn(width, generator=torch.Generator().manual_seed(0), device="cpu") * scale
+        self.register_buffer("frequency_bits", frequencies.view(torch.int32).to(torch.empty(0).device))
 
     def forward(self, x):
         phase = x[:, None] * self.frequency_bits.view(torch.float32) * (2 * math.pi)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from sde_diffusers.class_names import check_class_names
 from sde_diffusers.images import PixelFormat
 from sde_diffusers.models.complete_weights import CompleteWeightsMixin
-from sde_diffusers.models.conditioning import ConditioningMixin
+from sde_diffusers.models.conditioning import ConditioningMixin, require_noise
 from sde_diffusers.models.group_norm import GroupNorm
 from sde_diffusers.models.layers import (
     BlockEmbeddings,
@@ -118,7 +118,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
     @register_to_config
     def __init__(
         self,
-        sample_size: int | Sequence[int] | None = 32,
+        sample_size: int | Sequence[int] = 32,
         in_channels: int = 3,
         out_channels: int | None = None,
         block_out_channels: Sequence[int] = (32, 64, 64),
@@ -313,7 +313,7 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
             `UNet2DOutput` or `tuple`: `sample` of shape (N, out_channels, H, W), in the dtype of the given one.
 
         Raises:
-            ValueError: If shapes do not fit, a class does not exist, or the sample holds integers.
+            ValueError: If shapes do not fit, a class or noise level does not exist, or the sample holds integers.
         """
         config = self.config
         if sample.ndim != 4 or sample.shape[1] != config.in_channels:
@@ -324,6 +324,9 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
         t = torch.as_tensor(timestep, device=sample.device).to(dtype)
         if t.numel() not in (1, sample.shape[0]) or t.ndim > 1:
             raise ValueError(f"`timestep` must be a number or of shape ({sample.shape[0]},), got {tuple(t.shape)}.")
+        fourier = config.time_embedding_type == "fourier"
+        if fourier or config.preconditioning:
+            require_noise("timestep", t)
         t = t.expand(sample.shape[0])
         x, scale = sample.to(dtype), t.reshape(-1, 1, 1, 1)
 
@@ -340,15 +343,13 @@ class NCSNppUNet2DModel(CompleteWeightsMixin, ConditioningMixin, UNet2DModel):
             low, high = config.image_range
             if (low, high) != (-1, 1):
                 x = x * (2 / (high - low)) - (low + high) / (high - low)
-            fourier = config.time_embedding_type == "fourier"
             output = self._network(x, t.log() if fourier else t, class_labels, augment_labels).to(dtype)
             if config.scale_by_sigma:
                 if not fourier:
                     log_ratio = math.log(config.sigma_min / config.sigma_max)
                     scale = config.sigma_max * torch.exp(scale * (log_ratio / (config.num_scales - 1)))
                 output = output / scale
-        output = output.to(sample.dtype)
-        return UNet2DOutput(sample=output) if return_dict else (output,)
+        return UNet2DOutput(sample=output.to(sample.dtype)) if return_dict else (output.to(sample.dtype),)
 
     def _network(self, x, condition, class_labels, augment_labels=None, levels=None):
         """The bare network: images (N, C, H, W) in [-1, 1] plus noise, embedded noise level (N,), level features."""

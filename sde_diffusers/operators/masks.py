@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from sde_diffusers.generators import require_generator
 from sde_diffusers.operators.base import LinearOperator
 from sde_diffusers.scalars import real_number, whole_number, whole_numbers
 
@@ -122,13 +123,14 @@ def random_mask(shape: tuple[int, ...], share: float, generator: torch.Generator
 
     Raises:
         ValueError: unless 0 < share < 1, of whose pixels at least one is in the share and one is not, and the shape
-            has two dimensions or more.
+            has two dimensions or more; on a seed in the place of a generator.
     """
     sides = whole_numbers(shape)
     if len(sides) < 2 or not all(side > 0 for side in sides):
         raise ValueError(f"`shape` must end with (height, width), whole numbers above 0, but is {shape!r}.")
     if not 0 < real_number(share) < 1:
         raise ValueError(f"`share` must lie between 0 and 1, but is {share!r}.")
+    require_generator(generator)
     noise = torch.rand(shape, generator=generator).flatten(-2)
     count = round(share * noise.shape[-1])
     if not 0 < count < noise.shape[-1]:
@@ -142,9 +144,10 @@ def stroke_mask(
     """(H, W) booleans, True under free-form brush strokes: broken lines of random corners.
 
     Raises:
-        ValueError: unless all numbers are whole and above 0.
+        ValueError: unless all numbers are whole and above 0; on a seed in the place of a generator.
     """
     require_counts(height=height, width=width, strokes=strokes, thickness=thickness)
+    require_generator(generator)
     picture = Image.new("L", (width, height))
     for _ in range(strokes):
         corners = torch.rand(4, 2, generator=generator) * torch.tensor([width, height])

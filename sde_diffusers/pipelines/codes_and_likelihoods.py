@@ -176,6 +176,10 @@ class CodesAndLikelihoodsMixin:
             ValueError: on arguments of a wrong shape or out of range; if the scheduler bounds E[x_0 | x_t]
                 (`clip_denoised`, dynamic thresholding), since what it draws has another density.
             RuntimeError: if the network's answers are not finite.
+
+        Examples:
+            >>> result = pipe.bits_per_dim(pipe(4, output_type="pt").images, torch.Generator().manual_seed(0))
+            >>> print(result.bits_per_dim, result.nfe)
         """
         return image_bits_per_dim(
             self,

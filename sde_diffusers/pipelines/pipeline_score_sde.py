@@ -157,6 +157,10 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         Raises:
             ValueError: on arguments out of range, before anything is drawn.
             StateNotFiniteError: if the state is no longer finite.
+
+        Examples:
+            >>> pipe = ScoreSdePipeline.from_pretrained("pretrained/fashion-mnist-ve")
+            >>> pipe(4, 20, class_labels="Bag", guidance_scale=1.5).images[0].save("bag.png")
         """
         require_own_scheduler(self.scheduler)
         if not 0 < real_number(strength) <= 1:

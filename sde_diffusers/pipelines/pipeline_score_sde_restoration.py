@@ -248,6 +248,14 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 by hand (grey, 1-bit, or a layer RGBA whose opaque pixels count), or a binary array (H, W) or tensor.
                 One, or one for each image, or several for one image.
             kwargs: of `__call__`.
+
+        Raises:
+            ValueError: on a mask that marks no pixel, has values in between, or does not fit the images; on arguments
+                that `__call__` refuses.
+
+        Examples:
+            >>> pipe = ScoreSdeRestorationPipeline.from_pretrained("pretrained/fashion-mnist-ve")
+            >>> pipe.inpaint(image, mask, num_samples=4).mean[0].save("filled_in.png")
         """
         image, operator = masked_images(image, mask, self.unet.config.in_channels, self.pixel_format)
         return self._restore("image", image, operator, image.shape[2:], kwargs)
@@ -279,6 +287,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
             factor: integer from 2 to 1024.
             resample: how they were made small, "box" (means of factor x factor pixels) or "bicubic", as in PIL.
             kwargs: of `__call__`.
+
+        Raises:
+            ValueError: on a factor that is no integer from 2 to 1024, on another `resample`; on arguments that
+                `__call__` refuses.
         """
         require_choice("resample", resample, SMALLER)
         image, operator = (
@@ -306,6 +318,10 @@ class ScoreSdeRestorationPipeline(ScoreSdePipeline):
                 None is "symmetric" for a Gaussian and "reflect" for a kernel. With "valid", the image lacks the pixels
                 whose blur reached beyond, and the restored one has them: kernel - 1 more each way.
             kwargs: of `__call__`.
+
+        Raises:
+            ValueError: on a deviation that is not above 0, a kernel that is no finite and real (h, w) array or whose
+                sum is not 1 (0.5 to 2), on an unknown `boundary`; on arguments that `__call__` refuses.
         """
         options = {} if boundary is None else {"boundary": boundary}
         gaussian = not math.isnan(real_number(kernel))

@@ -14,7 +14,6 @@ from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.schedulers.time_grids import time_grid
 
 LEVELS_REACHED = 1.01  # by how much given noise levels may lie outside of the SDE's: they are rounded
 
@@ -92,7 +91,7 @@ class ScoreSdeConsistencyScheduler(ScoreSdeScheduler):
 
     def _plan(self, n):
         own = (self.config.levels or {}).get(str(n))
-        grid = time_grid(self.time_grid, n + 1, self.sde, self.start_time, self.sampling_eps)
+        grid = self._grid(n + 1)
         if own is None:
             times = grid[:n]
         else:

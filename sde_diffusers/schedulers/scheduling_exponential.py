@@ -12,8 +12,9 @@ arXiv 2204.13902):
 
 What the network estimates, x_0 or the noise, is replaced under the integral by the polynomial through the last k
 estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here
-it is the share of the noise, u = sigma / (alpha + sigma), and not lambda: the estimates hardly change at both ends of
-the lambda axis, where u saturates, and so a long step in lambda does not extrapolate far.
+it is the share of the noise, u = sigma / (c alpha + sigma) with c half the width of the images' range, and not lambda:
+the estimates hardly change at both ends of the lambda axis, where u saturates, and so a long step in lambda does not
+extrapolate far.
 
 An evaluation at the end of a step can also correct that step, at no further one: it is taken again from where it
 began, by the polynomial through the new estimate, too, whose order is one higher (UniC, arXiv 2302.04867). Order 4
@@ -42,7 +43,6 @@ from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.fitted_steps import fitted_steps
 from sde_diffusers.schedulers.kept_batch import LeftState
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.schedulers.time_grids import time_grid
 
 EXPONENTIAL_FORMS = ("data", "noise")
 HIGHEST_ORDER = 4
@@ -162,7 +162,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             self.held_order = self.config.solver_order
             return times, [True] * n
         points = n if self.final_denoise else n + 1
-        times = time_grid(self.time_grid, points, self.sde, self.start_time, self.sampling_eps)
+        times = self._grid(points)
         self._levels = [*zip(self.sde.alpha(times).tolist(), self.sde.sigma(times).tolist(), strict=True)]
         self._half_log_snr = self.sde.half_log_snr(times).tolist()
         if self.final_denoise:  # the data themselves
@@ -269,12 +269,13 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             return 0.0, [1.0], 0.0
         kappa = 1 + eta**2
         last = k + 1 if corrected else k
-        nodes = [sigma / (alpha + sigma) for alpha, sigma in self._levels[last + 1 - order : last + 1]]
+        unit = self.parameterization.half_range
+        nodes = [sigma / (unit * alpha + sigma) for alpha, sigma in self._levels[last + 1 - order : last + 1]]
         while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
             nodes = nodes[1:]
         if form == "noise":
             start, end = sigma_t / alpha_t, sigma_s / alpha_s
-            integrals = lagrange_integrals(nodes, start, end, lambda s: kappa, lambda s: s / (1 + s))
+            integrals = lagrange_integrals(nodes, start, end, lambda s: kappa, lambda s: s / (unit + s))
             scale, deviation = alpha_s / alpha_t, alpha_s * eta * math.sqrt(start**2 - end**2)
         else:
             h = lambda_s - lambda_t
@@ -286,7 +287,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
                     max(lambda_t, lambda_s - FORGOTTEN / kappa),  # before, the weight is nothing
                     lambda_s,
                     lambda v: kappa * np.exp(kappa * (v - lambda_s)),
-                    lambda v: 1 / (1 + np.exp(v)),
+                    lambda v: 1 / (1 + unit * np.exp(v)),
                 )
             forgotten = eta**2 * h if eta > 0 else 0.0  # h may be infinite
             scale = sigma_s / sigma_t * math.exp(-forgotten)

@@ -22,7 +22,6 @@ from diffusers.configuration_utils import register_to_config
 from sde_diffusers.parameterization import PURE_NOISE, expand_like, require_choice
 from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.schedulers.time_grids import time_grid
 
 PREDICTORS = ("reverse_diffusion", "euler_maruyama", "ancestral", "none")
 CORRECTORS = ("langevin", "ald", "none")
@@ -100,7 +99,7 @@ class ScoreSdePredictorCorrectorScheduler(ScoreSdeScheduler):
             raise ValueError("`predictor` and `corrector` are both without effect: nothing would be sampled.")
 
     def _plan(self, n):
-        times = time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps)
+        times = self._grid(n)
         uniform = self.time_grid == "uniform"
         # The paper's where the times are its own, and the exact transitions anywhere else.
         chain = paper_chain = self.sde.paper_chain(times) if uniform else self.sde.chain(times)

@@ -25,7 +25,6 @@ from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.kept_batch import LeftState
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
-from sde_diffusers.schedulers.time_grids import time_grid
 
 ODE_METHODS = ("euler", "heun")
 
@@ -97,7 +96,7 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
 
     def _plan(self, n):
         points = n if self.final_denoise else n + 1
-        grid = time_grid(self.time_grid, points, self.sde, self.start_time, self.sampling_eps)
+        grid = self._grid(points)
         kernel = [self.sde.alpha(grid), self.sde.sigma(grid), (-self.sde.half_log_snr(grid)).exp()]
         if self.final_denoise:  # the data themselves: alpha = 1, no noise
             ends = (torch.full((1,), value, dtype=torch.float64) for value in (1.0, 0.0, 0.0))

@@ -17,12 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.generators import require_generators
-from sde_diffusers.parameterization import (
-    PURE_NOISE,
-    Parameterization,
-    expand_like,
-    require_choice,
-)
+from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
@@ -31,7 +26,7 @@ from sde_diffusers.schedulers.kept_batch import KeptBatchMixin
 from sde_diffusers.schedulers.late_start import LateStartMixin
 from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
-from sde_diffusers.schedulers.time_grids import TIME_GRIDS
+from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
 MOST_TIME_STEPS = 1_000_000
@@ -132,6 +127,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
             image_range=own.image_range if config.image_range is None else config.image_range,
             num_train_timesteps=config.num_train_timesteps,
         )
+        if self.parameterization.table_length != config.num_train_timesteps:  # from which training loops draw
+            self.register_to_config(num_train_timesteps=self.parameterization.table_length)
         self.final_denoise = True if config.final_denoise is None else config.final_denoise
         require_choice("final_denoise", self.final_denoise, (True, False))
         self.time_grid = self.default_time_grid if config.time_grid is None else config.time_grid
@@ -161,6 +158,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
         for key in BOUNDS:
             arguments.setdefault(key, None)
+        if "trained_betas" in kwargs and "num_train_timesteps" not in kwargs:
+            arguments.pop("num_train_timesteps", None)  # of another table
         for sde in SDE_ARGUMENTS:
             parameters = arguments.setdefault(f"{sde}_parameters", None)
             if parameters and f"{sde}_parameters" not in kwargs and arguments.get(sde) != config_dict.get(sde):
@@ -375,6 +374,11 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
             raise ValueError("`num_inference_steps` is None: call `set_timesteps` before `step`.")
         if self._calls >= len(self.times):
             raise ValueError(f"All {len(self.times)} steps are done: call `set_timesteps` to sample again.")
+
+    def _grid(self, n: int) -> Tensor:
+        """n times of the time grid from the noise to the data; see `time_grid`."""
+        unit = self.parameterization.half_range
+        return time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps, unit)
 
     # What a sampler defines.
 

@@ -63,5 +63,5 @@ class CosineVPSDE(GaussianSDE):
         root = (variance + (sine * alpha) ** 2).sqrt()  # the sine of a(t), times cos(a(0)), as alpha is its cosine
         turned = (variance * cosine / (root + sine * alpha)).atan2(cosine**2 * alpha + sine * root)  # a(t) - a(0)
         bent = (turned * 2 * (1 + self.s) / math.pi).clamp(max=self._bend)
-        beyond = self.log_alpha(bent) + 0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9)
+        beyond = self.log_alpha(bent) - 0.5 * torch.nn.functional.logsigmoid(2 * half_log_snr)
         return bent + (turned > self._last - self._first) * 2 * beyond / self.largest_beta

@@ -19,7 +19,8 @@ class DiscreteVPSDE(GaussianSDE):
     So f = -beta/2 and g^2 = beta with beta constant on each interval, and the chain's kernels are met exactly.
 
     Args:
-        betas: (N,) the table beta_0..beta_{N-1}, as in a DDPM scheduler's `betas`; None = DDPM's own linear one.
+        betas: (N,) with N of at least 2, the table beta_0..beta_{N-1}, as in a DDPM scheduler's `betas`; None = DDPM's
+            own linear one.
 
     Raises:
         ValueError: unless every beta lies in (0, 1) (a table with terminal SNR 0 has a last beta of 1).
@@ -34,12 +35,13 @@ class DiscreteVPSDE(GaussianSDE):
 
     def __init__(self, betas: Sequence[float] | Tensor | None = None):
         try:
-            table = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64).flatten()
+            table = torch.as_tensor(linear_beta_table() if betas is None else betas, dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but is {betas!r}.") from error
-        bad = [] if table.numel() == 0 else table[~((table > 0) & (table < 1))].tolist()
-        if table.numel() == 0 or bad:
-            raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but holds {bad or 'nothing'}.")
+        if table.ndim != 1 or len(table) < 2:
+            raise ValueError(f"`betas` must be a list of at least 2 numbers, but has the shape {tuple(table.shape)}.")
+        if bad := table[~((table > 0) & (table < 1))].tolist():
+            raise ValueError(f"`betas` must hold numbers strictly between 0 and 1, but holds {bad}.")
         n = len(table)
         self.num_betas = n
         self.smallest_time = 1 / n
@@ -70,7 +72,7 @@ class DiscreteVPSDE(GaussianSDE):
         return (-2 * self.drift(t)).sqrt()
 
     def inverse_half_log_snr(self, half_log_snr: Time):
-        log_alpha = -0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9)
+        log_alpha = 0.5 * torch.nn.functional.logsigmoid(2 * half_log_snr)
         table = self._log_alphas.to(log_alpha.device)
         k = torch.searchsorted(-table, -log_alpha.contiguous()).clamp(1, self.num_betas)
         return (k - 1 + (log_alpha - table[k - 1]) / (table[k] - table[k - 1])) / self.num_betas

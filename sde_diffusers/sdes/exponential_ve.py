@@ -10,6 +10,9 @@ from sde_diffusers.sdes.gaussian import GaussianSDE, Time, require_positive
 class ExponentialVESDE(GaussianSDE):
     """The tutorial's SDE dx = sigma^t dw: alpha = 1, sigma(t)^2 = (sigma^(2t) - 1) / (2 log sigma).
 
+    Args:
+        sigma: the base, finite and above 1.
+
     Raises:
         ValueError: unless sigma > 1.
     """

@@ -239,7 +239,12 @@ class GaussianSDE(ABC):
 
         Returns:
             a = alpha(t) / alpha(s) and b = sqrt(sigma(t)^2 - a^2 sigma(s)^2).
+
+        Raises:
+            ValueError: if s is later than t (of times on a GPU nothing is asked).
         """
+        if s.device.type == t.device.type == "cpu" and not torch.compiler.is_compiling() and (s > t).any():
+            raise ValueError(f"`s` must not be later than `t`, but they are {s.tolist()} and {t.tolist()}.")
         a = torch.where(s == t, 1.0, (self.log_alpha(t) - self.log_alpha(s)).exp())
         return a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0).sqrt()
 
@@ -256,7 +261,7 @@ class GaussianSDE(ABC):
 
     def prior_logp(self, z: Tensor) -> Tensor:
         """Log-density of the prior in nats, summed over all dimensions but the first: (N, ...) -> (N,)."""
-        d = z[0].numel()
+        d, z = z[0].numel(), z.to(torch.promote_types(z.dtype, torch.float32))
         log_normalizer = d / 2 * math.log(2 * math.pi * self.prior_sigma**2)
         return -log_normalizer - z.flatten(1).square().sum(1) / (2 * self.prior_sigma**2)
 

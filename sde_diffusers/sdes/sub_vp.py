@@ -10,7 +10,14 @@ from sde_diffusers.sdes.vp import VPSDE
 
 
 class SubVPSDE(VPSDE):
-    """Sub-VP SDE (eq. 12 and 29): alpha as in VP, sigma = 1 - alpha^2, g^2 = beta (1 - alpha^4)."""
+    """Sub-VP SDE (eq. 12 and 29): alpha as in VP, sigma = 1 - alpha^2, g^2 = beta (1 - alpha^4).
+
+    Args:
+        beta_min, beta_max: as in `VPSDE`.
+
+    Raises:
+        ValueError: unless 0 < beta_min <= beta_max.
+    """
 
     name = "sub_vp"
     title = "sub-VP SDE"
@@ -23,8 +30,10 @@ class SubVPSDE(VPSDE):
         return (self.beta(t) * -torch.expm1(4 * self.log_alpha(t))).sqrt()
 
     def inverse_half_log_snr(self, half_log_snr: Time):
-        # 1 / alpha - alpha = sigma / alpha, that is, -2 sinh(log alpha) = exp(-half_log_snr).
-        return self.time_of_log_alpha(-torch.asinh(0.5 * torch.exp(-half_log_snr)))
+        # 1 / alpha - alpha = sigma / alpha, that is, -2 sinh(log alpha) = exp(-half_log_snr). Before that overflows,
+        # alpha is nothing beside 1 / alpha.
+        h = half_log_snr
+        return self.time_of_log_alpha(torch.where(h < -300, h, -torch.asinh(0.5 * torch.exp(-h.clamp(min=-300)))))
 
     def paper_chain(self, times: Tensor):
         """The Euler-Maruyama chain with dt = 1 / N, whose kernels approximate the SDE's (for few steps see VPSDE)."""

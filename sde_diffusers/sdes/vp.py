@@ -11,6 +11,9 @@ from sde_diffusers.sdes.gaussian import Chain, GaussianSDE, Time, require_positi
 class VPSDE(GaussianSDE):
     """Variance preserving SDE (eq. 11 and 33): beta(t) = beta_min + t (beta_max - beta_min), f = -beta/2, g^2 = beta.
 
+    Args:
+        beta_min, beta_max: beta at t = 0 and t = 1, finite, 0 < beta_min <= beta_max.
+
     Raises:
         ValueError: unless 0 < beta_min <= beta_max.
     """
@@ -50,7 +53,7 @@ class VPSDE(GaussianSDE):
 
     def inverse_half_log_snr(self, half_log_snr: Time):
         # alpha^2 = 1 / (1 + exp(-2 half_log_snr)).
-        return self.time_of_log_alpha(-0.5 * torch.nn.functional.softplus(-2 * half_log_snr, threshold=1e9))
+        return self.time_of_log_alpha(0.5 * torch.nn.functional.logsigmoid(2 * half_log_snr))
 
     def beta_table(self, n: int) -> Tensor:
         """beta_i of the N-step chain, i = N..1 (appendix E), in the order of descending time."""
