@@ -160,4 +160,4 @@ def launch(app: gr.Blocks, **options):
 
 if __name__ == "__main__":
     torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))  # or requests would wait for each other's
-    launch(build_app(os.environ.get("MODEL_ID")))
+    launch(build_app(os.environ.get("MODEL_ID") or None))

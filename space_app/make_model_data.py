@@ -36,8 +36,8 @@ from tab_generate import example_settings, first_settings, generate
 from tab_interpolate import example_settings as interpolation_settings
 from tab_interpolate import interpolate_seeds
 from tab_likelihood import scores
-from tab_one_step import FIRST_SETTINGS as ONE_STEP_SETTINGS
 from tab_one_step import example_settings as one_step_settings
+from tab_one_step import first_settings as first_one_step_settings
 from tab_one_step import one_step
 from tqdm import tqdm
 
@@ -79,7 +79,8 @@ def write_test_data(model: ServedModel) -> None:
 def write_drawn(model: ServedModel) -> None:
     """A row of images for each setting."""
     if model.consistency:
-        works = [one_step(model, *settings) for settings in (ONE_STEP_SETTINGS, *one_step_settings(model).values())]
+        settings = [first_one_step_settings(model), *one_step_settings(model).values()]
+        works = [one_step(model, *values) for values in settings]
         images = [unwatched(work).images for work in works]
     else:
         works = [generate(model, *first_settings(model))]

@@ -277,6 +277,10 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s"
 
 
+def counted(evaluations: int) -> str:
+    return f"{evaluations} evaluation" + ("" if evaluations == 1 else "s")
+
+
 def status_line(text: str) -> gr.Markdown:
     """Where a tab says how far its work is; page.js lets it be spoken, too."""
     return gr.Markdown(text, label="status", elem_classes=["status", "progress"])

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from bounded_work import TickingBar, Work
-from huggingface_hub import ModelCard
 from pictures import visible_states
 from PIL import Image
 from torch import Tensor
@@ -24,6 +23,7 @@ from sde_diffusers import (
 )
 from sde_diffusers.class_names import names_of
 from sde_diffusers.images import PixelFormat
+from sde_diffusers.model_card import read_card
 from sde_diffusers.weights_digest import weights_digest
 
 SHIPPED = Path(__file__).resolve().parents[1] / "pretrained" / "fashion-mnist-ve"
@@ -116,6 +116,16 @@ class ServedModel:
         return [*self.classes]
 
     @property
+    def without_class(self) -> bool:
+        """Whether images can be drawn without a class: not if the training never withheld it."""
+        return not self.classes or self.pipe.unet.config.get("label_dropout") != 0
+
+    @property
+    def class_choices(self) -> list[str]:
+        """What is offered as a class, the first of which the page begins with."""
+        return [ANY, *self.classes] if self.without_class else self.class_names
+
+    @property
     def pipe(self) -> ScoreSdePipeline:
         return self.load()
 
@@ -186,7 +196,11 @@ def read_pipeline(source: str) -> ScoreSdePipeline:
     try:
         pipe = ScoreSdePipeline.from_pretrained(source)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise NoModel(f"The model {source} can't be loaded. {type(error).__name__}: {error}") from error
+        message = f"The model {source} can't be loaded. {type(error).__name__}: {error}"
+        inside = Path(source) / "pipeline"  # of a folder of a training run
+        if inside.is_dir():
+            message = f"{message.rstrip('.')}; did you mean {inside}?"
+        raise NoModel(message) from error
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.unet.requires_grad_(False).eval()  # for good: requests that switch gradients off would meet one another
     print(pipe.optimize(batch_size=8, precision="float32"), flush=True)  # a seed draws the same image in any batch
@@ -244,8 +258,10 @@ def card_header(source: str) -> dict:
     the names of classes that the network knows and nobody trained.
     """
     path = Path(source) / "README.md"
+    if Path(source).is_dir() and not path.is_file():
+        return {}
     try:
-        card = ModelCard(path.read_text(encoding="utf-8")) if Path(source).is_dir() else ModelCard.load(source)
+        card = read_card(path if path.is_file() else source)
     except (OSError, ValueError):  # no card, or none that can be read
         return {}
     return card.data.to_dict()

@@ -8,7 +8,7 @@ import gradio as gr
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, stop_on
 from picture_examples import picture_examples
-from pictures import checked_seed, friendly, generators, number_input, seconds, status_line, whole_number
+from pictures import checked_seed, counted, friendly, generators, number_input, seconds, status_line, whole_number
 from results import (
     download_button,
     file_name,
@@ -46,6 +46,8 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
     label = model.labels(class_name)
     if label is None and guidance != 1:
         raise friendly("Guidance other than 1 leads towards a class: choose one.")
+    if guidance != 1 and not model.without_class:
+        raise friendly("Guidance must be 1: this network never learnt to draw without a class.")
     scheduler = model.scheduler(sampler)
 
     def compute(work):
@@ -68,7 +70,7 @@ def generate(model: ServedModel, class_name, sampler, steps, guidance, count, se
 
     def show(work):
         output = work.result
-        status = f"**{output.nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        status = f"**{counted(output.nfe)}** of the network for each image · **{seconds(work.seconds)}**"
         gallery, download = finished(results(output.images), file_name(*words, "seed", seed))
         return gallery, status + " · tap an image to enlarge it", download
 
@@ -82,7 +84,7 @@ def settings_in_words(class_name, sampler, steps, guidance) -> list[str]:
 
 def first_settings(model: ServedModel) -> list:
     """What the page begins with, in the order of `generate`."""
-    return [ANY, DEFAULT_SAMPLER, SAMPLERS[DEFAULT_SAMPLER][2], 1, FIRST_IMAGES, 0, False]
+    return [model.class_choices[0], DEFAULT_SAMPLER, SAMPLERS[DEFAULT_SAMPLER][2], 1, FIRST_IMAGES, 0, False]
 
 
 def example_settings(model: ServedModel) -> dict[str, list]:
@@ -91,9 +93,10 @@ def example_settings(model: ServedModel) -> dict[str, list]:
     if not classes:
         return {}
     middle = classes[len(classes) // 2]
+    second = ("guidance 3", 3) if model.without_class else ("10 steps", 1)
     return {
         f"{classes[-1]}, 20 steps": [classes[-1], DEFAULT_SAMPLER, 20, 1, 8, 1, False],
-        f"{classes[0]}, guidance 3": [classes[0], ODE_SAMPLER, 10, 3, 8, 2, False],
+        f"{classes[0]}, {second[0]}": [classes[0], ODE_SAMPLER, 10, second[1], 8, 2, False],
         f"{middle}, ancestral": [middle, "Ancestral", 50, 1, 8, 3, False],
     }
 
@@ -106,8 +109,8 @@ def build(model: ServedModel, history: gr.Gallery) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             class_name = gr.Dropdown(
-                [ANY, *model.class_names],
-                value=ANY,
+                model.class_choices,
+                value=model.class_choices[0],
                 label="Class",
                 info="What the images shall show",
                 visible=bool(model.class_names),
@@ -132,7 +135,7 @@ def build(model: ServedModel, history: gr.Gallery) -> None:
                     1,
                     step=0.1,
                     info="Above 1: more typical of the class, less diverse",
-                    visible=bool(model.class_names),
+                    visible=bool(model.class_names) and model.without_class,
                 )
                 count = number_input("Images", 1, MAX_IMAGES, FIRST_IMAGES)
                 new_seed = gr.Checkbox(value=True, label="New seed each time")

@@ -9,6 +9,7 @@ from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from pictures import (
     checked_seed,
+    counted,
     fitted,
     friendly,
     generators,
@@ -74,7 +75,7 @@ def inpaint(model: ServedModel, painted, method, steps, count, seed):
         if count > 1:
             name = file_name(*words, "seed", seed, "mean of", count)
             results.append(Result(output.mean[0], "their mean", name))
-        cost = f"**{output.nfe}** evaluations of the network for each completion"
+        cost = f"**{counted(output.nfe)}** of the network for each completion"
         if output.products:
             cost += f", and at most {output.products} passes backwards through it (vector-Jacobian products)"
         gallery, download = finished(results, file_name(*words, "seed", seed))

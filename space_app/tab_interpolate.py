@@ -9,6 +9,7 @@ from door import ON_EXAMPLE, compute_on, random_on, stop_on
 from picture_examples import picture_examples
 from pictures import (
     checked_seed,
+    counted,
     number_input,
     picture_input,
     read_picture,
@@ -92,7 +93,7 @@ def shown_between(*ends_and_words):
 
     def show(work):
         images, nfe = work.result
-        status = f"**{nfe}** evaluations of the network for each image · **{seconds(work.seconds)}**"
+        status = f"**{counted(nfe)}** of the network for each image · **{seconds(work.seconds)}**"
         gallery, download = finished(between(images, *ends_and_words), file_name(*words))
         return gallery, status, download
 
@@ -101,7 +102,7 @@ def shown_between(*ends_and_words):
 
 def example_settings(model: ServedModel) -> dict[str, list]:
     """The examples by their names, in the order of `interpolate_seeds`."""
-    examples = {"1 to 2, any class": [1, 2, 8, ANY]}
+    examples = {"1 to 2, any class": [1, 2, 8, ANY]} if model.without_class else {}
     return examples | {f"7 to 8, {name}": [7, 8, 8, name] for name in model.class_names[-2:]}
 
 
@@ -124,8 +125,8 @@ def build(model: ServedModel, history: gr.Gallery, random_picture, example_files
                         seed_a = gr.Number(value=1, label="Seed A", info="Of the first noise", min_width=100)
                         seed_b = gr.Number(value=2, label="Seed B", info="Of the last", min_width=100)
                     class_name = gr.Dropdown(
-                        [ANY, *model.class_names],
-                        value=ANY,
+                        model.class_choices,
+                        value=model.class_choices[0],
                         label="Class",
                         info="Of all images",
                         visible=bool(model.class_names),

@@ -6,7 +6,7 @@ import gradio as gr
 from bounded_work import Work
 from door import ON_EXAMPLE, compute_on, stop_on
 from picture_examples import picture_examples
-from pictures import checked_seed, generators, seconds, status_line, whole_number
+from pictures import checked_seed, counted, generators, seconds, status_line, whole_number
 from results import (
     download_button,
     file_name,
@@ -20,7 +20,6 @@ from results import (
 from served_model import ANY, ServedModel
 
 IMAGES, LARGEST_SEED, EVALUATIONS = 8, 1000, 2
-FIRST_SETTINGS = (ANY, "1", 0)  # class, evaluations and seed that the page begins with
 
 
 def one_step(model: ServedModel, class_name, evaluations, seed):
@@ -53,13 +52,14 @@ def one_step(model: ServedModel, class_name, evaluations, seed):
     return Work(compute, show, show_state)
 
 
-def counted(evaluations: int) -> str:
-    return f"{evaluations} evaluation" + ("" if evaluations == 1 else "s")
+def first_settings(model: ServedModel) -> list:
+    """What the page begins with, in the order of `one_step`."""
+    return [model.class_choices[0], "1", 0]
 
 
 def example_settings(model: ServedModel) -> dict[str, list]:
     """The examples by their names, in the order of `one_step`."""
-    examples = {"any class, 2 evaluations": [ANY, "2", 0]}
+    examples = {"any class, 2 evaluations": [ANY, "2", 0]} if model.without_class else {}
     if model.classes:
         first, last = model.class_names[0], model.class_names[-1]
         examples |= {f"{last}, 1 evaluation": [last, "1", 1], f"{first}, 2 evaluations": [first, "2", 2]}
@@ -73,12 +73,12 @@ def build(model: ServedModel, history: gr.Gallery) -> None:
         f"from noise to an image it asks its network once, where others ask tens of times. {model.about}",
         elem_id="title",
     )
-    first_class, first_evaluations, first_seed = FIRST_SETTINGS
+    first_class, first_evaluations, first_seed = first_settings(model)
     examples = example_settings(model)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             class_name = gr.Dropdown(
-                [ANY, *model.class_names],
+                model.class_choices,
                 value=first_class,
                 label="Class",
                 info="What the images shall show",

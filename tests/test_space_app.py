@@ -47,15 +47,33 @@ import door  # noqa: E402
 import make_model_data  # noqa: E402
 import pictures  # noqa: E402
 import served_model  # noqa: E402
+import tab_generate  # noqa: E402
+import tab_interpolate  # noqa: E402
 import tab_one_step  # noqa: E402
 from pictures import mask_editor, open_picture, read_picture, visible_states  # noqa: E402
 from tab_likelihood import TOLERANCE, likelihood, scores  # noqa: E402
 
 SAMPLER = served_model.DEFAULT_SAMPLER
+OPTIMIZE = ScoreSdePipeline.optimize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized_without_trials():
+    """Trials take seconds, whenever another model is read: here all networks are asked in the same way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScoreSdePipeline, "optimize", lambda pipe, **how: OPTIMIZE(pipe, **how, layout="channels_last"))
+        yield
+
+
+def test_a_card_that_cannot_be_read_is_none(tmp_path):
+    assert served_model.card_header(str(tmp_path)) == {}
+    for text, header in (("---\nabout: größer\n---\n", {"about": "größer"}), ("---\na: b: c\n---\n", {})):
+        (tmp_path / "README.md").write_text(text, encoding="utf-8")
+        assert served_model.card_header(str(tmp_path)) == header
 
 
 @pytest.fixture(scope="module")
-def app():
+def app(optimized_without_trials):
     if not served_model.SHIPPED.is_dir():
         pytest.skip("pretrained/fashion-mnist-ve is not here")
     return space_app.build_app(None)
@@ -74,9 +92,9 @@ def events(app):
     return {function.api_name: function for function in app.fns.values()}
 
 
-@pytest.fixture
-def client(url, tmp_path):
-    return new_client(url, tmp_path)
+@pytest.fixture(scope="module")
+def client(url, tmp_path_factory):
+    return new_client(url, tmp_path_factory.mktemp("downloads"))
 
 
 def new_client(url, folder):
@@ -111,6 +129,12 @@ def pixels(gallery) -> list[np.ndarray]:
     return [small(item["image"]) for item in gallery]
 
 
+def done(work):
+    """What an event's outputs are given when its work is done."""
+    work.result = work.run()
+    return work.show(work)
+
+
 def picture_file(folder, name, size=(28, 28), value=0) -> str:
     Image.new("L", size, value).save(folder / name)
     return str(folder / name)
@@ -125,9 +149,17 @@ def editor(background, layer):
 # ---- the actions ---------------------------------------------------------------------------------------------------
 
 
+def test_a_model_is_tried_out_when_it_is_read(monkeypatch, capsys):
+    found = []
+    monkeypatch.setattr(ScoreSdePipeline, "optimize", lambda pipe, **how: found.append(OPTIMIZE(pipe, **how)))
+    served_model.read_pipeline(str(served_model.SHIPPED))
+    (optimization,) = found
+    assert set(optimization.seconds) == {"float32, channels_last", "float32, contiguous"}
+
+
 def test_generate_draws_what_the_pipeline_draws(client):
     gallery, status, archive = client.predict("Bag", SAMPLER, 3, 1, 2, 5, False, api_name="/generate")
-    assert [item["caption"] for item in gallery] == ["seed 5", "seed 6"] and "**3** evaluations" in status
+    assert [item["caption"] for item in gallery] == ["seed 5", "seed 6"] and "**3 evaluations**" in status
     model = served_model.load_model(str(served_model.SHIPPED))
     pipe = ScoreSdePipeline(unet=model.pipe.unet, scheduler=model.scheduler(SAMPLER))
     pipe.set_progress_bar_config(disable=True)
@@ -170,16 +202,17 @@ def test_classes_without_training_images_are_not_offered(app, client):
 
 
 @pytest.mark.parametrize("sampler", served_model.SAMPLERS)
-def test_the_seed_of_an_image_draws_it_again_alone(client, sampler):
-    gallery, *_ = client.predict("Sandal", sampler, 3, 1.5, 3, 7, False, api_name="/generate")
-    again, *_ = client.predict("Sandal", sampler, 3, 1.5, 1, 9, False, api_name="/generate")
-    np.testing.assert_allclose(pixels(gallery)[2].astype(float), pixels(again)[0], atol=2)
-    assert Path(again[0]["image"]).name.endswith("-3-steps-guidance-1.5.png")
+def test_the_seed_of_an_image_draws_it_again_alone(sampler):
+    model = served_model.load_model(str(served_model.SHIPPED))
+    gallery = done(tab_generate.generate(model, "Sandal", sampler, 3, 1.5, 3, 7, False))[0]
+    again = done(tab_generate.generate(model, "Sandal", sampler, 3, 1.5, 1, 9, False))[0]
+    np.testing.assert_allclose(small(gallery[2][0]).astype(float), small(again[0][0]), atol=2)
+    assert Path(again[0][0]).name.endswith("-3-steps-guidance-1.5.png")
 
 
 def test_images_appear_while_they_form(client, monkeypatch):
     monkeypatch.setattr(bounded_work, "INTERVAL", 0.05)
-    job = client.submit("Bag", SAMPLER, 20, 1, 2, 0, False, api_name="/generate")
+    job = client.submit("Bag", SAMPLER, 10, 1, 1, 0, False, api_name="/generate")
     last, *_ = job.result()
     states = [pixels(gallery) for gallery, *_ in job.outputs() if isinstance(gallery, list) and gallery]
     assert len(states) > 2
@@ -200,7 +233,7 @@ def test_inpaint_keeps_what_was_not_painted_over(client, tmp_path):
     for image in (first, second):
         np.testing.assert_array_equal(image[:14], original[:14])
     assert np.abs(first[14:].astype(float) - second[14:]).mean() > 0
-    assert "**4** evaluations" in status
+    assert "**4 evaluations**" in status
 
 
 def test_bits_per_dim_are_the_models_and_set_noise_apart(client, tmp_path):
@@ -219,11 +252,11 @@ def test_bits_per_dim_are_the_models_and_set_noise_apart(client, tmp_path):
 
 
 def test_interpolation_ends_at_both_seeds(client):
-    strip, *_ = client.predict(1, 2, 4, "Bag", api_name="/interpolate_seeds")
-    back, *_ = client.predict(2, 1, 4, "Bag", api_name="/interpolate_seeds")
+    strip, *_ = client.predict(1, 2, 3, "Bag", api_name="/interpolate_seeds")
+    back, *_ = client.predict(2, 1, 3, "Bag", api_name="/interpolate_seeds")
     for there, here in zip(pixels(strip), pixels(back)[::-1], strict=True):
         np.testing.assert_allclose(there.astype(float), here, atol=2)
-    assert [item["caption"] for item in strip] == ["seed 1", "33%", "67%", "seed 2"]
+    assert [item["caption"] for item in strip] == ["seed 1", "50%", "seed 2"]
 
 
 def test_interpolation_of_images_passes_through_both(client, tmp_path):
@@ -231,9 +264,12 @@ def test_interpolation_of_images_passes_through_both(client, tmp_path):
     for column in (0, 1):
         sheet.crop((28 * column, 0, 28 * column + 28, 28)).save(tmp_path / f"{column}.png")
         files.append(tmp_path / f"{column}.png")
-    strip, *_ = client.predict(*map(gradio_client.handle_file, files), 3, api_name="/interpolate_images")
-    for found, file in ((pixels(strip)[0], files[0]), (pixels(strip)[-1], files[1])):
+    model = served_model.load_model(str(served_model.SHIPPED))
+    strip = done(tab_interpolate.interpolate_images(model, *map(str, files), 3))[0]
+    for found, file in ((small(strip[0][0]), files[0]), (small(strip[-1][0]), files[1])):
         assert np.abs(found.astype(float) - np.asarray(Image.open(file))).mean() < 2
+    with pytest.raises(gradio_client.exceptions.AppError, match="There is no image yet"):
+        client.predict(gradio_client.handle_file(files[0]), None, 3, api_name="/interpolate_images")
 
 
 def test_watch_shows_the_image_and_one_way_back_under_three_sdes(client):
@@ -542,26 +578,31 @@ def test_stop_ends_work_and_keeps_what_was_seen(url, events, waits):
 
 
 def test_a_text_where_a_number_is_meant_gets_a_message(url, events, capfd):
+    async def answer(http, function, k, wrong):
+        data = [getattr(part, "value", None) for part in function.inputs]
+        data[k] = wrong
+        content = json.dumps({"data": data, "fn_index": function._id, "session_hash": "x"})
+        joined = await http.post("queue/join", content=content, headers={"content-type": "application/json"})
+        assert joined.status_code == 200
+        async with http.stream("GET", "queue/data", params={"session_hash": "x"}) as lines:
+            messages = [json.loads(line[5:]) async for line in lines.aiter_lines() if line]
+        return next(m["output"]["error"] for m in messages if m["msg"] == "process_completed")
+
     async def every_number():
         async with browser(url) as http:
             for function in events.values():
                 for k, component in enumerate(function.inputs):
                     if not isinstance(component, gradio.Number) or function.fn is None:
                         continue
-                    # A number's first appearance gets all, those of other models one each, in turn.
-                    first = component.label not in found
-                    for wrong in values if first else [next(turns)]:
-                        data = [getattr(part, "value", None) for part in function.inputs]
-                        data[k] = wrong
-                        content = json.dumps({"data": data, "fn_index": function._id, "session_hash": "x"})
-                        header = {"content-type": "application/json"}
-                        joined = await http.post("queue/join", content=content, headers=header)
-                        assert joined.status_code == 200
-                        async with http.stream("GET", "queue/data", params={"session_hash": "x"}) as lines:
-                            messages = [json.loads(line[5:]) async for line in lines.aiter_lines() if line]
-                        error = next(m["output"]["error"] for m in messages if m["msg"] == "process_completed")
-                        assert f"{component.label} must be a number, but is" in error
-                        found.append(component.label)
+                    message = f"{component.label} must be a number, but is"
+                    for wrong in values:
+                        with pytest.raises(gradio.Error, match=message):
+                            door.check_value(component, wrong)
+                    # By a request: the first number of all gets all, the first of each other name one.
+                    sent = values if not found else [next(turns)] if component.label not in found else []
+                    for wrong in sent:
+                        assert message in await answer(http, function, k, wrong)
+                    found.append(component.label)
 
     found: list[str] = []
     values = ["many", "3", True, None, [3], {"value": 3}, 1e400]
@@ -699,9 +740,7 @@ def test_bits_per_dim_are_those_of_the_card(tmp_path):
     tests = torch.tensor(model.test_scores["bits_per_dim"])
     assert tests.mean() == pytest.approx(on_card.metric_value, abs=4 * (tests.std() / len(tests) ** 0.5).item())
     Image.fromarray(model.test_images[0, 0].numpy()).save(tmp_path / "image.png")
-    work = likelihood(model, str(tmp_path / "image.png"))
-    work.result = work.run()
-    value, *_ = work.show(work)
+    value, *_ = done(likelihood(model, str(tmp_path / "image.png")))
     options = {"dequantize": "truncated_normal", "rtol": TOLERANCE, "atol": TOLERANCE}
     expected = model.pipe.bits_per_dim(model.test_images[:1], torch.Generator().manual_seed(0), **options)
     assert value == pytest.approx(expected.bits_per_dim.item(), abs=1e-3)
@@ -741,7 +780,43 @@ def test_another_network_has_no_histogram(tmp_path):
 def test_without_a_model_the_page_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(served_model, "SHIPPED", tmp_path / "none")
     assert "MODEL_ID" in str(space_app.build_app(None).config["components"])
-    assert "can't be loaded" in str(space_app.build_app(str(tmp_path)).config["components"])
+    page = str(space_app.build_app(str(tmp_path)).config["components"])
+    assert "can't be loaded" in page and "did you mean" not in page
+    (tmp_path / "pipeline").mkdir()  # a training run's
+    assert f"did you mean {tmp_path / 'pipeline'}?" in str(space_app.build_app(str(tmp_path)).config["components"])
+
+
+def test_one_evaluation_is_not_called_many():
+    work = tab_generate.generate(served_model.load_model(str(served_model.SHIPPED)), "Bag", "DDIM", 1, 1, 1, 0)
+    list(work)
+    assert "**1 evaluation** of the network" in work.show(work)[1]
+
+
+@pytest.mark.parametrize("consistency", [False, True])
+def test_any_class_is_offered_where_the_network_learnt_it(tmp_path, consistency):
+    scheduler = ScoreSdeConsistencyScheduler if consistency else ScoreSdePredictorCorrectorScheduler
+    small = {"sample_size": 8, "in_channels": 1, "block_out_channels": (8,), "layers_per_block": 1, "fir": False}
+    for share in (0, 0.1, None):
+        network = NCSNppUNet2DModel(
+            **small, scale_by_sigma=False, num_class_embeds=3, label_dropout=share, consistency=consistency
+        )
+        pipe = ScoreSdePipeline(unet=network, scheduler=scheduler(sde="ve", sigma_max=80.0, prediction_type="sample"))
+        pipe.save_pretrained(tmp_path / str(share))
+        app = space_app.build_app(str(tmp_path / str(share)))
+        fields = {b.label: b for b in app.blocks.values() if isinstance(b, gradio.Dropdown | gradio.Number)}
+        choices = [name for name, _ in fields["Class"].choices]
+        assert choices == ([] if share == 0 else ["Any class"]) + ["class 0", "class 1", "class 2"]
+        assert fields["Class"].value == choices[0]
+        model = served_model.load_model(str(tmp_path / str(share)))
+        tabs = [tab_one_step] if consistency else [tab_generate, tab_interpolate]
+        named = [value for tab in tabs for example in tab.example_settings(model).values() for value in example]
+        assert ("Any class" in named) == (share != 0)
+        if not consistency:
+            assert fields["Guidance"].visible == (share != 0)
+            assert (3 in [example[3] for example in tab_generate.example_settings(model).values()]) == (share != 0)
+    if not consistency:
+        with pytest.raises(gradio.Error, match="never learnt to draw without a class"):
+            tab_generate.generate(served_model.load_model(str(tmp_path / "0")), "class 1", SAMPLER, 2, 2, 1, 0)
 
 
 def test_states_are_shown_with_signal_and_noise_in_their_ratio():
