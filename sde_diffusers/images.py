@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from sde_diffusers.scalars import plain_array
 from sde_diffusers.whole_pictures import require_whole
 
 INTEGER_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767)}
@@ -84,7 +85,7 @@ class PixelFormat:
         return (values.to(dtype) - self.low) / (self.high - self.low)
 
     def dequantized(self, values: Tensor, uniform: Tensor) -> Tensor:
-        """Values, plus uniform noise of one level -> [0, 1]."""
+        """Values, plus uniform noise in [0, 1), in levels -> [0, 1)."""
         return (values.float() - self.low + uniform) / self.levels
 
     def from_unit(self, unit: Tensor) -> Tensor:
@@ -250,6 +251,7 @@ def image_values(
         if len({(array.shape, array.dtype) for array in arrays}) > 1:
             raise ValueError(f"`{name}` must be images of one size and mode, but they differ.")
         value = torch.from_numpy(np.stack(arrays))
+    value = plain_array(name, value)
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biufc":
             raise ValueError(f"`{name}` must hold numbers, but is an array of {value.dtype}.")
@@ -355,6 +357,7 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
         mask = torch.from_numpy(np.stack(painted))[:, None]
     else:
         numbers = isinstance(value, Tensor) and not value.is_complex()
+        value = plain_array(name, value)
         if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
             numbers, value = True, value.astype(value.dtype.newbyteorder("="))
         if not numbers or not 2 <= value.ndim <= 4 or 0 in value.shape:
@@ -362,11 +365,8 @@ def read_mask(name: str, value, size: tuple[int, int]) -> Tensor:
             raise ValueError(f"`{name}` must be a PIL image, or an array or tensor of 2 to 4 axes, but is {what}.")
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.array(value if value.ndim == 2 else np.moveaxis(value, -1, -3), order="C"))
-        if value.dtype == torch.uint16:
-            value = value.to(torch.int32)
-            white = 65535
-        else:
-            white = 255 if value.dtype == torch.uint8 else 1
+        white = {torch.uint8: 255, torch.uint16: 65535}.get(value.dtype, 1)
+        value = value.to(torch.int32) if value.dtype == torch.uint16 else value
         white = white if value.max() > 1 else 1
         if not ((value == 0) | (value == white)).all():
             raise ValueError(

@@ -3,6 +3,7 @@
 A card says only what the repository's files and its author say.
 """
 
+import json
 import math
 import re
 from pathlib import Path
@@ -69,11 +70,18 @@ class HandwrittenCardError(ValueError):
 
 
 def check_card_words(
-    license: str | None = None, datasets: list[str] | None = None, tags: list[str] | None = None
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    description: str | None = None,
 ) -> None:
-    """Raise a `ValueError` on one string in the place of several, and on words that are no identifiers of the Hub."""
+    """Raise a `ValueError` on what is no text, or list of texts, and on words that are no identifiers of the Hub."""
+    for name, text in {"license": license, "description": description}.items():
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"`{name}` must be a string, but is {text!r}.")
     for name, value in {"datasets": datasets, "tags": tags}.items():
-        if isinstance(value, str):
+        listed = isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+        if value is not None and not listed:
             raise ValueError(f"`{name}` must be a list of strings, but is {value!r}.")
     words = {"license": [license] if license else [], "datasets": datasets or [], "tags": tags or []}
     for name, given_words in words.items():
@@ -112,7 +120,7 @@ def model_card(
             in the place of several; on words that are no identifiers of the Hub; on a description for a card that was
             written by hand; on configurations in the folder that hold values of other kinds.
     """
-    check_card_words(license, datasets, tags)
+    check_card_words(license, datasets, tags, description)
     if description is not None and earlier is not None and GENERATED not in earlier.text:
         raise HandwrittenCardError(
             "`description` is for a card that is generated, but this README.md was written by hand."
@@ -122,8 +130,8 @@ def model_card(
             check_values(Path(folder) / path, rules)
     given = {"license": license, "datasets": datasets}
     given = {key: value for key, value in given.items() if value}
-    if metrics:
-        given["eval_results"] = evaluation_results(metrics, datasets)
+    if results := evaluation_results(metrics, datasets):
+        given["eval_results"] = results
     card = earlier
     if card is None or GENERATED in card.text:
         text = card_text(Path(folder), repo_id, description, samples)
@@ -167,8 +175,12 @@ def preferred_card(own: ModelCard | None, remote: ModelCard | None) -> ModelCard
     return own
 
 
-def evaluation_results(metrics: dict[str, float], datasets: list[str] | None) -> list[EvalResult]:
-    """Metrics as the Hub's model index wants them."""
+def evaluation_results(metrics: dict[str, float] | None, datasets: list[str] | None) -> list[EvalResult]:
+    """Metrics as the Hub's model index wants them; see `model_card` for what is refused."""
+    if not metrics:
+        return []
+    if not isinstance(metrics, dict) or not all(isinstance(name, str) for name in metrics):
+        raise ValueError(f"`metrics` must be {{name: value}}, but is {metrics!r}.")
     if not datasets:
         raise ValueError(f"`metrics` {sorted(metrics)} need `datasets`: the first is what they were measured on.")
     for name, value in metrics.items():
@@ -206,7 +218,9 @@ def card_text(folder: Path, repo_id: str, description: str | None, samples: bool
     if pipeline == "ScoreSdePipeline":
         names = network.get("class_names")
         call = f"class_labels=0)  # classes: 0 to {classes - 1}" if classes else ")"
-        call = f'class_labels="{names[0]}")  # or 0; the classes are named above' if classes and names else call
+        if classes and names:
+            name = json.dumps(names[0], ensure_ascii=False)  # as Python has texts, too
+            call = f"class_labels={name})  # or 0; the classes are named above"
         use += [f"output = pipe(batch_size=4{', ' if classes else ''}{call}", 'output.images[0].save("sample.png")']
     without = "from diffusers import DiffusionPipeline\n\npipe = DiffusionPipeline.from_pretrained("
     paragraphs = [

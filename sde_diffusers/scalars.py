@@ -59,6 +59,17 @@ def plain(value):
     return value
 
 
+def plain_array(name: str, value):
+    """An array of numpy's own class for one of a subclass, such as `np.matrix`; other values as they are.
+
+    Raises:
+        ValueError: that names the argument, on a masked array that hides values: they would be read as well.
+    """
+    if np.ma.is_masked(value):
+        raise ValueError(f"`{name}` must hold a value everywhere, but is a masked array that hides some: `filled` it.")
+    return np.asarray(value) if isinstance(value, np.ndarray) else value
+
+
 def plain_config(config) -> dict:
     """What a constructor was given, as `plain` values, to be registered instead."""
     return {key: plain(value) for key, value in config.items() if not key.startswith("_")}

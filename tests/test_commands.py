@@ -1,6 +1,7 @@
 """The sub-commands of sde-diffusers that use a model, and the help of all."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from warm_python import run_python
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
@@ -219,6 +221,14 @@ def test_show(model, capsys):
         (["export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
         (["convert", "export", "MODEL", "MODEL/new"], "must not be within the pipeline's own folder"),
         (["fit-sampler", "MODEL", "--output", "MODEL/new"], "must not be within the pipeline's own folder"),
+        (["sample", "MODEL", "MODEL/unet/new"], "output must not be within the pipeline's own folder"),
+        (["sample", "MODEL", "MODEL/new.npy"], "output must not be within the pipeline's own folder"),
+        (
+            ["restore", "deblur", "MODEL", "small.png", "MODEL/new", "--blur", "1"],
+            "output must not be within the pipeline's own folder",
+        ),
+        (["fit-sampler", "MODEL", "--output", "new.png", "--picture", "./new.png"], "another place than --output"),
+        (["fit-sampler", "MODEL", "--output", "new", "--picture", "fits.xbm"], "must end in what names a format"),
         (["convert", "export", "MODEL", "text.png/new"], "text.png is a file"),
         (
             ["restore", "colorize", "MODEL", "wide.png", "new"],
@@ -231,6 +241,7 @@ def test_show(model, capsys):
             "--mask must be a file, but . is a folder",
         ),
         (["show", "text.png"], "must be the folder of a pipeline, or an id on the Hub, but is 'text.png'"),
+        (["sample", "MODEL", "new", "--sampler", "exponential", "--eta", "1e30"], "--eta must be a finite number"),
         (["restore", "colorize", "MODEL", "colour.png", "new"], "colorize needs a model of 3 channels"),
         (["sample", "MODEL", "new", "--guidance-scale", "2"], "--guidance-scale=2.0 needs --class"),
         *(
@@ -251,7 +262,7 @@ def test_errors_are_one_line(model, capsys, tmp_path, monkeypatch, arguments, me
     assert main([word.replace("MODEL", model[1]) for word in arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("sde-diffusers: error: ") and message in error and error.count("\n") == 1
-    assert not (tmp_path / "new").exists() and not Path(model[1], "new").exists()
+    assert not list(tmp_path.glob("**/new*")) and not list(Path(model[1]).glob("**/*new*"))
 
 
 def test_the_end_by_control_c(monkeypatch, capsys):
@@ -351,10 +362,13 @@ def test_a_class_that_is_named_by_a_number(tmp_path, capsys):
 
 
 LIMITED = """
-import json, resource, signal, sys
+import json, os, resource, signal, sys
 import torch, tqdm
 from sde_diffusers.cli import main
 
+sys.dont_write_bytecode = True
+os.dup2(os.open(sys.argv[2], os.O_WRONLY), sys.stderr.fileno())
+os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))
 for words in json.loads(sys.argv[1]):
@@ -375,10 +389,13 @@ def test_a_full_disk_leaves_nothing_half(tmp_path):
     ]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     words = json.dumps([list(map(str, command)) for command in commands])
-    done = subprocess.run([sys.executable, "-B", "-c", LIMITED, words], capture_output=True, text=True)
-    errors = done.stderr.split("\n1\n")  # each ends with its status
-    assert len(errors) == 1 + len(commands) and errors.pop() == "", done.stderr
-    assert all("File too large" in error for error in errors), done.stderr
+    os.mkfifo(tmp_path / "errors")  # which has no size that is limited
+    with open(os.open(tmp_path / "errors", os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        done = run_python(["-c", LIMITED, words, tmp_path / "errors"])
+        written = reader.read()
+    errors = written.split("\n1\n")  # each ends with its status
+    assert len(errors) == 1 + len(commands) and errors.pop() == "", (written, done.stderr)
+    assert all("File too large" in error for error in errors), written
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -430,16 +447,26 @@ def test_deep_colours_are_not_halved(tmp_path, capsys):
 
 @pytest.mark.parametrize("with_code", [True, False])
 def test_a_fitted_folder_is_what_it_was(tmp_path, capsys, with_code):
-    """The same pipeline, with the sampler that was fitted, also where it holds no code."""
+    """The same pipeline, with the sampler that was fitted, also where it holds no code; weights are not touched."""
     folder = tmp_path / "model"
     saved(folder)
     pipe = ScoreSdeRestorationPipeline.from_pretrained(folder)
+    pipe.unet.to(torch.bfloat16)
     pipe.scheduler = ScoreSdeProbabilityFlowScheduler.from_config(pipe.scheduler.config)
-    pipe.save_pretrained(folder)
-    if not with_code:
+    pipe.save_pretrained(folder, max_shard_size="10KB")
+    weights = {file: file.read_bytes() for file in (folder / "unet").iterdir() if file.suffix != ".py"}
+    assert len(weights) > 3
+    if with_code:
+        (module,) = (folder / "scheduler").glob("*.py")
+        module.rename(module.with_stem("scheduling_score_sde_01234567"))  # of an older version
+        index = (folder / "model_index.json").read_text()
+        (folder / "model_index.json").write_text(index.replace(module.stem, "scheduling_score_sde_01234567"))
+    else:
         for file in folder.rglob("*.py"):
             file.unlink()
     answer(capsys, "fit-sampler", folder, "--steps", 2, "--latents", 8)
+    assert all(file.read_bytes() == content for file, content in weights.items())
+    assert len([*folder.rglob("*.py")]) == (3 if with_code else 0)
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"][-1] == "ScoreSdeRestorationPipeline"
     assert index["scheduler"][-1] == "ScoreSdeExponentialScheduler"

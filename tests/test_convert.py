@@ -8,7 +8,7 @@ import torch
 from golden import golden_names, load_golden, load_golden_pipeline, relative_error
 
 from sde_diffusers import ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
-from sde_diffusers.convert import from_score_sde, scheduler_config_from_score_sde
+from sde_diffusers.convert import SCORE_SDE_CONFIGS, from_score_sde, scheduler_config_from_score_sde
 
 CONFIG = {
     "training": {"sde": "vesde", "continuous": True},
@@ -223,6 +223,11 @@ def test_sampling_section_is_optional():
         ({"sampling__predictor": "rk45"}, "sampling.predictor"),
         ({"sampling__corrector": "hmc"}, "sampling.corrector"),
         ({"sampling__probability_flow": True}, "sampling.probability_flow"),
+        ({"data__centered": "no"}, r"data.centered must be one of \(True, False\) to be converted, got 'no'"),
+        ({"training__continuous": "false"}, "training.continuous"),
+        ({"sampling__noise_removal": "true"}, "sampling.noise_removal"),
+        ({"sampling__n_steps_each": 1.5}, "sampling.n_steps_each must be an integer of at least 1, but is 1.5"),
+        ({"model__sigma_max": "50"}, "model.sigma_max must be a finite number, but is '50'"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(changes, named):
@@ -246,10 +251,36 @@ def test_what_is_missing_is_named(section, key):
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("model", "name", "ncsnv2"), ("model", "nonlinearity", "elu"), ("model", "conditional", False)],
+    [
+        ("model", "name", "ncsnv2"),
+        ("model", "nonlinearity", "elu"),
+        ("model", "conditional", False),
+        ("model", "nf", "128"),
+        ("model", "ch_mult", 2),
+        ("model", "attn_resolutions", 16),
+        ("model", "resamp_with_conv", "no"),
+        ("data", "image_size", None),
+    ],
 )
 def test_networks_that_cannot_be_expressed_are_named(model, section, key, value):
     _, metadata = load_golden(f"model_{model}")
     metadata["config"][section][key] = value
     with pytest.raises(ValueError, match=f"{section}.{key}"):
         from_score_sde({}, metadata["config"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("fir_kernel", 3), ("fir", "yes"), ("resblock_type", 3), ("progressive", None), ("init_scale", "small")],
+)
+def test_settings_of_ncsnpp_that_are_none_are_named(key, value):
+    wrong = copy.deepcopy(SCORE_SDE_CONFIGS["ve/cifar10_ncsnpp"])
+    wrong["model"][key] = value
+    with pytest.raises(ValueError, match=rf"model\.{key} must be"):
+        from_score_sde({}, wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "ve/nothing", {"model": None}, {"model": [1], "data": {}}])
+def test_what_is_no_configuration(wrong):
+    with pytest.raises(ValueError, match="`config` must be a dictionary|lacks the section|section 'model' must be"):
+        from_score_sde({}, wrong)

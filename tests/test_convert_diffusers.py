@@ -182,6 +182,9 @@ def test_what_cannot_be_converted_is_refused():
         from_diffusers(DDPMPipeline(unet=ddpm_unet(out_channels=6), scheduler=DDPMScheduler()))
     with pytest.raises(ValueError, match="EDMEulerScheduler"):
         from_diffusers(DDPMPipeline(unet=ddpm_unet(), scheduler=EDMEulerScheduler()))
+    for other in (None, ddpm_unet(), EDMEulerScheduler()):
+        with pytest.raises(ValueError, match="`pipe_or_path` must be a pipeline of diffusers, .* but is [NUE]"):
+            from_diffusers(other)
 
 
 # Flow matching.

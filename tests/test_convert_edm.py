@@ -150,6 +150,10 @@ def test_every_misfit_is_listed():
         ({"channel_mult_emb": 2}, "channel_mult_emb"),
         ({"decoder_type": "residual"}, "decoder_type"),
         ({"width": 3}, "no arguments width"),
+        ({"class_name": None}, "class_name must be one of .*'None'"),
+        ({"channel_mult": 1}, "channel_mult must be a list of numbers, but is 1"),
+        ({"img_resolution": "8"}, "img_resolution must be an integer of at least 1, but is '8'"),
+        ({"label_dim": None}, "label_dim must be an integer of at least 0, but is None"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(changes, named):
@@ -169,3 +173,5 @@ def test_what_is_missing_is_named():
         from_edm({}, {"model_type": "SongUNet"})
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
         from_edm({}, "nowhere.json")
+    with pytest.raises(ValueError, match="`config` must be a dictionary or a JSON file of one, but is None"):
+        from_edm({}, None)

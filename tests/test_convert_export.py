@@ -176,4 +176,6 @@ def test_parts_and_depths_that_diffusers_lacks_are_refused(tmp_path):
         to_diffusers(pipe, tmp_path / "guided")
     with pytest.raises(ValueError, match="`value_dtype`='uint16'"):
         to_diffusers(pipeline(network(value_dtype="uint16")), tmp_path / "deep")
+    with pytest.raises(ValueError, match=r"`value_range`=\(0, 127\); it must be None or \(0, 255\)"):
+        to_diffusers(pipeline(network(value_range=(0, 127))), tmp_path / "dark")
     assert not list(tmp_path.iterdir())

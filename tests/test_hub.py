@@ -2,10 +2,9 @@
 
 import json
 import os
+import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,12 +16,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 from loopback_hub import TOKEN, LoopbackHub
 from module_names import module_at, plain
 from PIL import Image
+from warm_python import run_python
 
 from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline, ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.cli import main
 from sde_diffusers.hub.push import push_model
 from sde_diffusers.hub.space import push_space
-from sde_diffusers.model_card import GENERATED
+from sde_diffusers.model_card import GENERATED, model_card
 
 ID = "tester/tiny"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -348,14 +348,53 @@ def test_an_old_card_of_the_cache_is_not_sent(hub, saved, waits):
     [
         ({"metrics": {"FID": 1.0}}, "`metrics`"),
         ({"metrics": {"FID": float("nan")}, "datasets": ["a/b"]}, "`metrics`"),
+        ({"metrics": ["FID"], "datasets": ["a/b"]}, r"`metrics` must be \{name: value\}, but is \['FID'\]"),
         ({"datasets": "a/b"}, "`datasets`.*'a/b'"),
         ({"tags": "garments"}, "`tags`.*'garments'"),
+        ({"tags": [3]}, r"`tags` must be a list of strings, but is \[3\]"),
+        ({"license": 3}, "`license` must be a string, but is 3"),
+        ({"description": 3}, "`description` must be a string, but is 3"),
+        ({"repo_id": None}, "`repo_id` must be owner/name or name, but is None"),
+        ({"revision": 3}, "`revision` must be the name of a branch"),
+        ({"max_bytes": float("nan")}, "`max_bytes` must be a number of at least 0, but is nan"),
+        ({"max_bytes": "1GB"}, "`max_bytes` must be a number of at least 0, but is '1GB'"),
+        ({"samples": Image.new("F", (2, 2))}, "`samples` must be a picture that a PNG file can hold.* mode F"),
+        ({"samples": Image.new("CMYK", (2, 2))}, "`samples` must be a picture.* mode CMYK"),
+        ({"folder": ""}, "`folder` must be the path of a folder, but is ''"),
     ],
 )
 def test_metadata_is_checked(hub, saved, options, named):
     with pytest.raises(ValueError, match=named):
-        push_model(saved, ID, **options)
+        push_model(**{"folder": saved, "repo_id": ID, **options})
     assert hub.requests == []
+
+
+def test_a_card_shows_python_whatever_a_class_is_called(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "quoted")
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    name = 'the "best" \\ größte'
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "class_names": [name]}))
+    (call,) = re.findall(r"output = pipe\((.*)\)  #", model_card(folder, ID).text)
+    assert eval(f"dict({call})") == {"batch_size": 4, "class_labels": name}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repo_id": "a/b/c"}, "`repo_id` must be owner/name or name, but is 'a/b/c'"),
+        ({"safe_serialization": False}, "`safe_serialization` must be True"),
+        ({"privat": True}, "save_pretrained can't take the argument 'privat': did you mean 'private'"),
+        ({"safe_serialisation": False, "push_to_hub": False}, "argument 'safe_serialisation': did you mean 'safe_ser"),
+        ({"license": 3}, "`license` must be a string"),
+    ],
+)
+def test_what_cannot_be_pushed_is_not_saved_first(hub, pipe, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe.save_pretrained(tmp_path / "new", **{"push_to_hub": True, **options})
+    if options.get("push_to_hub", True):
+        with pytest.raises(ValueError, match=message.replace("save_pretrained", "push_to_hub")):
+            pipe.push_to_hub(**{"repo_id": ID, **options})
+    assert not (tmp_path / "new").exists() and hub.requests == []
 
 
 def test_metadata_that_cannot_be_read_is_refused(hub, saved, tmp_path):
@@ -464,12 +503,6 @@ WITHOUT_THE_PACKAGE = """
 import sys
 from pathlib import Path
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "sde_diffusers":
-            raise ModuleNotFoundError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Blocker())
 import torch
 from diffusers import DiffusionPipeline
 
@@ -492,11 +525,9 @@ torch.save({"message": message, "images": images}, folder / "result.pt")
 def test_without_the_package(hub, pipe, expected, tmp_path):
     """diffusers alone pulls and draws the same images, bit for bit, and pushes a complete repository again."""
     pipe.push_to_hub(ID)
-    script = tmp_path / "script.py"
-    script.write_text(WITHOUT_THE_PACKAGE)
     environment = hub.environment(tmp_path / "other_home") | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-I", script, ID, tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1200)
+    arguments = ["-c", WITHOUT_THE_PACKAGE, ID, tmp_path]
+    done = run_python(arguments, environment, tmp_path, without=["sde_diffusers"])
     assert done.returncode == 0, done.stderr
     result = torch.load(tmp_path / "result.pt")
     assert "trust_remote_code=True" in result["message"]

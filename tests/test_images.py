@@ -166,6 +166,18 @@ def test_numbers_that_are_not_real_are_refused():
             read_images("images", value)
 
 
+def test_subclasses_of_arrays_are_read_as_what_they_hold():
+    """Whatever their axes do; what a masked array hides is no value."""
+    values = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    assert torch.equal(read_images("image", np.asmatrix(values), 1), read_images("image", values, 1))
+    assert torch.equal(read_images("image", np.ma.array(values), 1), read_images("image", values, 1))
+    assert torch.equal(read_mask("mask", np.asmatrix(values > 7), (4, 4)), read_mask("mask", values > 7, (4, 4)))
+    hidden = np.ma.array(values, mask=values > 7)
+    for read in (lambda: read_images("image", hidden, 1), lambda: read_mask("image", hidden > 3, (4, 4))):
+        with pytest.raises(ValueError, match="`image` must hold a value everywhere, but is a masked array"):
+            read()
+
+
 def test_masks_that_are_none_are_refused_by_name():
     for value in (np.ones(8, bool), np.ones((0, 8, 8, 1), bool), np.ones((8, 8), complex), np.array([[None]])):
         with pytest.raises(ValueError, match="`mask` must be .* an array or tensor of 2 to 4 axes, but is"):

@@ -1,5 +1,6 @@
 """An SDE of one's own: a subclass with a name, defined wherever, works in schedulers, objectives and saved folders."""
 
+import importlib
 import json
 import linecache
 import math
@@ -266,12 +267,6 @@ WITHOUT_THE_PACKAGE = """
 import sys
 from pathlib import Path
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("sde_diffusers", "test_own_sde"):
-            raise ModuleNotFoundError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Blocker())
 import torch
 from diffusers import DiffusionPipeline
 
@@ -290,10 +285,9 @@ def test_a_saved_folder_carries_it(tmp_path):
     scheduler = ScoreSdeExponentialScheduler(sde="test_trigonometric", sde_parameters={"end": 0.95}, sampling_sde="vp")
     pipe = pipeline(tiny_network(), scheduler)
     pipe.save_pretrained(tmp_path / "saved")
-    script = tmp_path / "without_the_package.py"
-    script.write_text(WITHOUT_THE_PACKAGE)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = run_python([script, tmp_path / "saved"], environment)
+    arguments = ["-c", WITHOUT_THE_PACKAGE, tmp_path / "saved"]
+    done = run_python(arguments, environment, without=["sde_diffusers", "test_own_sde"])
     assert done.returncode == 0, done.stderr
     results = torch.load(tmp_path / "images.pt")
     assert torch.equal(results["images"], draw(pipe)) and results["sde"] == repr(pipe.scheduler.sde)
@@ -370,6 +364,12 @@ def test_a_class_of_a_notebook_is_carried():
         ("return nowhere(t)", "refers to nowhere, which is not found"),
         ("return own_module.f(t)", "refers to the module own_module"),
         ("return expand_like(t)", "the package has a expand_like of its own"),
+        (
+            "import helper_of_mine as h; return h.half(t)",
+            "line 5 of it imports helper_of_mine, which is not installed",
+        ),
+        ("from .helpers import half; return half(t)", "line 5 of it imports .helpers"),
+        ("from sde_diffusers.sdes.vp import VPSDE as V; return V().alpha(t)", "imports sde_diffusers.sdes.vp"),
     ],
 )
 def test_what_cannot_be_carried_is_named(body, message):
@@ -394,6 +394,45 @@ def test_what_cannot_be_carried_is_named(body, message):
     run_definition(source, **given)
     with pytest.raises(ValueError, match=f"can't be saved: .*{message}"):
         source_of(ScoreSdeExponentialScheduler, [GaussianSDE.registered["test_unsavable"]])
+
+
+def test_classes_without_methods_of_their_own_are_carried(registry, tmp_path, monkeypatch):
+    """An SDE that changes attributes alone, an enumeration and a data class; methods may import what is installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sdes_of_few_words.py").write_text(
+        textwrap.dedent(
+            """
+            import dataclasses
+            import enum
+
+            from sde_diffusers import VPSDE
+
+            class Kind(enum.Enum):
+                SLOW = 0.5
+
+            @dataclasses.dataclass
+            class Settings:
+                scale: float = Kind.SLOW.value
+
+            class SlowSDE(VPSDE):
+                name = "test_slow"
+
+                def log_alpha(self, t):
+                    from math import exp
+
+                    return super().log_alpha(t) * Settings().scale * exp(0)
+
+            class TitledSDE(SlowSDE):
+                name = "test_titled"
+                title = "slow VP"
+            """
+        )
+    )
+    cls = importlib.import_module("sdes_of_few_words").TitledSDE
+    namespace = {"__name__": "carried"}
+    exec(compile(source_of(ScoreSdeExponentialScheduler, [cls]), "carried", "exec"), namespace)
+    assert namespace["TitledSDE"].title == "slow VP" and namespace["TitledSDE"] is not cls
+    assert torch.equal(namespace["TitledSDE"]().alpha(torch.tensor(0.5)), cls().alpha(torch.tensor(0.5)))
 
 
 def test_a_pipeline_that_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):

@@ -1,7 +1,9 @@
 """A save is whole: what it replaces is gone, what it does not stays, and nobody sees it half done."""
 
+import copy
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -142,6 +144,54 @@ def test_linked_weights_are_replaced_and_not_written_through(tmp_path):
     assert blob.read_bytes() == before and not weights.is_symlink()
 
 
+def test_a_variant_stays_only_in_another_precision(tmp_path, caplog):
+    """Of the same weights, to the last bit; weights that are nearly the same are others, as a warning says."""
+    torch.manual_seed(0)
+    pipe = make(0)
+    for parameter in pipe.unet.parameters():
+        parameter.data.normal_()
+    for name, dtype in {"fp16": torch.float16, "bf16": torch.bfloat16}.items():
+        half = ScoreSdePipeline(unet=copy.deepcopy(pipe.unet).to(dtype), scheduler=pipe.scheduler)
+        half.save_pretrained(tmp_path, variant=name)
+    pipe.save_pretrained(tmp_path)
+    names = {f"unet/diffusion_pytorch_model{variant}.safetensors" for variant in ("", ".fp16", ".bf16")}
+    assert names < listing(tmp_path) and "deleted" not in caplog.text
+    for parameter in pipe.unet.parameters():
+        parameter.data.mul_(1.001)
+    pipe.save_pretrained(tmp_path, variant="ema")
+    assert not names & listing(tmp_path) and "held other weights than those saved now" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"variant": ""}, "variant"),
+        ({"variant": "a.b"}, "variant"),
+        ({"variant": "../x"}, "variant"),
+        ({"variant": 16}, "variant"),
+        ({"max_shard_size": 0}, "max_shard_size"),
+        ({"max_shard_size": -1}, "max_shard_size"),
+        ({"max_shard_size": "0KB"}, "max_shard_size"),
+        ({"max_shard_size": "a lot"}, "max_shard_size"),
+        ({"save_directory": ""}, "save_directory"),
+        ({"save_directory": " "}, "save_directory"),
+        ({"save_directory": None}, "save_directory"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_loaded_is_not_written(options, named, tmp_path, monkeypatch):
+    """By a pipeline and by a network alone; the current folder, too, stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    pipe = make(0)
+    for save in (pipe.save_pretrained, pipe.unet.save_pretrained):
+        with pytest.raises(ValueError, match=f"`{named}` must be .*, but is {re.escape(repr(options[named]))}"):
+            save(**{"save_directory": "new", **options})
+    assert not list(tmp_path.iterdir())
+    if named == "save_directory":
+        with pytest.raises(ValueError, match="`pretrained_model_name_or_path` must be the path of a folder or the id"):
+            ScoreSdePipeline.from_pretrained(options[named])
+
+
 # What is interrupted.
 
 
@@ -230,7 +280,7 @@ print(json.dumps(busy(sys.argv[1], first=int(sys.argv[2]))))
 """
 
 
-def busy(folder, first, rounds=7):
+def busy(folder, first, rounds=4):
     """Two threads that save, two that load: the states that were loaded, or what went wrong."""
     pipes = [make(state) for state in range(first, first + 4)]
     seen, failures = [], []
@@ -260,7 +310,7 @@ def busy(folder, first, rounds=7):
 
 
 def test_many_save_and_load_at_once(tmp_path):
-    """Four threads in each of two processes, 56 saves and loads: each load is one of the saved states."""
+    """Four threads in each of two processes, 32 saves and loads: each load is one of the saved states."""
     make(0).save_pretrained(tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
     root = Path(__file__).resolve().parents[1]
@@ -271,7 +321,7 @@ def test_many_save_and_load_at_once(tmp_path):
     finally:
         other.kill()
     assert not mine["failures"] and not theirs["failures"]
-    assert len(mine["seen"]) == len(theirs["seen"]) == 14
+    assert len(mine["seen"]) == len(theirs["seen"]) == 8
     assert set(mine["seen"] + theirs["seen"]) <= set(range(8))
     assert state_of(ScoreSdePipeline.from_pretrained(tmp_path)) in range(8)
     assert not [name for name in listing(tmp_path) if name.startswith(".")]

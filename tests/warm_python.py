@@ -5,6 +5,7 @@ environment, working folder and streams are the process's own, and neither the p
 """
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -32,16 +33,16 @@ FORKS.set_forkserver_preload(
 class WarmPython:
     """`subprocess.Popen([sys.executable, *arguments], env=env, cwd=cwd, ...)` with pipes of text, as far as tests go.
 
-    `arguments` begin with `-c` and code, or with a script.
+    `arguments` begin with `-c` and code, or with a script. Packages and modules named in `without` are not found.
     """
 
-    def __init__(self, arguments, env=None, cwd=None):
+    def __init__(self, arguments, env=None, cwd=None, without=()):
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for path in self._outputs:
             path.touch()  # the process may be killed before it begins
         given = list(map(str, arguments)), dict(os.environ if env is None else env), str(cwd or Path.cwd())
-        self._process = FORKS.Process(target=_run, args=(*given, self._outputs))
+        self._process = FORKS.Process(target=_run, args=(*given, self._outputs, tuple(without)))
         self._process.start()
         self.pid = self._process.pid
 
@@ -66,9 +67,9 @@ class WarmPython:
         self._process.kill()
 
 
-def run_python(arguments, env=None, cwd=None, timeout=300) -> subprocess.CompletedProcess:
+def run_python(arguments, env=None, cwd=None, timeout=300, without=()) -> subprocess.CompletedProcess:
     """`subprocess.run`, likewise."""
-    process = WarmPython(arguments, env, cwd)
+    process = WarmPython(arguments, env, cwd, without)
     try:
         output = process.communicate(timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, *output)
@@ -90,7 +91,18 @@ def ranks(count) -> list[dict[str, str]]:
     return [{**same, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 
-def _run(arguments, environment, folder, outputs):
+class _NotInstalled:
+    """A finder of modules by which those that are named here are missing."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+
+def _run(arguments, environment, folder, outputs, without):
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)
@@ -98,6 +110,8 @@ def _run(arguments, environment, folder, outputs):
     os.environ.update(environment)
     _read_again(environment)
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    assert not {name.partition(".")[0] for name in sys.modules} & set(without)
+    sys.meta_path.insert(0, _NotInstalled(without))
     try:
         if arguments[0] == "-c":
             sys.argv = ["-c", *arguments[2:]]
@@ -112,10 +126,15 @@ def _run(arguments, environment, folder, outputs):
 
 def _read_again(environment):
     """What the libraries read from the environment when they are imported."""
-    import diffusers.utils.dynamic_modules_utils as modules
-    import huggingface_hub.constants as hub
+    import datasets.config
+    import diffusers.utils.constants
+    import diffusers.utils.dynamic_modules_utils
+    import huggingface_hub.constants
+    import huggingface_hub.hf_api
 
     if "OMP_NUM_THREADS" in environment:
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
-    modules.HF_MODULES_CACHE = environment.get("HF_MODULES_CACHE", modules.HF_MODULES_CACHE)
-    hub.HF_HUB_OFFLINE = environment.get("HF_HUB_OFFLINE") == "1"
+    for constants in (huggingface_hub.constants, diffusers.utils.constants, datasets.config):
+        importlib.reload(constants)
+    diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE = diffusers.utils.constants.HF_MODULES_CACHE
+    huggingface_hub.hf_api.api.endpoint = huggingface_hub.constants.ENDPOINT

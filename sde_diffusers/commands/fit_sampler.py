@@ -68,6 +68,8 @@ def run_fit_sampler(options) -> int:
     if options.picture is not None:
         require_picture_name(options.picture)
         require_writable(options.picture)
+        if options.output is not None and options.output.resolve() == options.picture.resolve():
+            raise ValueError(f"--picture must be another place than --output, but both are {options.picture}.")
 
     import torch
 
@@ -75,7 +77,7 @@ def run_fit_sampler(options) -> int:
     from sde_diffusers.saved_folders.repository import require_outside
 
     if options.output is not None:
-        require_outside(folder, options.output)
+        require_outside(options.model, options.output)
     pipe = loaded_pipeline(pipeline_class(folder), options)
     channels = pipe.unet.config.in_channels
     if options.picture is not None and channels not in (1, 3):
@@ -96,10 +98,8 @@ def run_fit_sampler(options) -> int:
         )
     if options.output is not None:
         pipe.save_pretrained(options.output)
-    elif any(folder.glob("*.py")):  # whose code is then this version's, too
-        pipe.save_pretrained(folder)
     else:
-        save_scheduler(pipe.scheduler, folder)
+        save_scheduler(pipe, folder)
     if options.picture is not None:
         save_fit_picture(fits, options.picture)
     if options.json:
@@ -126,17 +126,22 @@ def pipeline_class(folder: Path) -> type:
     return found if found is not None and issubclass(found, ScoreSdePipeline) else ScoreSdePipeline
 
 
-def save_scheduler(scheduler, folder: Path) -> None:
-    """Write a scheduler, and the name of its class, into a pipeline's folder that holds no code."""
+def save_scheduler(pipe, folder: Path) -> None:
+    """Write a pipeline's scheduler into its folder and, where that holds code, this version's; weights stay as they
+    are, shards and precision included."""
     from sde_diffusers.saved_folders.repository import INDEX
-    from sde_diffusers.saved_folders.stale_files import index_of
+    from sde_diffusers.saved_folders.single_file import save_modules
+    from sde_diffusers.saved_folders.stale_files import index_of, stale_modules
     from sde_diffusers.saved_folders.whole_folder import whole_save
 
     index = index_of(folder)
-    index["scheduler"] = [index["scheduler"][0], type(scheduler).__name__]
-    with whole_save(folder, lambda *_: []) as new:
-        scheduler.save_pretrained(new / "scheduler")
+    index["scheduler"] = [index["scheduler"][0], type(pipe.scheduler).__name__]
+    with_code = any(folder.glob("*.py"))
+    with whole_save(folder, stale_modules if with_code else lambda *_: []) as new:
+        pipe.scheduler.save_pretrained(new / "scheduler")
         (new / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if with_code:
+            save_modules(pipe, new)
 
 
 def save_fit_picture(fits, path: Path) -> None:

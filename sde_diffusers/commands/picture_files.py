@@ -105,18 +105,21 @@ def claimed(output: Path) -> Iterator[None]:
 
 def require_writable(path: Path) -> None:
     """Raise a ValueError if no file or folder can be made at `path`, which may need folders above it."""
-    there = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"{path} cannot be written: {there} is {'read-only' if there.is_dir() else 'a file'}.")
 
 
 def require_picture_name(path: Path) -> None:
-    """Raise a ValueError unless the name says in which format a picture is to be written."""
+    """Raise a ValueError unless the name says in which format a picture is to be written, in grey or in colours."""
     from PIL import Image
 
     format = Image.registered_extensions().get(path.suffix.lower())
-    if format not in Image.SAVE:
-        raise ValueError(f"{path} must end in what names a format of pictures, such as .png.")
+    try:
+        for mode in ("L", "RGB"):
+            Image.new(mode, (1, 1)).save(io.BytesIO(), format or "none")
+    except (KeyError, OSError, ValueError):  # no such format, none that is written, or none for such pictures
+        raise ValueError(f"{path} must end in what names a format of pictures, such as .png.") from None
 
 
 def save_pictures(pictures: dict, folder: Path) -> list[Path]:

@@ -93,7 +93,7 @@ def run_push(options) -> int:
         private=options.private,
         create_pr=options.create_pr,
         revision=options.revision,
-        max_bytes=int(options.max_gigabytes * 1e9),
+        max_bytes=options.max_gigabytes * 1e9,
         dry_run=options.dry_run,
         samples=options.samples,
         license=options.license,
@@ -114,7 +114,7 @@ def run_push_space(options) -> int:
         options.model,
         commit_message=options.message,
         private=options.private,
-        max_bytes=int(options.max_gigabytes * 1e9),
+        max_bytes=options.max_gigabytes * 1e9,
         dry_run=options.dry_run,
     )
     return report_commit(result, options)

@@ -87,6 +87,10 @@ def add_restore_parser(commands) -> None:
 
 def run_restore(options) -> int:
     require_new(options.output)
+
+    from sde_diffusers.saved_folders.repository import require_outside
+
+    require_outside(options.model, options.output)
     with claimed(options.output):
         return restore_picture(options)
 

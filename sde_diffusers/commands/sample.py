@@ -73,6 +73,10 @@ def run_sample(options) -> int:
     if options.output.suffix.lower() == ".npy" and os.path.lexists(options.output):
         raise ValueError(f"{options.output} exists.")
     require_new(options.output)
+
+    from sde_diffusers.saved_folders.repository import require_outside
+
+    require_outside(options.model, options.output)
     with claimed(options.output):
         return draw_images(options)
 

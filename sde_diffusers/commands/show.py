@@ -22,7 +22,7 @@ def add_show_parser(commands) -> None:
 
 
 def run_show(options) -> int:
-    from sde_diffusers.guidance import image_shape
+    from sde_diffusers.guidance import classes_of, image_shape
     from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
     from sde_diffusers.schedulers.fitted_steps import fits_in_short
 
@@ -34,7 +34,7 @@ def run_show(options) -> int:
     facts = {
         "images": list(image_shape(pipe.unet)),
         "values": {"dtype": pixels.dtype, "low": pixels.low, "high": pixels.high},
-        "num_classes": pipe.unet.config.num_class_embeds or 0,
+        "num_classes": classes_of(pipe.unet) or 0,
         "class_names": pipe.class_names,
         "networks": {
             name: {"class": type(network).__name__, "parameters": network.num_parameters()}

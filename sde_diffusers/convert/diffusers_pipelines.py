@@ -78,6 +78,11 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
         folder = pipe if Path(pipe).is_dir() else DiffusionPipeline.download(pipe)
         require_no_code_named(folder, index)
         pipe = DiffusionPipeline.from_pretrained(folder)
+    if not isinstance(pipe, DiffusionPipeline):
+        raise ValueError(
+            "`pipe_or_path` must be a pipeline of diffusers, or a folder or id of one, but is "
+            f"{'None' if pipe is None else type(pipe).__name__}."
+        )
     components = set(pipe.components)
     if components != {"unet", "scheduler"}:
         raise ValueError(f"The pipeline must have the components unet and scheduler alone, but has {components}.")

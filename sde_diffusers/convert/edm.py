@@ -10,6 +10,8 @@ D(x; sigma) = E[x_0 | x_0 + sigma noise = x] for images in [-1, 1], F being the 
 """
 
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from sde_diffusers.models.layers import FourierFeatures
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.parameterization import expand_like
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 
 logger = logging.getLogger(__name__)
@@ -61,6 +64,21 @@ _WRAPPERS = {
     "EDMPrecond": {"sigma_min": 0, "sigma_max": float("inf"), "sigma_data": 0.5, "model_type": "DhariwalUNet"},
     "VPPrecond": {"beta_d": 19.9, "beta_min": 0.1, "M": 1000, "epsilon_t": 1e-5, "model_type": "SongUNet"},
     "VEPrecond": {"sigma_min": 0.02, "sigma_max": 100, "model_type": "SongUNet"},
+}
+_EDM_RULES = {
+    "an integer of at least 1": lambda value: whole_number(value) >= 1,
+    "an integer of at least 0": lambda value: whole_number(value) >= 0,
+    "a number": lambda value: not math.isnan(real_number(value)),
+    "a list of numbers": lambda value: (
+        isinstance(value, (list, tuple)) and all(math.isfinite(real_number(number)) for number in value)
+    ),
+}
+_EDM_KINDS = {
+    **dict.fromkeys(("img_resolution", "img_channels", "model_channels", "num_blocks"), "an integer of at least 1"),
+    **dict.fromkeys(("label_dim", "augment_dim"), "an integer of at least 0"),
+    **dict.fromkeys(("dropout", "label_dropout", "sigma_min", "sigma_max", "sigma_data"), "a number"),
+    **dict.fromkeys(("beta_d", "beta_min", "epsilon_t"), "a number"),
+    **dict.fromkeys(("channel_mult", "attn_resolutions", "resample_filter"), "a list of numbers"),
 }
 _ENCODERS = {"standard": "none", "skip": "input_skip", "residual": "residual"}
 _DECODERS = {"standard": "none", "skip": "output_skip"}
@@ -123,8 +141,10 @@ def edm_denoiser(pipe: ScoreSdePipeline, x: Tensor, sigma: Tensor, class_labels:
 
 def _edm_config(config):
     """The name of the wrapper and its configuration with EDM's defaults, checked."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"`config` must be a dictionary or a JSON file of one, but is {config!r}.")
     config = dict(config)
-    wrapper = config.pop("class_name", "EDMPrecond").split(".")[-1]
+    wrapper = str(config.pop("class_name", "EDMPrecond")).split(".")[-1]
     if wrapper not in _WRAPPERS:
         raise ValueError(f"class_name must be one of {tuple(_WRAPPERS)} to be converted, got {wrapper!r}.")
     missing = [key for key in ("img_resolution", "img_channels") if key not in config]
@@ -147,6 +167,9 @@ def _edm_config(config):
         "decoder_type": tuple(_DECODERS),
         "M": (1000,),
     }
+    for key, what in _EDM_KINDS.items():
+        if key in config and not _EDM_RULES[what](config[key]):
+            raise ValueError(f"{key} must be {what}, but is {config[key]!r}.")
     for key, choices in allowed.items():
         if key in config and config[key] not in choices:
             raise ValueError(f"{key} must be one of {choices} for {wrapper} to be converted, got {config[key]!r}.")

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import check_against_recorded
+from sde_diffusers.images import PixelFormat, pixel_format
 from sde_diffusers.network_fit import require_own_scheduler
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 
@@ -56,6 +57,8 @@ def to_diffusers(pipe: ScoreSdePipeline, folder: str | Path):
     _require(not consistency, "consistency", consistency, "False, since these pipelines take E[x_0 | x_t]")
     values = getattr(unet.config, "value_dtype", None) or "uint8"
     _require(values == "uint8", "value_dtype", values, "'uint8', as these pipelines give 8 bits")
+    levels = getattr(unet.config, "value_range", None)
+    _require(pixel_format(unet) == PixelFormat(), "value_range", levels, "None or (0, 255), the whole of 8 bits")
     classes = unet.config.num_class_embeds
     _require(classes is None, "num_class_embeds", classes, "None, since these pipelines give no classes")
     if kind != "UNet2DModel":

@@ -5,6 +5,8 @@ which they are used. The conversion walks our network in that order and states, 
 the next entry of the list holds.
 """
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from sde_diffusers.convert.score_sde_configs import SCORE_SDE_CONFIGS
 from sde_diffusers.models.layers import FourierFeatures, InputSkip, OutputSkip, ResidualBlock
 from sde_diffusers.models.unet_ncsnpp import NCSNppUNet2DModel
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
+from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.schedulers.scheduling_predictor_corrector import ScoreSdePredictorCorrectorScheduler
 from sde_diffusers.schedulers.scheduling_probability_flow import ScoreSdeProbabilityFlowScheduler
 from sde_diffusers.sdes.vp import VPSDE
@@ -61,8 +64,10 @@ def from_score_sde(
 
 
 def _read_config(path):
-    if not Path(path).is_file():
-        raise ValueError(f"`config` must be a JSON file or one of {', '.join(SCORE_SDE_CONFIGS)}, but is {path}.")
+    if not isinstance(path, (str, Path)) or not Path(path).is_file():
+        raise ValueError(
+            f"`config` must be a dictionary, a JSON file or one of {', '.join(SCORE_SDE_CONFIGS)}, but is {path!r}."
+        )
     return read_json(path)
 
 
@@ -80,23 +85,23 @@ def scheduler_config_from_score_sde(config: dict):
     """
     model, data, training = (_Section(config, name) for name in ("model", "data", "training"))
     sde = {"vesde": "ve", "vpsde": "vp", "subvpsde": "sub_vp"}[training.choice("sde", ("vesde", "vpsde", "subvpsde"))]
-    continuous = training["continuous"] or sde == "sub_vp"  # sub-VP is conditioned on 999 t in either case
+    continuous = training.flag("continuous") or sde == "sub_vp"  # sub-VP is conditioned on 999 t in either case
     if not continuous and model.values.get("name") == "ncsnpp":
         # Fourier features of the logarithm of an index would start at log(0); the reference refuses them as well.
         model.choice("embedding_type", ("positional",))
     scheduler_config = {
         "sde": sde,
-        "image_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0),
-        "num_train_timesteps": model["num_scales"],
+        "image_range": (-1.0, 1.0) if data.flag("centered") else (0.0, 1.0),
+        "num_train_timesteps": model.count("num_scales"),
     }
     if sde == "ve":
-        scheduler_config |= {"sigma_min": model["sigma_min"], "sigma_max": model["sigma_max"]}
+        scheduler_config |= {key: model.number(key) for key in ("sigma_min", "sigma_max")}
         scheduler_config |= {"time_input": "sigma" if continuous else "index", "prediction_type": "score"}
     elif continuous:
-        scheduler_config |= {"beta_min": model["beta_min"], "beta_max": model["beta_max"]}
+        scheduler_config |= {key: model.number(key) for key in ("beta_min", "beta_max")}
         scheduler_config |= {"time_input": "999t", "prediction_type": "epsilon"}
     else:  # trained on the DDPM chain: its beta table is the SDE
-        betas = VPSDE(model["beta_min"], model["beta_max"]).beta_table(model["num_scales"]).flip(0)
+        betas = VPSDE(model.number("beta_min"), model.number("beta_max")).beta_table(model.count("num_scales")).flip(0)
         scheduler_config |= {"sde": "vp_discrete", "trained_betas": betas.tolist(), "prediction_type": "epsilon"}
     if "sampling" in config:
         sampling = _Section(config, "sampling")
@@ -106,9 +111,9 @@ def scheduler_config_from_score_sde(config: dict):
         scheduler_config |= {
             "predictor": sampling.choice("predictor", predictors).removesuffix("_sampling"),
             "corrector": sampling.choice("corrector", ("langevin", "ald", "none")),
-            "snr": sampling["snr"],
-            "corrector_steps": sampling["n_steps_each"],
-            "final_denoise": sampling["noise_removal"],
+            "snr": sampling.number("snr"),
+            "corrector_steps": sampling.count("n_steps_each"),
+            "final_denoise": sampling.flag("noise_removal"),
         }
     return scheduler_config
 
@@ -129,17 +134,17 @@ def unet_config_from_score_sde(config: dict):
     ddpm = model.choice("name", ("ncsnpp", "ddpm")) == "ddpm"
     model.choice("nonlinearity", ("swish",))
     model.choice("conditional", (True,))
-    width = model["nf"]
+    width = model.count("nf")
     unet_config = {
-        "sample_size": data["image_size"],
-        "in_channels": data["num_channels"],
-        "block_out_channels": tuple(width * multiple for multiple in model["ch_mult"]),
-        "layers_per_block": model["num_res_blocks"],
-        "attention_resolutions": tuple(model["attn_resolutions"]),
-        "dropout": model["dropout"],
-        "resample_with_conv": model["resamp_with_conv"],
-        "scale_by_sigma": model["scale_by_sigma"],
-        "image_range": (-1.0, 1.0) if data["centered"] else (0.0, 1.0),
+        "sample_size": data.count("image_size"),
+        "in_channels": data.count("num_channels"),
+        "block_out_channels": tuple(width * multiple for multiple in model.numbers("ch_mult")),
+        "layers_per_block": model.count("num_res_blocks"),
+        "attention_resolutions": model.numbers("attn_resolutions"),
+        "dropout": model.number("dropout"),
+        "resample_with_conv": model.flag("resamp_with_conv"),
+        "scale_by_sigma": model.flag("scale_by_sigma"),
+        "image_range": (-1.0, 1.0) if data.flag("centered") else (0.0, 1.0),
     }
     if ddpm:
         unet_config.update(
@@ -152,17 +157,17 @@ def unet_config_from_score_sde(config: dict):
     else:
         unet_config.update(
             time_embedding_type=model.choice("embedding_type", ("fourier", "positional")),
-            fir=model["fir"],
-            fir_kernel=tuple(model["fir_kernel"]),
-            resblock_type=model["resblock_type"].lower(),
-            skip_rescale=model["skip_rescale"],
-            progressive=model["progressive"].lower(),
-            progressive_input=model["progressive_input"].lower(),
-            progressive_combine=model["progressive_combine"].lower(),
-            init_scale=float(model["init_scale"]),
+            fir=model.flag("fir"),
+            fir_kernel=model.numbers("fir_kernel"),
+            resblock_type=model.choice("resblock_type", ("biggan", "ddpm")),
+            skip_rescale=model.flag("skip_rescale"),
+            progressive=model.choice("progressive", ("none", "output_skip", "residual")),
+            progressive_input=model.choice("progressive_input", ("none", "input_skip", "residual")),
+            progressive_combine=model.choice("progressive_combine", ("sum", "cat")),
+            init_scale=float(model.number("init_scale")),
         )
         if unet_config["time_embedding_type"] == "fourier":
-            unet_config["fourier_scale"] = float(model["fourier_scale"])
+            unet_config["fourier_scale"] = float(model.number("fourier_scale"))
     if unet_config["scale_by_sigma"] and unet_config["time_embedding_type"] == "positional":
         unet_config.update({key: model[key] for key in ("sigma_min", "sigma_max", "num_scales")})
     return unet_config
@@ -234,8 +239,12 @@ class _Section:
     """One section of the reference's configuration, with errors that name what is missing or not expressible."""
 
     def __init__(self, config, name):
+        if not isinstance(config, Mapping):
+            raise ValueError(f"`config` must be a nested dictionary, but is {config!r}.")
         if name not in config:
-            raise ValueError(f"The configuration lacks the section {name!r}; it has {sorted(config)}.")
+            raise ValueError(f"The configuration lacks the section {name!r}; it has {sorted(map(str, config))}.")
+        if not isinstance(config[name], Mapping):
+            raise ValueError(f"The configuration's section {name!r} must be a dictionary, but is {config[name]!r}.")
         self.name, self.values = name, config[name]
 
     def __getitem__(self, key):
@@ -249,6 +258,25 @@ class _Section:
         if value not in allowed:
             raise ValueError(f"{self.name}.{key} must be one of {allowed} to be converted, got {value!r}.")
         return value
+
+    def flag(self, key):
+        return self.choice(key, (True, False))  # a text, "no" too, would count as True
+
+    def count(self, key):
+        return self._checked(key, "an integer of at least 1", whole_number(self[key]) >= 1)
+
+    def number(self, key):
+        return self._checked(key, "a finite number", math.isfinite(real_number(self[key])))
+
+    def numbers(self, key):
+        value = self[key]
+        finite = isinstance(value, (list, tuple)) and all(math.isfinite(real_number(number)) for number in value)
+        return tuple(self._checked(key, "a list of numbers", finite))
+
+    def _checked(self, key, allowed, holds):
+        if not holds:
+            raise ValueError(f"{self.name}.{key} must be {allowed}, but is {self[key]!r}.")
+        return self[key]
 
 
 def _score_sde_layout(unet):

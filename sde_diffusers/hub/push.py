@@ -1,5 +1,6 @@
 """Pushing a model to the Hub. A push is one commit: it is there as a whole or not at all."""
 
+import inspect
 import io
 import re
 from pathlib import Path
@@ -23,9 +24,25 @@ from sde_diffusers.hub.connection import (
     require_not_public,
     require_write_access,
 )
-from sde_diffusers.model_card import SAMPLES_FILE, WEIGHTS, WEIGHTS_INDEX, model_card, preferred_card, read_card
+from sde_diffusers.model_card import (
+    SAMPLES_FILE,
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    check_card_words,
+    evaluation_results,
+    model_card,
+    preferred_card,
+    read_card,
+)
+from sde_diffusers.saved_folders.folder_options import require_path
 from sde_diffusers.saved_folders.refused_files import links_outside
-from sde_diffusers.saved_folders.repository import Contents, check_size, content_sizes, repository_contents
+from sde_diffusers.saved_folders.repository import (
+    Contents,
+    check_size,
+    content_sizes,
+    repository_contents,
+    require_bytes,
+)
 from sde_diffusers.saved_folders.single_file import MODULE_DIGEST
 
 LARGEST_PUSH = 20 * 10**9  # bytes
@@ -43,7 +60,7 @@ def push_model(
     token: str | None = None,
     create_pr: bool = False,
     revision: str | None = None,
-    max_bytes: int = LARGEST_PUSH,
+    max_bytes: float = LARGEST_PUSH,
     dry_run: bool = False,
     samples: str | Path | Image.Image | None = None,
     license: str | None = None,
@@ -81,7 +98,17 @@ def push_model(
         OSError: if it refuses, as huggingface_hub says it (`HfHubHTTPError`, `LocalTokenNotFoundError`).
         RuntimeError: if a file cannot be uploaded.
     """
-    check_names(repo_id, revision)
+    check_push(
+        repo_id,
+        revision=revision,
+        max_bytes=max_bytes,
+        license=license,
+        datasets=datasets,
+        tags=tags,
+        metrics=metrics,
+        description=description,
+    )
+    require_path("folder", folder)
     contents = repository_contents(folder)
     check_links(folder)
     check_weights(contents)
@@ -111,13 +138,42 @@ def push_model(
         return commit_contents(api, repo_id, "model", contents, stale, commit_message, revision, create_pr)
 
 
+PUSH_OPTIONS = {
+    name
+    for name, parameter in inspect.signature(push_model).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+}
+
+
+def check_push(
+    repo_id: str,
+    safe_serialization: bool = True,
+    *,
+    revision: str | None = None,
+    max_bytes: float = LARGEST_PUSH,
+    license: str | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+    metrics: dict[str, float] | None = None,
+    description: str | None = None,
+    **others,
+) -> None:
+    """Raise a ValueError on arguments of a push that are out of range whatever the folder holds."""
+    if not safe_serialization:
+        raise ValueError("`safe_serialization` must be True: a repository's weights are safetensors.")
+    check_names(repo_id, revision)
+    require_bytes(max_bytes)
+    check_card_words(license, datasets, tags, description)
+    evaluation_results(metrics, datasets)
+
+
 def check_names(repo_id: str, revision: str | None = None) -> None:
     """Raise a ValueError unless the Hub could have a repository and a branch of these names."""
     try:
-        validate_repo_id(repo_id)
+        validate_repo_id(repo_id if isinstance(repo_id, str) else "")  # which accepts None
     except HFValidationError as error:
         raise ValueError(f"`repo_id` must be owner/name or name, but is {repo_id!r}: {error}") from error
-    if revision is not None and not BRANCH.fullmatch(revision):
+    if revision is not None and not (isinstance(revision, str) and BRANCH.fullmatch(revision)):
         raise ValueError(f"`revision` must be the name of a branch, as git allows it, but is {revision!r}.")
 
 
@@ -187,5 +243,11 @@ def picture_bytes(picture: str | Path | Image.Image) -> bytes:
         except Exception as error:  # of any kind, since damaged files provoke any
             raise ValueError(f"`samples` {picture} cannot be read as a picture: {error}.") from error
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    try:
+        picture.save(buffer, format="PNG")
+    except OSError:
+        raise ValueError(
+            f"`samples` must be a picture that a PNG file can hold, such as of the mode L or RGB, but is one of the "
+            f"mode {picture.mode}."
+        ) from None
     return buffer.getvalue()

@@ -14,7 +14,8 @@ from sde_diffusers.hub.connection import (
 )
 from sde_diffusers.hub.push import LARGEST_PUSH, check_links, check_names, commit_contents
 from sde_diffusers.model_card import read_card
-from sde_diffusers.saved_folders.repository import check_size, content_sizes, folder_contents
+from sde_diffusers.saved_folders.folder_options import require_path
+from sde_diffusers.saved_folders.repository import check_size, content_sizes, folder_contents, require_bytes
 
 MODEL_VARIABLE = "MODEL_ID"  # the Space's environment variable that names the model
 
@@ -27,7 +28,7 @@ def push_space(
     commit_message: str | None = None,
     private: bool | None = None,
     token: str | None = None,
-    max_bytes: int = LARGEST_PUSH,
+    max_bytes: float = LARGEST_PUSH,
     dry_run: bool = False,
 ) -> CommitInfo | dict[str, int]:
     """Send a Gradio app to the Hub as a Space, and set its variable `MODEL_VARIABLE` to the model's id.
@@ -45,10 +46,12 @@ def push_space(
         as `push_model`.
     """
     try:
-        validate_repo_id(model_id)
+        validate_repo_id(model_id if isinstance(model_id, str) else "")
     except HFValidationError as error:
         raise ValueError(f"`model_id` must be the id of a model, but is {model_id!r}: {error}") from error
     check_names(repo_id)
+    require_bytes(max_bytes)
+    require_path("folder", folder)
     contents = folder_contents(folder)
     check_links(folder)
     missing = [name for name in ("app.py", "requirements.txt", "README.md") if name not in contents]

@@ -178,7 +178,8 @@ class FourierFeatures(nn.Module):
     def __init__(self, width, scale):
         super().__init__()
         self.width = width
-        frequencies = torch.randn(width, generator=torch.Generator().manual_seed(0), device="cpu") * scale
+        generator = torch.Generator().manual_seed(0)
+        frequencies = torch.randn(width, generator=generator, dtype=torch.float32, device="cpu") * scale
         self.register_buffer("frequency_bits", frequencies.view(torch.int32).to(torch.empty(0).device))
 
     def forward(self, x):

@@ -177,16 +177,8 @@ class ScoreSdePipeline(HubPipelineMixin, ScoresMixin, CodesAndLikelihoodsMixin, 
         batch_size = shape[0]
         if image is not None and len(image) not in (1, batch_size):
             raise ValueError(f"`image` must be one or `batch_size` = {batch_size} of them, but holds {len(image)}.")
-        guidance = Guidance(
-            self,
-            batch_size,
-            class_labels,
-            guidance_scale,
-            guidance_interval,
-            classifier_scale,
-            guide_scale,
-            sampling=True,
-        )
+        scales = classifier_scale, guide_scale
+        guidance = Guidance(self, batch_size, class_labels, guidance_scale, guidance_interval, *scales, sampling=True)
         device = self._execution_device
         steps = self.scheduler.default_num_inference_steps if num_inference_steps is None else num_inference_steps
         self.scheduler.set_timesteps(steps, device=device)

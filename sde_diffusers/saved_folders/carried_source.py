@@ -7,6 +7,8 @@ plain constants, functions and classes of the same kind.
 
 import ast
 import builtins
+import contextlib
+import functools
 import importlib.metadata
 import inspect
 import linecache
@@ -46,6 +48,7 @@ class CarriedSource:
         self._require_one_meaning(thing.__name__, thing, thing)
         self.definitions[thing.__name__] = ""  # it may refer to itself
         source = definition_of(thing)
+        self._require_imports_outside(source, thing)
         for name in free_names(source):
             self._add_reference(name, thing)
         del self.definitions[thing.__name__]
@@ -102,6 +105,17 @@ class CarriedSource:
         if name in self.known:
             raise ValueError(f"{owner} can't be saved: the package has a {name} of its own. Choose another name.")
 
+    def _require_imports_outside(self, source: str, thing) -> None:
+        """What methods import themselves stays as it is written, and must be there where the file is loaded."""
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        for node in imports:
+            for module in imported_modules(node):
+                if module.split(".")[0] in self.own_roots or not is_installed(module):
+                    raise ValueError(
+                        f"{thing.__name__} can't be saved: line {node.lineno} of it imports {module}, which is not "
+                        "installed everywhere. Import from it what is needed at the top of the file."
+                    )
+
     def _require_installed(self, module: str, name: str, thing) -> None:
         if module.split(".")[0] in self.own_roots or not is_installed(module):
             raise ValueError(
@@ -125,7 +139,17 @@ def definition_of(thing) -> str:
         if found:
             node = max(found, key=first_line)
             return textwrap.dedent("".join(lines[first_line(node) - 1 : node.end_lineno])).rstrip()
+    with contextlib.suppress(OSError, TypeError):
+        if inspect.isclass(thing):  # without methods of its own, which would tell its lines
+            return textwrap.dedent(inspect.getsource(thing)).rstrip()
     raise ValueError(f"{thing.__name__} can't be saved: its source is not found. Put it into a file, and import it.")
+
+
+def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """The modules that a statement imports, or imports from; relative ones begin with a dot."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return ["." * node.level + (node.module or "")]
 
 
 def first_line(node) -> int:
@@ -138,7 +162,8 @@ def functions_of(thing) -> list:
         return [inspect.unwrap(thing)]
     values = [value.fget if isinstance(value, property) else value for value in vars(thing).values()]
     values = [getattr(value, "__func__", value) for value in values]  # of class and static methods
-    return [inspect.unwrap(value) for value in values if inspect.isfunction(value)]
+    functions = [inspect.unwrap(value) for value in values if inspect.isfunction(value)]
+    return [function for function in functions if function.__module__ == thing.__module__]  # an Enum has others', too
 
 
 def free_names(source: str) -> list[str]:
@@ -165,9 +190,10 @@ def looked_up(name: str, thing):
     for base in getattr(thing, "__bases__", ()):  # known to no method, if the class was defined in a function
         if base.__name__ == name:
             return base
-    for function in functions:
-        if name in function.__globals__:
-            return function.__globals__[name]
+    module = sys.modules.get(thing.__module__)
+    for meanings in [*(function.__globals__ for function in functions), vars(module) if module else {}]:
+        if name in meanings:
+            return meanings[name]
     if hasattr(builtins, name):
         return getattr(builtins, name)
     raise LookupError(name)
@@ -176,7 +202,13 @@ def looked_up(name: str, thing):
 def is_installed(module: str) -> bool:
     """Whether a module belongs to Python or to an installed distribution."""
     root = module.split(".")[0]
-    return root in sys.stdlib_module_names or root in importlib.metadata.packages_distributions()
+    return root in sys.stdlib_module_names or root in installed_packages()
+
+
+@functools.cache
+def installed_packages() -> frozenset[str]:
+    """Of all installed distributions, whose lists of files take seconds to read."""
+    return frozenset(importlib.metadata.packages_distributions())
 
 
 def name_of(value, name: str) -> str:

@@ -17,7 +17,9 @@ from tqdm.utils import CallbackIOWrapper
 
 from sde_diffusers.saved_folders.refused_files import is_pickle
 from sde_diffusers.saved_folders.single_file import PACKAGE, carry_code
+from sde_diffusers.saved_folders.trusted_libraries import TRUSTED_LIBRARIES
 from sde_diffusers.saved_folders.whole_folder import DECIDED, finish_save, folder_lock, load_whole
+from sde_diffusers.scalars import real_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 Contents = dict[str, Path | bytes]  # path in the repository -> file of this machine, or content
@@ -40,8 +42,9 @@ def repository_contents(folder: str | Path) -> Contents:
     missing = missing_from(contents)
     if missing:
         raise ValueError(
-            f"`folder` {folder} is no complete pipeline: {', '.join(missing)} missing. Save it with "
-            "`ScoreSdePipeline.save_pretrained`."
+            f"`folder` {folder} is no complete pipeline: {', '.join(missing)} missing. "
+            "`ScoreSdePipeline.save_pretrained` saves all but the code of classes of one's own: put that there, in "
+            "modules of these names."
         )
     return contents
 
@@ -86,8 +89,11 @@ def _copied(folder: str | Path, output: Path, progress: bool) -> Contents:
 
 
 def require_outside(folder: str | Path, output: Path) -> None:
-    """Raise a ValueError if `output` is within the folder, by links too: whoever copies that next would get both."""
-    if Path(folder).resolve() in output.resolve().parents:
+    """Raise a ValueError if `output` is within the folder, by links too: whoever copies that next would get both.
+
+    What is no folder, but an id of the Hub, has nothing within.
+    """
+    if Path(folder).is_dir() and Path(folder).resolve() in output.resolve().parents:
         raise ValueError(f"`output` must not be within the pipeline's own folder {folder}, but is {output}.")
 
 
@@ -164,7 +170,7 @@ def missing_from(contents: Contents) -> list[str]:
         if library is None:
             continue
         files = [path.split("/", 1)[1] for path in contents if path.startswith(f"{name}/")]
-        if library not in ("diffusers", "transformers") and f"{library}.py" not in files:
+        if library not in TRUSTED_LIBRARIES and f"{library}.py" not in files:
             missing.append(f"{name}/{library}.py")
         if "config.json" in files and not any(file.endswith(".safetensors") for file in files):
             missing.append(f"{name}/*.safetensors")
@@ -211,8 +217,15 @@ def content_sizes(contents: Contents) -> dict[str, int]:
     }
 
 
-def check_size(contents: Contents, max_bytes: int) -> None:
+def require_bytes(max_bytes: float) -> None:
+    """Raise a ValueError unless a limit of a push is one."""
+    if not real_number(max_bytes) >= 0:
+        raise ValueError(f"`max_bytes` must be a number of at least 0, but is {max_bytes!r}.")
+
+
+def check_size(contents: Contents, max_bytes: float) -> None:
     """Raise a ValueError if a push would send more than `max_bytes`."""
+    require_bytes(max_bytes)
     sizes = content_sizes(contents)
     if sum(sizes.values()) > max_bytes:
         largest = max(sizes, key=lambda name: sizes[name])

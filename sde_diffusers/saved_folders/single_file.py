@@ -10,17 +10,22 @@ a pipeline would compute with the code of one that was loaded later, and could n
 """
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import inspect
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from sde_diffusers.saved_folders.carried_source import CarriedSource
+from sde_diffusers.saved_folders.trusted_libraries import TRUSTED_LIBRARIES
 from sde_diffusers.sdes.gaussian import GaussianSDE
+
+module_log = logging.getLogger(__name__)
 
 PACKAGE = "sde_diffusers"
 REMOTE_PACKAGE = "diffusers_modules"
@@ -99,29 +104,49 @@ def collect(module: str, externals: dict[str, None], bodies: dict[str, str]) -> 
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ValueError(f"{module} is not found, whose source is to be carried.")
-    source = Path(spec.origin).read_text(encoding="utf-8")
+    needed, outside, body = module_parts(Path(spec.origin).read_text(encoding="utf-8"))
+    externals |= dict.fromkeys(outside)
+    for other in needed:
+        collect(other, externals, bodies)
+    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
+
+
+@functools.cache  # every component of every save needs most modules, and parsing takes long
+def module_parts(source: str) -> tuple[list[str], list[str], str]:
+    """What a module of this source imports of the package and from outside, and the rest of it."""
     lines: list[str | None] = [*source.splitlines()]
-    needed = []
+    needed, outside = [], []
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.Import, ast.ImportFrom)):
             continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE:
             needed.append(node.module)
         else:
-            externals[ast.unparse(node)] = None
+            outside.append(ast.unparse(node))
         last = node.end_lineno or node.lineno
         lines[node.lineno - 1 : last] = [None] * (last - node.lineno + 1)
-    for other in needed:
-        collect(other, externals, bodies)
-    body = "\n".join(line for line in lines if line is not None).strip()
-    bodies[module] = f"\n\n# {'-' * 20} {module}\n\n{body}\n"
+    return needed, outside, "\n".join(line for line in lines if line is not None).strip()
 
 
 def module_name(cls: type, source: str) -> str:
     """Name of the file of this content that holds a class in a saved folder, without ".py"."""
+    return f"{plain_module_name(cls)}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def plain_module_name(cls: type) -> str:
+    """The same without the digest of the content, as older versions had it."""
     name = MODULE_DIGEST.sub("", cls.__module__.split(".")[-1])
-    name = "scheduling_score_sde" if name.startswith("scheduling_") else name  # all schedulers share one
-    return f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    return "scheduling_score_sde" if name.startswith("scheduling_") else name  # all schedulers share one
+
+
+def is_module_of(cls, library: str) -> bool:
+    """Whether a pipeline's index that has `library` for a class of this name means this one, of the package.
+
+    It does by the package's name and by that of a generated module. A module of somebody else may have a class of the
+    same name, which is another one.
+    """
+    named = library.split(".")[0] == PACKAGE or MODULE_DIGEST.search(library) is not None
+    return isinstance(cls, type) and (named or library == plain_module_name(cls))
 
 
 def is_ours(cls: type) -> bool:
@@ -153,9 +178,16 @@ def save_modules(pipeline, folder) -> None:
     index.pop("_name_or_path", None)  # a path of this machine
     classes, others = {"_class_name": type(pipeline)}, {}
     for name, component in pipeline.components.items():
-        classes[name] = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
+        classes[name] = cls = type(getattr(component, "_orig_mod", component))  # a compiled network is wrapped
         others[name] = sdes_of_others(component)
+        if component is not None and not is_ours(cls) and index[name][0] not in TRUSTED_LIBRARIES:
+            module_log.warning(
+                "The code of `%s`, %s of %s, is not saved: who loads the pipeline has to give it, as in "
+                "`from_pretrained(folder, %s=%s.from_pretrained(folder + '/%s'))`.",
+                *(name, cls.__name__, cls.__module__, name, cls.__name__, name),
+            )
     # A user's subclass of the pipeline is saved as diffusers saves it.
     for path, source in carry_code(index, {key: cls for key, cls in classes.items() if is_ours(cls)}, others).items():
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(source, encoding="utf-8")
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

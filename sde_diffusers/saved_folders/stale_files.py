@@ -18,16 +18,24 @@ def stale_files(folder: Path, new: Path) -> list[str]:
     They are the modules that the old index names and, in the folders of the components that either index names,
     configurations and weights (`stale_weights.py`).
     """
-    old_index, new_index = index_of(folder), index_of(new)
-    modules = {name: str(value[0]) for name, value in components(old_index).items()}
-    stale = []
-    if isinstance(old_index.get("_class_name"), list):
-        stale += [f"{old_index['_class_name'][0]}.py"]
-    for name in sorted({*modules, *components(new_index)}):
+    stale = stale_modules(folder, new)
+    for name in sorted({*components(index_of(folder)), *components(index_of(new))}):
         if Path(name).name == name and (folder / name).is_dir():
-            stale += [f"{name}/{file}" for file in (*CONFIGURATIONS, f"{modules.get(name)}.py")]
-            stale += [f"{name}/{file}" for file in stale_weights(folder / name, new / name)]
-    return [name for name in stale if (folder / name).is_file() and not (new / name).exists()]
+            files = (*CONFIGURATIONS, *stale_weights(folder / name, new / name))
+            stale += [f"{name}/{file}" for file in files if (folder / name / file).is_file()]
+    return [name for name in stale if not (new / name).exists()]
+
+
+def stale_modules(folder: Path, new: Path) -> list[str]:
+    """Relative paths of the modules that a folder's index names and a save, whose files are in `new`, does not write.
+
+    Of a save that replaces code alone they are all that goes.
+    """
+    index = index_of(folder)
+    named = [f"{index['_class_name'][0]}.py"] if isinstance(index.get("_class_name"), list) else []
+    named += [f"{name}/{library}.py" for name, (library, _) in components(index).items()]
+    paths = [path for path in named if ".." not in Path(path).parts and not Path(path).is_absolute()]
+    return [path for path in paths if (folder / path).is_file() and not (new / path).exists()]
 
 
 def index_of(folder: Path) -> dict:

@@ -64,11 +64,11 @@ def safetensors_of(folder: Path, names: list[str]) -> dict[str | None, list[Path
 
 
 def same_weights(files: list[Path], others: list[Path]) -> bool:
-    """Whether two sets of files hold the same tensors, up to the rounding of 16 bits."""
+    """Whether two sets of files hold the same tensors, in whichever precision each has them."""
     try:
         ours, theirs = ({key: path for path in paths for key in tensor_names(path)} for paths in (files, others))
         return ours.keys() == theirs.keys() and all(
-            nearly_equal(stored_tensor(ours[key], key), stored_tensor(theirs[key], key)) for key in ours
+            same_values(stored_tensor(ours[key], key), stored_tensor(theirs[key], key)) for key in ours
         )
     except (OSError, SafetensorError):
         return False
@@ -84,5 +84,13 @@ def stored_tensor(path: Path, key: str) -> torch.Tensor:
         return file.get_tensor(key)
 
 
-def nearly_equal(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    return tensor.shape == other.shape and torch.allclose(tensor.double(), other.double(), rtol=2**-7, atol=1e-6)
+def same_values(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors are equal or one is the other in a lower precision; nearly equal weights are other ones."""
+    if tensor.shape != other.shape or tensor.is_floating_point() != other.is_floating_point():
+        return False
+    if tensor.dtype == other.dtype or not tensor.is_floating_point():
+        return torch.equal(tensor, other)
+    fine, coarse = sorted((tensor, other), key=lambda values: torch.finfo(values.dtype).eps)
+    if (fine.dtype, coarse.dtype) == (torch.float16, torch.bfloat16):  # what was rounded to both is neither
+        return torch.allclose(fine.double(), coarse.double(), rtol=2**-8 + 2**-11, atol=2**-25)
+    return torch.equal(fine.to(coarse.dtype), coarse)

@@ -19,6 +19,8 @@ try:
 except ImportError:  # Windows: saves of several processes into one folder do not wait for each other there
     fcntl = None  # type: ignore[assignment]
 
+from sde_diffusers.saved_folders.folder_options import require_path
+
 LOCK, STAGED, DECIDED = ".saving.lock", ".saving", ".saved"
 NEW_FILES, OLD_FILES = "files", "stale.json"  # in DECIDED: what takes its place, and the names of what goes
 LOADED_FILES = ("*.json", "*/*.json", "*/*.safetensors", "*/*.bin")
@@ -36,10 +38,11 @@ def whole_save(folder: str | Path, stale_files: Callable[[Path, Path], list[str]
         stale_files: of (folder, the new files' folder), relative paths of what the save replaces under other names.
 
     Raises:
-        ValueError: if `folder`, or one of the folders within that are needed, is a file; or if a place of a file is
-            taken by a folder or lies on another file system.
+        ValueError: if `folder` is empty text or no path, or it, or one of the folders within that are needed, is a
+            file; or if a place of a file is taken by a folder or lies on another file system.
         OSError: if something cannot be written.
     """
+    require_path("save_directory", folder)
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"`save_directory` must be a folder, but {folder} is a file.")

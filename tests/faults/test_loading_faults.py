@@ -23,7 +23,7 @@ from test_hub import (  # noqa: F401 (fixtures)
     waits,
 )
 
-from sde_diffusers import ScoreSdePipeline
+from sde_diffusers import NCSNppUNet2DModel, ScoreSdePipeline
 from sde_diffusers.convert import from_diffusers
 from sde_diffusers.hub import push_model
 
@@ -47,6 +47,15 @@ def test_truncated_weights(folder, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(OSError, match=f"Unable to load weights .*{WEIGHTS}"):
         ScoreSdePipeline.from_pretrained(folder)
+
+
+def test_a_text_is_no_dtype(folder):
+    """For which diffusers would load float32."""
+    for load in (lambda **how: ScoreSdePipeline.from_pretrained(folder, **how),
+                 lambda **how: NCSNppUNet2DModel.from_pretrained(folder / "unet", **how)):  # fmt: skip
+        for how in ({"torch_dtype": "bfloat16"}, {"dtype": {"unet": "auto"}}):
+            with pytest.raises(ValueError, match=f"`{[*how][0]}` must be a dtype of torch, such as torch.bfloat16"):
+                load(**how)
 
 
 def test_missing_and_additional_tensors(folder):
@@ -186,6 +195,34 @@ def test_libraries_that_a_folder_names(tmp_path, monkeypatch, load, changes, mes
     assert not mark.exists() and evil not in sys.modules
     importlib.import_module(evil)
     assert mark.exists()
+
+
+def test_a_network_of_ones_own(pipe, tmp_path, monkeypatch, caplog):  # noqa: F811
+    """Its class is not looked up by its name alone: it is saved with a warning, and loaded where it is given."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "networks_of_mine.py").write_text(
+        "import sde_diffusers\n"
+        "class NCSNppUNet2DModel(sde_diffusers.NCSNppUNet2DModel):\n"
+        "    def forward(self, *arguments, **options):\n"
+        "        output = super().forward(*arguments, **options)\n"
+        "        output.sample = -output.sample\n"
+        "        return output\n"
+    )
+    mine = importlib.import_module("networks_of_mine").NCSNppUNet2DModel
+    unet = mine(**{key: value for key, value in pipe.unet.config.items() if not key.startswith("_")}).eval()
+    folder = tmp_path / "saved"
+    ScoreSdePipeline(unet=unet, scheduler=pipe.scheduler).save_pretrained(folder)
+    assert "The code of `unet`, NCSNppUNet2DModel of networks_of_mine, is not saved" in caplog.text
+    with pytest.raises(ValueError, match="`unet` of .* is of 'networks_of_mine', and is not loaded"):
+        ScoreSdePipeline.from_pretrained(folder)
+    with pytest.raises(ValueError, match="unet/networks_of_mine.py missing.*all but the code of classes of one's own"):
+        push_model(folder, ID, dry_run=True)
+    monkeypatch.undo()
+    del sys.modules["networks_of_mine"]
+    given = ScoreSdePipeline.from_pretrained(folder, unet=mine.from_pretrained(folder / "unet"))
+    assert type(given.unet) is mine and torch.equal(draw(given), draw(ScoreSdePipeline(unet, pipe.scheduler)))
+    other = ScoreSdePipeline.from_pretrained(folder, unet=pipe.unet)  # nor is the saved one's module imported then
+    assert other.unet is pipe.unet and "networks_of_mine" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["../../../../../evil.json", "unet/../../../../../../evil.json"])
