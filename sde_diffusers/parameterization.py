@@ -132,9 +132,10 @@ class Parameterization:
             )
 
     @property
-    def half_range(self) -> float:
-        """Half the width of the images' range, a natural unit of noise levels: 1 for images in [-1, 1]."""
-        return (self.image_range[1] - self.image_range[0]) / 2
+    def noise_unit(self) -> float:
+        """The unit of noise levels: half the width of the images' range, 1 for images in [-1, 1], and for narrower
+        ones, whose steps have always been laid so."""
+        return max(1.0, (self.image_range[1] - self.image_range[0]) / 2)
 
     # How the network is asked.
 

@@ -56,7 +56,7 @@ def limit(scheduler, V):
         return variance * (a * V / P) ** 2
     # The last step's polynomial, through estimates that have become one, is the Taylor polynomial of E[noise | x]
     # along the ODE, r y / (V + r^2) with y in proportion to sqrt(V + r^2).
-    r, c = s / a, scheduler.parameterization.half_range
+    r, c = s / a, scheduler.parameterization.noise_unit
     u = [r / (c + r) * (1 + 1e-3 * c / (c + r) * j) for j in range(config.solver_order)]
     levels = [c * w / (1 - w) for w in u]
     noise = [level / math.sqrt((V + level**2) * (V + r * r)) for level in levels]
@@ -68,7 +68,7 @@ def grid(scheduler, n):
     """(alpha, sigma) at the n steps' starts and at their end."""
     last = scheduler.final_denoise
     points = n if last else n + 1
-    unit = scheduler.parameterization.half_range
+    unit = scheduler.parameterization.noise_unit
     times = time_grid(scheduler.time_grid, points, scheduler.sde, scheduler.start_time, scheduler.sampling_eps, unit)
     assert (times.diff() < 0).all() and times[0] == scheduler.start_time
     pairs = [*zip(scheduler.sde.alpha(times).tolist(), scheduler.sde.sigma(times).tolist(), strict=True)]
@@ -98,7 +98,7 @@ def exponential_variance(scheduler, V, n):
     """The scheduler's two equations, with the polynomials' integrals by adaptive quadrature."""
     _, levels = grid(scheduler, n)
     eta, k2 = scheduler.config.eta, 1 + scheduler.config.eta**2
-    c = scheduler.parameterization.half_range
+    c = scheduler.parameterization.noise_unit
     u = [s / (c * a + s) for a, s in levels]
     x = np.zeros(1 + n)  # of the start and of each step's noise
     x[0], history = scheduler.init_noise_sigma, []
@@ -150,7 +150,7 @@ def integral(density, nodes, j, start, end, c, reach=math.inf):
 def chain_variance(scheduler, V, n):
     """Predictors and correctors on exact transitions x_t = a x_s + b z, or on the paper's chains where they apply."""
     config, sde = scheduler.config, scheduler.sde
-    unit = scheduler.parameterization.half_range
+    unit = scheduler.parameterization.noise_unit
     times = time_grid(scheduler.time_grid, n, sde, scheduler.start_time, scheduler.sampling_eps, unit)
     assert (times.diff() < 0).all() and times[0] == scheduler.start_time
     levels = [*zip(sde.alpha(times).tolist(), sde.sigma(times).tolist(), strict=True), (1.0, 0.0)]

@@ -160,5 +160,5 @@ def test_configurations_are_the_presets(theirs, ours):
 def test_configurations_by_name(monkeypatch):
     monkeypatch.setitem(SCORE_SDE_CONFIGS, "ve/tiny", CONFIG)
     assert_same(from_score_sde(checkpoint(), "ve/tiny").unet, expected())
-    with pytest.raises(ValueError, match="one of ve/cifar10_ddpm, .*but is ve/unknown"):
+    with pytest.raises(ValueError, match="one of ve/cifar10_ddpm, .*but is 've/unknown'"):
         from_score_sde({}, "ve/unknown")

@@ -99,7 +99,7 @@ def test_time_grids(sde, grid):
     scheduler.set_timesteps(16)
     times = torch.cat([scheduler.times, torch.tensor([scheduler.sampling_eps])])
     assert (times.diff() < 0).all() and times[0] == 1
-    unit = scheduler.parameterization.half_range
+    unit = scheduler.parameterization.noise_unit
     even = {
         "uniform": times,
         "quadratic": times.sqrt(),

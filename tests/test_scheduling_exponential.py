@@ -420,9 +420,9 @@ def test_the_generated_single_file_samples_alike(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"algorithm": "noise"}, {"time_grid": "log_snr"}, {"eta": 1.0}])
 @pytest.mark.parametrize("steps", [3, 12])
 def test_units_of_the_images_do_not_matter(steps, options):
-    """The same images in [-1, 1], [0, 1] and [0, 255], of a network that knows all of them to be N(0.2, 0.3^2)."""
+    """The same images in [-1, 1], [0, 255] and [0, 65535], of a network that knows all of them to be N(0.2, 0.3^2)."""
     found = []
-    for low, high in ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)):
+    for low, high in ((-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0)):
         half = (high - low) / 2
         scheduler = ScoreSdeExponentialScheduler(
             sde="ve",

@@ -12,7 +12,7 @@ arXiv 2204.13902):
 
 What the network estimates, x_0 or the noise, is replaced under the integral by the polynomial through the last k
 estimates: order k with one evaluation a step. The polynomials' variable is free (DEIS takes t or sigma/alpha); here
-it is the share of the noise, u = sigma / (c alpha + sigma) with c half the width of the images' range, and not lambda:
+it is the share of the noise, u = sigma / (c alpha + sigma) with c the unit of noise levels, and not lambda:
 the estimates hardly change at both ends of the lambda axis, where u saturates, and so a long step in lambda does not
 extrapolate far.
 
@@ -269,7 +269,7 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             return 0.0, [1.0], 0.0
         kappa = 1 + eta**2
         last = k + 1 if corrected else k
-        unit = self.parameterization.half_range
+        unit = self.parameterization.noise_unit
         nodes = [sigma / (unit * alpha + sigma) for alpha, sigma in self._levels[last + 1 - order : last + 1]]
         while len(nodes) > 1 and nodes[0] == nodes[1]:  # estimates from pure noise are one
             nodes = nodes[1:]

@@ -377,7 +377,7 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
 
     def _grid(self, n: int) -> Tensor:
         """n times of the time grid from the noise to the data; see `time_grid`."""
-        unit = self.parameterization.half_range
+        unit = self.parameterization.noise_unit
         return time_grid(self.time_grid, n, self.sde, self.start_time, self.sampling_eps, unit)
 
     # What a sampler defines.

@@ -30,8 +30,8 @@ def time_grid(name: str, n: int, sde: GaussianSDE, start: float, end: float, uni
     c_n = 2 + 12 s_n, the higher the fewer (constants by measurement: docs/few_step_tables.md). In more steps it is
     "noise_share".
 
-    Noise levels count in units of half the width of the images' range, `unit`, so that images in [0, 255] are sampled
-    as those in [-1, 1] are.
+    Noise levels count in units of `unit` (`Parameterization.noise_unit`), so that images in [0, 255] are sampled as
+    those in [-1, 1] are.
 
     From pure noise (alpha = 0 at `start`, or nearly) "log_snr" and "karras" go on as if they had begun at
     sigma / alpha = 80 (or ten times the level at `end`, if that is more).
