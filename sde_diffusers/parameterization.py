@@ -34,7 +34,7 @@ from sde_diffusers.sdes.gaussian import GaussianSDE
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
 PURE_NOISE = 2.0**23
 """Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
-ROUNDED = 1e-3  # by which share a noise level may be off that was kept in 16 bits
+ROUNDED = 2.0**-8  # by which share a noise level may be off that was kept in bfloat16
 TIME_INPUTS = ("sigma", "999t", "1000t", "t", "index")
 SDE_NAMES = tuple(GaussianSDE.registered)
 """Names of this package's own SDEs; those of other code are in the registry alone."""

@@ -59,6 +59,13 @@ def plain(value):
     return value
 
 
+def can_be_seen(values: Tensor) -> bool:
+    """Whether one may look at values: not on a GPU, which would be waited for, nor in a graph, a fake or a batch of
+    `torch.func`, where there are none."""
+    plain_tensor = type(values) is Tensor and values.device.type == "cpu"
+    return plain_tensor and not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def plain_array(name: str, value):
     """An array of numpy's own class for one of a subclass, such as `np.matrix`; other values as they are.
 

@@ -19,6 +19,7 @@ from sde_diffusers import (
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.schedulers import late_start
+from sde_diffusers.schedulers.fitted_steps import settings_digest
 
 SDES = ("ve", "vp", "sub_vp", "ve_exponential", "vp_discrete", "cosine_vp", "flow")
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
@@ -832,3 +833,11 @@ def test_training_loops_draw_from_the_whole_table():
         assert again.config.num_train_timesteps == 40
     other = ScoreSdeExponentialScheduler.from_config(scheduler.config, trained_betas=[0.02] * 30)
     assert other.config.num_train_timesteps == len(other) == 30
+    index = ScoreSdeExponentialScheduler(sde="ve", time_input="index", num_train_timesteps=500)
+    assert len(ScoreSdeExponentialScheduler.from_config(index.config, trained_betas=None)) == 500
+
+
+def test_fits_of_an_own_table_are_those_of_older_versions():
+    """Which did not tell its length in the configuration."""
+    scheduler = ScoreSdeExponentialScheduler(sde="vp_discrete", trained_betas=[0.01] * 500)
+    assert settings_digest(scheduler) == "56a27d63"

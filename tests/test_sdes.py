@@ -408,6 +408,10 @@ def test_no_transition_leads_backwards():
             sde.transition(0.7, 0.2)
         with pytest.raises(ValueError, match="`s`"):
             sde.transition(double(0.1, 0.5), 0.4)
+        s, t = double(0.1, 0.2), double(0.3, 0.4)
+        torch.testing.assert_close(
+            torch.func.vmap(sde.transition)(s, t), sde.transition(s, t)
+        )  # none can be looked at
 
 
 @pytest.mark.parametrize(

@@ -591,3 +591,16 @@ def test_averages_of_diffusers_keep_the_frequencies(tmp_path):
     average.save_pretrained(tmp_path)
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(NCSNppUNet2DModel.from_pretrained(tmp_path)(x, 0.7).sample, network(x, 0.7).sample)
+
+
+def test_each_image_with_a_gradient_of_its_own():
+    """Where `torch.func` batches the noise levels, nobody can look at them."""
+    network = NCSNppUNet2DModel(sample_size=8, block_out_channels=(8,), scale_by_sigma=False).eval()
+    torch.nn.init.normal_(network.conv_out.weight)
+    x, levels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 2.0])
+
+    def answer(image, level):
+        return network(image[None], level[None]).sample[0]
+
+    together = torch.func.vmap(answer)(x, levels)
+    torch.testing.assert_close(together, network(x, levels).sample, rtol=1e-4, atol=1e-5)

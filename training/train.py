@@ -243,7 +243,9 @@ class Training(TrainingRun):
             return
         how = self.distance.settings
         self.log.metrics(self.step, **distances, distance_settings=how)
-        history = [r for r in self.log.records if distances.keys() <= r.keys() and r.get("distance_settings") == how]
+        history = [
+            r for r in self.log.records if distances.keys() <= r.keys() and r.get("distance_settings", how) == how
+        ]
         steps, curves = [r["step"] for r in history], {name: [r[name] for r in history] for name in distances}
         self.log.picture(self.step, "distance", distance_curves(steps, curves))
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sde_diffusers.models.layers import compute_dtype
+from sde_diffusers.scalars import can_be_seen
 
 
 def require_noise(name: str, levels: Tensor) -> None:
     """Raise a `ValueError` on noise levels of which there is no logarithm; those on a GPU are taken as they are."""
-    visible = type(levels) is Tensor and levels.device.type == "cpu" and not torch.compiler.is_compiling()
-    if visible and not (levels > 0).all():
+    if can_be_seen(levels) and not (levels > 0).all():
         raise ValueError(f"`{name}` must be above 0, being a noise level, but is {levels.tolist()}.")
 
 

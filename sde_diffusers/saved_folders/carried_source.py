@@ -15,6 +15,7 @@ import linecache
 import symtable
 import sys
 import textwrap
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -107,8 +108,7 @@ class CarriedSource:
 
     def _require_imports_outside(self, source: str, thing) -> None:
         """What methods import themselves stays as it is written, and must be there where the file is loaded."""
-        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
-        for node in imports:
+        for node in needed_imports(ast.parse(source)):
             for module in imported_modules(node):
                 if module.split(".")[0] in self.own_roots or not is_installed(module):
                     raise ValueError(
@@ -143,6 +143,16 @@ def definition_of(thing) -> str:
         if inspect.isclass(thing):  # without methods of its own, which would tell its lines
             return textwrap.dedent(inspect.getsource(thing)).rstrip()
     raise ValueError(f"{thing.__name__} can't be saved: its source is not found. Put it into a file, and import it.")
+
+
+def needed_imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The import statements below a node, but for those after `try`, which may fail."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield node
+    tried = node.body if isinstance(node, ast.Try) and node.handlers else []
+    for child in ast.iter_child_nodes(node):
+        if child not in tried:
+            yield from needed_imports(child)
 
 
 def imported_modules(node: ast.Import | ast.ImportFrom) -> list[str]:

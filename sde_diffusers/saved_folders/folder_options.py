@@ -8,7 +8,7 @@ import torch
 from sde_diffusers.scalars import whole_number
 
 NOT_IN_VARIANTS = "./\\"  # part names of files, where the first two end a variant or a folder
-SHARD_SIZE = re.compile(r"\s*0*[1-9]\d*\s*[KMGT]B\s*", re.IGNORECASE)
+SHARD_SIZE = re.compile(r"\s*(?=[\d.]*[1-9])(\d+\.?\d*|\.\d+)\s*[KMGT]B\s*", re.IGNORECASE)
 
 
 def require_path(argument: str, path, what: str = "the path of a folder") -> None:

@@ -158,8 +158,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         arguments, unused, kept = super().extract_init_dict(config_dict, **kwargs)
         for key in BOUNDS:
             arguments.setdefault(key, None)
-        if "trained_betas" in kwargs and "num_train_timesteps" not in kwargs:
-            arguments.pop("num_train_timesteps", None)  # of another table
+        if "trained_betas" in kwargs and "num_train_timesteps" not in kwargs and config_dict.get("trained_betas"):
+            arguments.pop("num_train_timesteps", None)  # of the table that another one replaces
         for sde in SDE_ARGUMENTS:
             parameters = arguments.setdefault(f"{sde}_parameters", None)
             if parameters and f"{sde}_parameters" not in kwargs and arguments.get(sde) != config_dict.get(sde):
@@ -360,7 +360,10 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
             )
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
         if not ((t > -1e-6) & (t < 1 + 1e-6)).all():  # rounded, as networks are told it
-            raise ValueError(f"`timesteps` must stand for times in [0, 1], but are {timesteps}.")
+            what = (
+                "noise levels that the SDE has" if self.parameterization.time_input == "sigma" else "times in [0, 1]"
+            )
+            raise ValueError(f"`timesteps` must stand for {what}, but are {timesteps}.")
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))
         noise = noise.to(torch.promote_types(noise.dtype, original_samples.dtype))

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.generators import require_generator
-from sde_diffusers.scalars import real_number
+from sde_diffusers.scalars import can_be_seen, real_number
 
 FUNCTIONS_OF_TIME = (
     "log_alpha",
@@ -243,7 +243,7 @@ class GaussianSDE(ABC):
         Raises:
             ValueError: if s is later than t (of times on a GPU nothing is asked).
         """
-        if s.device.type == t.device.type == "cpu" and not torch.compiler.is_compiling() and (s > t).any():
+        if can_be_seen(s) and can_be_seen(t) and (s > t).any():
             raise ValueError(f"`s` must not be later than `t`, but they are {s.tolist()} and {t.tolist()}.")
         a = torch.where(s == t, 1.0, (self.log_alpha(t) - self.log_alpha(s)).exp())
         return a, (self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2).clamp(min=0).sqrt()

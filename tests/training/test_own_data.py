@@ -475,6 +475,33 @@ def test_held_out_images_that_were_renamed_are_found(tmp_path, run, capsys):
     assert f"0_{last + 1:02}.png" in error and f"is the image that the run has held out as {held_out[-1]}" in error
 
 
+def test_a_copy_of_an_image_that_is_gone_has_no_new_name(tmp_path, run, capsys):
+    data = noise(tmp_path / "data", 30)
+    words = f"data.dataset={data}", f"output_dir={tmp_path}/run"
+    run(*words, "validate_every=2")
+    gone, *_, kept = read_record(tmp_path / "run").held_out
+    other = next(path for path in data.iterdir() if path.name not in read_record(tmp_path / "run").held_out)
+    shutil.copy(data / gone, other)
+    (data / gone).unlink()
+    run(*words, "resume=latest", "steps=4")
+    assert f"1 of the 3 images held out for validation are missing, such as {gone}" in capsys.readouterr().out
+
+
+def test_a_run_of_an_older_version_keeps_the_numbers_of_its_classes(tmp_path, run):
+    """Which stood in the order of the alphabet, also where they were numbers."""
+    for name in range(11):
+        noise(tmp_path / "data" / str(name), 2, seed=name)
+    words = f"data.dataset={tmp_path}/data", f"output_dir={tmp_path}/run", "model.num_class_embeds=11"
+    run(*words)
+    state = tmp_path / "run" / "checkpoints" / "step-00000002" / "state.json"
+    content = json.loads(state.read_text())
+    assert content["images"]["class_names"] == [*map(str, range(11))]
+    content["images"]["class_names"].sort()
+    state.write_text(json.dumps(content))
+    run(*words, "resume=latest", "steps=4")
+    assert ScoreSdePipeline.from_pretrained(tmp_path / "run" / "pipeline").class_names[:3] == ["0", "1", "10"]
+
+
 def test_reference_images_are_those_that_were_chosen(tmp_path, run):
     """A run on some of the images is compared with these, and not with others."""
     data = f"data.dataset={noise(tmp_path / 'data', 40)}"

@@ -166,11 +166,6 @@ def read_evaluation_config(arguments: list[str]) -> EvaluationConfig:
     for space in config.feature_weights:
         if config.feature_spaces and space not in config.feature_spaces:
             raise ConfigError(f"feature_weights.{space} is for a feature space that is none of feature_spaces")
-    if config.bootstrap_resamples and (not config.feature_spaces or "frechet_distance" not in config.metrics):
-        raise ConfigError(
-            f"bootstrap_resamples={config.bootstrap_resamples} is for the metric frechet_distance in feature_spaces, "
-            f"but these are {config.metrics} in {config.feature_spaces}"
-        )
     if config.data.test_split == config.data.reference_split:
         raise ConfigError(
             f"data.test_split and data.reference_split are both {config.data.reference_split!r}: a split says nothing "

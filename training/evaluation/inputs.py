@@ -205,13 +205,24 @@ class SplitsOfRun:
         For records of older releases, which hold no digests."""
         if not all(re.fullmatch(NUMBERED, name) for name in self.record.held_out):
             return True
+        return self._in_the_same_place
+
+    @property
+    def _in_the_same_place(self) -> bool:
         ours, theirs = (Path(name).expanduser().resolve() for name in (self.source.name, self.record.dataset))
         return ours == theirs
+
+    @property
+    def _max_images_of_run(self) -> int | None:
+        """How many images of its split the run has chosen; None of all, and for other data than the run's."""
+        return self.record.max_images if self._in_the_same_place else None
 
     def load(self, split: str) -> ImageData:
         """The images of a split, or those held out; of the split that the run has read, those that it trained on."""
         record = self.record
-        if record is None or not (record.held_out or record.max_images) or split not in (record.split, HELD_OUT):
+        held_out = record is not None and bool(record.held_out) and split in (record.split, HELD_OUT)
+        chosen = record is not None and split == record.split and self._max_images_of_run is not None
+        if not held_out and not chosen:
             return load_images(self.source, split, max_images=self.max_images, **self.arguments)
         try:
             data = self._parts[split == HELD_OUT]
@@ -227,7 +238,7 @@ class SplitsOfRun:
     @functools.cached_property
     def _parts(self) -> tuple[ImageData, ImageData]:
         names = self.record.held_out
-        chosen = load_images(self.source, self.record.split, max_images=self.record.max_images, **self.arguments)
+        chosen = load_images(self.source, self.record.split, max_images=self._max_images_of_run, **self.arguments)
         if not names:
             return chosen, chosen.part(torch.tensor([], dtype=torch.int64))
         others, held_out, missing = parted(chosen, self.record)

@@ -40,8 +40,6 @@ class SampleDistance:
 
     def __init__(self, config: DistanceConfig, images: Tensor, name: str, seed: int, accelerator: Accelerator):
         self._config, self._seed, self._accelerator = config, seed, accelerator
-        if config.features is None:
-            raise ConfigError("distance_every needs a feature network: distance.features=NAME")
         try:
             self._network = load_feature_network(config.features, config.weights, accelerator.device)
         except (ValueError, OSError, ModuleNotFoundError) as error:

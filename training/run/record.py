@@ -152,7 +152,8 @@ def parted(data: ImageData, record: ImageRecord) -> tuple[ImageData, ImageData, 
                 "out under that name: these are other data, or rows were added or taken away, and which images the "
                 "run has trained on cannot be known"
             )
-        elsewhere = {digests[name]: name for name in others + missing}
+        deleted = len(data) + len(missing) == record.num_images  # and no image has come, or got another name
+        elsewhere = {} if deleted else {digests[name]: name for name in others + missing}
         for name, k in names.items() if elsewhere else ():
             if name not in found and (once := elsewhere.get(digest_of(data.images[k]))):
                 raise OtherImages(

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from images.augmentation import LABELS
-from run.config import Config, PowerAveragesConfig
+from run.config import Config
 from run.measured import AUTO, without_auto
 from run.record import ImageRecord, refuse_said_by_images
 from run.yaml_config import ConfigError, construct
@@ -230,16 +230,8 @@ def check_score_model(config: Config) -> None:
         scheduler.set_timesteps(config.samples.num_inference_steps)
     except ValueError as error:
         raise ConfigError(f"samples.num_inference_steps and scheduler: {error}") from error
-    if bool(config.distance_every) != bool(config.distance.features):
-        raise ConfigError(
-            f"distance_every={config.distance_every} and distance.features={config.distance.features} go together: at "
-            "which steps distances are measured, and in which features"
-        )
-    if not config.power_averages.snapshot_every and config.power_averages != PowerAveragesConfig():
-        raise ConfigError(
-            f"power_averages.sigma_rel={config.power_averages.sigma_rel} keeps averages, but at no step: "
-            "power_averages.snapshot_every is 0"
-        )
+    if config.distance_every and config.distance.features is None:
+        raise ConfigError("distance_every needs a feature network: distance.features=NAME")
     if config.distance_every:
         try:
             scheduler.set_timesteps(config.distance.num_inference_steps)

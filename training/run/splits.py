@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import torch
 
 from images.loading import ImageData, StreamedImages, hold_out, load_images
+from images.rows import Rows
 from images.sources import Source, open_source
 from run.config import DataConfig, RunConfig
 from run.record import ImageRecord, parted
@@ -71,6 +73,14 @@ def about_classes(config: RunConfig, data: Images) -> str | None:
     return None
 
 
+def keep_numbers(source: Source, names: list[str]) -> None:
+    """Number the classes of files and tables in memory as the run does, if they are the same."""
+    for rows in source.splits.values():
+        own = rows.class_names or []
+        if isinstance(rows, Rows) and rows.labels is not None and own != names and sorted(own) == sorted(names):
+            rows.labels, rows.class_names = np.array([names.index(name) for name in own])[rows.labels], list(names)
+
+
 def open_data(data: DataConfig) -> Source:
     """The data set of a configuration, opened."""
     options = {key: getattr(data, key) for key in OPENING_KEYS}
@@ -87,6 +97,8 @@ def _load(config: RunConfig, record: ImageRecord | None) -> tuple[Images, Images
     if data.split == HELD_OUT:
         raise ValueError(f"split {HELD_OUT!r} is what a run has not trained on: it is for evaluation")
     source, options = open_data(data), loading_options(data)
+    if record and record.class_names:
+        keep_numbers(source, record.class_names)
     known = record.pixels if record and data.value_range is None and data.white_level is None else None
     train = load_images(
         source,
