@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sde_diffusers.scalars import plain, real_numbers, whole_number
+from sde_diffusers.scalars import can_be_seen, plain, real_numbers, whole_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
@@ -72,7 +72,7 @@ def require_times(x_0: Tensor, noise: Tensor, t: Tensor) -> None:
         raise ValueError(f"`noise` must have the shape {tuple(x_0.shape)} of `x_0`, but has {tuple(noise.shape)}.")
     if t.shape != (len(x_0),):
         raise ValueError(f"`t` must have shape ({len(x_0)},), but has {tuple(t.shape)}.")
-    if t.device.type == "cpu" and not torch.compiler.is_compiling() and not ((t >= 0) & (t <= 1)).all():
+    if can_be_seen(t) and not ((t >= 0) & (t <= 1)).all():
         raise ValueError(f"`t` must hold times in [0, 1], but goes from {t.min().item():g} to {t.max().item():g}.")
 
 

@@ -49,9 +49,7 @@ class ConditioningMixin:
             raise ValueError(f"`class_labels` must be integers of shape () or ({batch_size},), got {found}.")
         labels = labels.long()  # torch does not compare unsigned ones with -1
         classes = self.config.num_class_embeds or 0
-        # Looking at labels on a GPU would make the processor wait for it at every step.
-        visible = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-        if visible and ((labels < -1) | (labels >= classes)).any():
+        if can_be_seen(labels) and ((labels < -1) | (labels >= classes)).any():
             raise ValueError(f"`class_labels` must be -1 or in [0, {classes}), got {labels.tolist()}.")
         if self.class_embedding is None:
             return None

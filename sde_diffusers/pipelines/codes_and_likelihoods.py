@@ -71,7 +71,7 @@ class CodesAndLikelihoodsMixin:
 
         Returns:
             (N, C, H, W) float32 codes. For likely images they resemble draws from the prior, whose standard deviation
-            is `scheduler.init_noise_sigma`; divided by it they can be given to `__call__` as `latents`.
+            is `scheduler.start_sigma`; divided by it they can be given to `__call__` as `latents`.
 
         Raises:
             ValueError: on arguments of a wrong shape or out of range.

@@ -1,10 +1,10 @@
 """Measured numbers in a model card's metadata (`model-index`), as the Hub reads them; the rest of the card stays."""
 
-import os
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from run.written_folder import write_whole
 from run.yaml_config import ConfigError
 from sde_diffusers.model_card import TASK, read_card
 
@@ -81,7 +81,4 @@ def update_card(pipeline: str, results: list[EvalResult], network: str) -> None:
     ]
     card.data.eval_results = kept + results
     card.data.model_name = card.data.model_name or Path(pipeline).resolve().name
-    path = Path(pipeline) / "README.md"
-    temporary = path.with_name(".README.md.incomplete")  # hidden, so that no push takes it
-    temporary.write_text(str(card), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(Path(pipeline) / "README.md", lambda path: path.write_text(str(card), encoding="utf-8"))

@@ -71,10 +71,11 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
         if "=" not in override or override.startswith("-"):
             raise ConfigError(f"argument {override!r} must have the form key=value, as in seed=1")
     structure = OmegaConf.structured(schema)
-    for key, value in _flat(given).items():
-        for override in overrides:
-            if override.partition("=")[0].strip() == key and override.partition("=")[2].strip() != value:
-                raise ConfigError(f"{key} is {value} already, and {override} says otherwise: give one of them")
+    told = {key: value for key, value in _flat(given).items() if value is not None}
+    for override in overrides:
+        key, _, value = map(str.strip, override.partition("="))
+        if key in told and value != told[key]:
+            raise ConfigError(f"{key} is {told[key]} already, and {override} says otherwise: give one of them")
     try:
         config = structure
         contents = [_read_yaml(Path(path).expanduser(), schema) for path in files]
@@ -105,13 +106,7 @@ def save_config(config, path: Path) -> None:
 
 def as_dict(config) -> dict[str, Any]:
     """The configuration as {dotted key: value}, of types that JSON has."""
-
-    def flatten(node, prefix=""):
-        if not isinstance(node, dict):
-            return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
-        return {key: value for name in node for key, value in flatten(node[name], f"{prefix}{name}.").items()}
-
-    return flatten(OmegaConf.to_container(OmegaConf.structured(config)))
+    return _flat(OmegaConf.to_container(OmegaConf.structured(config)))
 
 
 def construct(section: str, cls, arguments: dict[str, Any]):
@@ -130,13 +125,11 @@ def construct(section: str, cls, arguments: dict[str, Any]):
         raise ConfigError(f"{section}: {error}") from error
 
 
-def _flat(given: dict, prefix: str = "") -> dict[str, str]:
-    """{dotted key: text} of texts in sections."""
-    flat = {}
-    for key, value in given.items():
-        if value is not None:
-            flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return flat
+def _flat(node, prefix: str = "") -> dict[str, Any]:
+    """{dotted key: value} of dictionaries in dictionaries, with lists for tuples."""
+    if not isinstance(node, dict):
+        return {prefix[:-1]: list(node) if isinstance(node, tuple) else node}
+    return {key: value for name in node for key, value in _flat(node[name], f"{prefix}{name}.").items()}
 
 
 def _merged(config: DictConfig, content: DictConfig, rules: dict) -> DictConfig:
