@@ -25,7 +25,7 @@ from images.pixels import Skipped
 from run.config import RUN_RULES, DataConfig
 from run.folder import require_outside_the_data
 from run.record import parted, read_record
-from run.splits import HELD_OUT, loading_options, open_data
+from run.splits import HELD_OUT, Images, loading_options, open_data
 from run.yaml_config import ConfigError, merge
 from sde_diffusers.images import visible
 
@@ -98,8 +98,8 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Pa
     if isinstance(data, ImageData):
         for line in suggestions(data):
             print(f"Suggested: {line}")
-        if picture is not None:
-            contact_sheet(data).savefig(picture, format="png")
+    if data is not None and picture is not None:
+        contact_sheet(data).savefig(picture, format="png")
     if numbers is not None:
         numbers.write_text(json.dumps(description.as_json(), indent=2) + "\n", encoding="utf-8")
     for split, error in refused.items():
@@ -107,11 +107,14 @@ def show(config: DataConfig, picture: Path | None, numbers: Path | None, run: Pa
     return 1 if opened in refused else 0
 
 
-def contact_sheet(data: ImageData) -> Figure:
-    """Some images, evenly spaced, with their labels."""
-    count = min(SHOWN, len(data))
-    chosen = torch.tensor([k * len(data) // count for k in range(count)])
-    images, labels = data[chosen]
+def contact_sheet(data: Images) -> Figure:
+    """Some images with their labels: evenly spaced, or of a stream those of a first batch."""
+    count = SHOWN if data.num_images is None else min(SHOWN, data.num_images)
+    if isinstance(data, ImageData):
+        images, labels = data[torch.tensor([k * len(data) // count for k in range(count)])]
+    else:
+        count = max(count // data.groups, 1) * data.groups
+        images, labels = next(data.batches(count, seed=0))
     unit = visible(data.pixels.to_unit(images)).clamp(0, 1)
     columns, rows = min(COLUMNS, count), -(-count // COLUMNS)
     figure = Figure(figsize=(1.2 * columns, 1.4 * rows), dpi=100, layout="constrained")

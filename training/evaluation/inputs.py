@@ -243,7 +243,7 @@ class SplitsOfRun:
             return chosen, chosen.part(torch.tensor([], dtype=torch.int64))
         others, held_out, missing = parted(chosen, self.record)
         if not len(held_out) or not len(others):
-            raise ValueError(f"the images that the pipeline's run has held out are not in {self.source.name}")
+            raise OtherImages(f"the images that the pipeline's run has held out are not in {self.source.name}")
         if missing:
             print(f"{len(missing)} of the {len(names)} images held out are missing, such as {missing[0]}", flush=True)
         return others, held_out

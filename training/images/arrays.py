@@ -20,6 +20,10 @@ SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})_(images|labels)")
 SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
 
 
+# arr_1 is what numpy calls a second array without a name
+LIKE_LABELS = re.compile(r"(?:\w+_)?(?:labels?|class(?:es)?|targets?|y)|arr_1", re.IGNORECASE)
+
+
 class ArrayRows(Rows):
     """The images values[k], each (H, W), (C, H, W) or (H, W, C)."""
 
@@ -142,6 +146,12 @@ def _splits_of_npz(path: str, arrays: dict, label_column: str | None, notes: lis
     chosen = label_column or (candidates[0] if len(candidates) == 1 else None)
     if len(candidates) > 1 and chosen is None:
         notes.append(f"arrays that could be labels: {', '.join(candidates)} (choose with data.label_column)")
+    elif label_column is None and chosen and not LIKE_LABELS.fullmatch(chosen):
+        if arrays[chosen].dtype.kind not in "iubUS":
+            chosen = None
+            notes.append(f"an array that could be labels: {candidates[0]} (choose with data.label_column)")
+        else:
+            notes.append(f"the array {chosen} is taken as labels (data.labels=none leaves it out)")
     if left_out := [name for name in arrays if name not in candidates]:
         notes.append(f"arrays that are left out: {', '.join(left_out)}")
     return {"train": values}, {"train": arrays[chosen]} if chosen else {}

@@ -234,12 +234,14 @@ def _deep_png(source) -> np.ndarray | None:
         raise ValueError("an interlaced PNG file of 16-bit colours cannot be read: save it without")
     if width * height > (Image.MAX_IMAGE_PIXELS or np.inf) * 2:
         raise Image.DecompressionBombError(f"{width} x {height} pixels exceed the limit of PIL")
-    data, tells_exif = b"", False
+    data, tells_exif, transparent = b"", False, None
     while len(start := source.read(8)) == 8:
         length, kind = struct.unpack(">I4s", start)
         content = source.read(length)
         source.read(4)
         data += content if kind == b"IDAT" else b""
+        if kind == b"tRNS" and colour == 2:  # one colour
+            transparent = np.frombuffer(content, ">u2", 3).astype(np.uint16)[:, None, None]
         tells_exif |= kind == b"eXIf" or content.startswith(b"Raw profile type exif")
     size = 2 * PNG_SAMPLES[colour]
     lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(height, 1 + width * size)
@@ -251,6 +253,8 @@ def _deep_png(source) -> np.ndarray | None:
         planes.append(np.asarray(Image.open(io.BytesIO(PNG_MAGIC + content))))
     values = np.stack(planes).astype(np.uint16)
     values = values[0::2] * 256 + values[1::2]
+    if transparent is not None:
+        values = np.where((values == transparent).all(0), np.uint16(65535), values)
     if tells_exif:
         source.seek(0)
         with Image.open(source) as image:

@@ -6,7 +6,7 @@
     folder/0.png           folder/1.png            and images beside one another have neither.
 
 A folder `train` beside folders of other names is one like them. One folder alone is no class. What could mean two
-things is refused, with what to do. `metadata.csv` or `metadata.jsonl` adds columns, by its column `file_name`.
+things is refused, with what to do. `metadata.csv` (or .jsonl, .parquet) adds columns, by its column `file_name`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ SPLIT_WORDS = {
 }
 SPLIT_WORD = "|".join(f"(?P<{split}>{words})" for split, words in SPLIT_WORDS.items())
 LIKE_A_SPLIT = re.compile(rf"(?:{SPLIT_WORD})[-_ ]?(?:images?|imgs?|set|data)?[-_ ]?\d*", re.IGNORECASE)
+NAMES_A_SPLIT = re.compile(rf"(?<![a-z])(?:{SPLIT_WORD})(?![a-z])", re.IGNORECASE)  # somewhere in a name
 LABELS = ("auto", "none")
 
 
@@ -127,6 +128,9 @@ def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Membe
     others = [top for top in tops if top not in SPLITS]
     whole = {"train": list(parts.items())}
     alike = {split_like(top) for top in tops}
+    if all(tops.values()) and len({*map(frozenset, tops.values())}) == 1:  # the same classes, it seems, in each
+        words = [NAMES_A_SPLIT.search(top) for top in tops]
+        alike = {word and word.lastgroup for word in words}
     if others and len(tops) > 1 and None not in alike and (named or len(alike) > 1):
         raise ValueError(
             f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
@@ -178,7 +182,7 @@ def _label_by_folder(root: str, splits: dict[str, Members], rows: dict[str, Fold
             )
     if len(names) < 2:
         if names:
-            notes.append(f"all images lie in one folder, {names[0]}: that is no class")
+            notes.append(f"one folder alone, {names[0]}, is no class")
         return
     for split, members in splits.items():
         if not classes[split]:
@@ -203,7 +207,7 @@ def _label_by_column(
     """Give all rows their labels from a column of the metadata files."""
     available = sorted({name for table in tables for name in table.columns})
     if column not in available:
-        has = f"its metadata has {', '.join(available)}" if tables else "it has no metadata.csv or metadata.jsonl"
+        has = f"its metadata has {', '.join(available)}" if tables else "it has no metadata.csv (or .jsonl, .parquet)"
         raise ValueError(f"label_column {column!r} is not a column of {root}: {has}")
     values, spelled = {}, {}
     for table in tables:
@@ -218,6 +222,9 @@ def _label_by_column(
                     "write each class in one way, or with a letter if they are two"
                 )
     given = {split: [values.get(of.name(k)) for k in range(len(of))] for split, of in rows.items()}
+    if not any(of.name(k) in table.rows for table in tables for of in rows.values() for k in range(len(of))):
+        told = "; ".join(table.describe(rows.values()) for table in tables)
+        raise ValueError(f"label_column {column!r} of {root}: none of its rows is about an image. {told}")
     refuse_missing_labels(root, column, given, rows)
     notes += [f"the split {split} has no {column}" for split, labels in given.items() if all(map(is_missing, labels))]
     encoded, names = encode_labels(column, given)

@@ -7,6 +7,7 @@ Links are followed, but not in circles. No file is asked for more than its name.
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
@@ -18,7 +19,8 @@ IMAGE_ENDINGS = frozenset(
 )
 TABLE_ENDINGS = frozenset(("parquet", "arrow", "tar"))
 ARCHIVE_ENDINGS = frozenset("zip gz tgz bz2 xz 7z rar".split())
-METADATA = frozenset(("metadata.csv", "metadata.jsonl"))
+METADATA = frozenset(("metadata.csv", "metadata.jsonl", "metadata.parquet"))
+CACHED = re.compile(r"cache-[0-9a-f]{16}(_\d{5}_of_\d{5})?\.arrow")
 # Droppings of programs, which nobody means as images; their names are no accident.
 DROPPINGS = {
     "__MACOSX": "what macOS adds to archives",
@@ -27,7 +29,11 @@ DROPPINGS = {
     "@eaDir": "thumbnails of a file server",
     ".thumbnails": "thumbnails of a file manager",
     ".Trash": "a file manager's trash",
+    ".Trashes": "a file manager's trash",
+    "$RECYCLE.BIN": "a file manager's trash",
+    "#recycle": "the trash of a file server",
 }
+TRASH = re.compile(r"\.Trash-\d+")  # of one user, on a disk that several share
 NAMED_AT_MOST = 1000  # files left out whose names are kept
 
 
@@ -39,7 +45,7 @@ class Listing:
         root: the folder.
         folders: {path relative to the root, "" for itself: names of its images, sorted, each ended by a zero byte}.
         counts: {the same path: how many}.
-        metadata: relative paths of metadata.csv and metadata.jsonl.
+        metadata: relative paths of metadata.csv, metadata.jsonl and metadata.parquet.
         tables: relative paths of parquet, arrow and tar files.
         skipped: (relative path, reason) of what is no image, up to `NAMED_AT_MOST` of them; `num_skipped` of all.
     """
@@ -92,6 +98,8 @@ def _list(listing: Listing, path: str, relative: str, above: tuple[tuple[int, in
                 listing.skip(prefix + name, "a link to nothing")
             elif name in METADATA:
                 listing.metadata.append(prefix + name)
+            elif CACHED.fullmatch(name):
+                listing.skip(prefix + name, "what `datasets` keeps beside a data set")
             elif ending in TABLE_ENDINGS:
                 listing.tables.append(prefix + name)
             else:
@@ -104,8 +112,8 @@ def _list(listing: Listing, path: str, relative: str, above: tuple[tuple[int, in
         listing.folders[relative] = os.fsencode("\0".join(images) + "\0")
     del images
     for name, is_link in sorted(folders):
-        if name in DROPPINGS:
-            listing.skip(prefix + name, DROPPINGS[name])
+        if name in DROPPINGS or TRASH.fullmatch(name):
+            listing.skip(prefix + name, DROPPINGS.get(name, DROPPINGS[".Trash"]))
             continue
         child = os.path.join(path, name)
         if is_link:

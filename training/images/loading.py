@@ -26,16 +26,15 @@ from images.pixels import (
     NAMED,
     Skipped,
     UnreadableImage,
+    as_type,
     check_broken,
     conform,
     decode_image,
-    suggest_white_level,
-    value_extremes,
-    value_type,
 )
 from images.rows import Rows, evenly_spaced
 from images.sources import Source, open_source
-from images.streams import Batch, StreamedImages, out_of_range
+from images.streams import Batch, StreamedImages
+from images.value_formats import format_of_stream, measured_format
 from sde_diffusers.images import PixelFormat
 
 logger = logging.getLogger("images")
@@ -229,10 +228,12 @@ def load_images(
         first = first_image(((rows.read(row), "an unnamed image") for row in rows.rows), decode, name)
     about = (name, source.notes)
     if streaming:
-        pixels = pixels or _format_of_stream(first, value_range, name)
+        pixels = pixels or format_of_stream(first, value_range, name)
         return StreamedImages.of(rows, decode, tuple(first.shape), pixels, *about, stream_shards, stream_by_size)
     images, kept, skipped = _decode_all(rows, decode, first, name)
-    pixels = _measured_format(images, pixels, value_range, lambda k: rows.name(kept[k]), name)
+    if pixels is not None and (same := as_type(images, pixels.torch_dtype)) is not None:
+        images = same
+    pixels = measured_format(images, pixels, value_range, lambda k: rows.name(kept[k]), name)
     kept = torch.tensor(kept, dtype=torch.int64)
     found = None if rows.labels is None else torch.from_numpy(rows.labels)[kept]
     return ImageData(images, found, rows.class_names, skipped, name, pixels, rows, kept, list(source.notes))
@@ -255,7 +256,11 @@ def hold_out(data: ImageData, size: float | int, seed: int = 0) -> tuple[ImageDa
         ValueError: `data` is streamed, or one of the parts would be empty.
     """
     if not isinstance(data, ImageData):
-        raise ValueError(f"data must be in memory to hold out a part of it, but {data.name} is streamed")
+        raise ValueError(
+            f"data must be in memory to hold out a part of it, but {data.name} is streamed. With "
+            "data.validation=SPLIT another split validates, with validate_every=0 none, and data.streaming=false "
+            "decodes all images into memory"
+        )
     count = round(size * len(data)) if isinstance(size, float) else size
     if not 0 < count < len(data) or (isinstance(size, float) and size >= 1):
         raise ValueError(
@@ -314,6 +319,9 @@ def _decode_all(
                     continue
                 if len(image) == 3 and images.shape[1] == 1:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
+                if image.dtype == torch.int16 and images.dtype == torch.int32:  # the first with values below 0
+                    so_far = as_type(images[: len(kept)], torch.int16)
+                    images = images if so_far is None or image.min() >= 0 else images.to(torch.int16)
                 images[len(kept)] = conform(image, images.shape[1:], title, images.dtype)
                 kept.append(row)
             progress.update(len(values))
@@ -327,72 +335,3 @@ def _decode_all(
             "; ..." if len(skipped) > NAMED else "",
         )
     return images[: len(kept)], kept, skipped
-
-
-def _measured_format(
-    images: torch.Tensor,
-    known: PixelFormat | None,
-    value_range: Sequence[float] | None,
-    name_of: Callable[[int], str],
-    name: str,
-) -> PixelFormat:
-    """The format of images in memory; a given range must hold all values."""
-    dtype = value_type(images)
-    low, high = value_extremes(images)
-    if known is not None and known.dtype != dtype:
-        raise ValueError(f"{name} holds {dtype} where the images before hold {known.dtype}")
-    if known is None and value_range is None and dtype == "float32":
-        if low == high:
-            raise ValueError(f"{name}: all values are {low}, so that their range cannot be measured: give value_range")
-        value_range = (low, high)
-        logger.warning("%s: floating-point values from %.7g to %.7g, taken as value_range", name, low, high)
-    pixels = known or PixelFormat.of(dtype, value_range)
-    if low >= pixels.low and high <= pixels.high:
-        if known is None and value_range is None:
-            _warn_of_unused_values(name, "these images", pixels, low, high)
-        return pixels
-    k = next(k for k in range(len(images)) if out_of_range(images[k], pixels))
-    what = (
-        f"{name}: {name_of(k)} holds values beyond the range {pixels.low:g} to {pixels.high:g}; all images: "
-        f"{low:g} to {high:g}"
-    )
-    if known is None or dtype != "float32":
-        raise ValueError(f"{what} (value_range or white_level)")
-    logger.warning("%s. The range stays as it was", what)
-    return pixels
-
-
-def _format_of_stream(first: torch.Tensor, value_range: Sequence[float] | None, name: str) -> PixelFormat:
-    dtype = value_type(first)
-    if value_range is None and dtype == "float32":
-        raise ValueError(
-            f"{name}: floating-point images that are streamed need value_range, which show_data.py measures"
-        )
-    pixels = PixelFormat.of(dtype, value_range)
-    if value_range is None:
-        _warn_of_unused_values(name, "the first image", pixels, *value_extremes(first))
-    return pixels
-
-
-def _warn_of_unused_values(name: str, which: str, pixels: PixelFormat, low: float, high: float) -> None:
-    """Log it if integers use so little of their type's range that black or white must be something else."""
-    if white := suggest_white_level(pixels.dtype, high):
-        logger.warning(
-            "%s: no value of %s is above %d, so that they are nearly black: white_level=%d (data.white_level) says "
-            "which value is white",
-            name,
-            which,
-            high,
-            white,
-        )
-    elif pixels.dtype == "int16" and high - low < 2**14:
-        logger.warning(
-            "%s: the values of %s lie from %d to %d, in a range from -32768 to 32767, so that there is hardly any "
-            "contrast: value_range=[%d,%d] (data.value_range) says which values are black and white",
-            name,
-            which,
-            low,
-            high,
-            low,
-            high,
-        )

@@ -1,12 +1,16 @@
-"""Columns beside image files: metadata.csv and metadata.jsonl, whose column `file_name` says which file is meant."""
+"""Columns beside image files: metadata.csv, .jsonl or .parquet, whose column `file_name` says which file is meant."""
 
 from __future__ import annotations
 
 import csv
 import json
 import posixpath
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from images.rows import Rows
 
@@ -50,9 +54,8 @@ def read_metadata(path: str, folder: str) -> Metadata:
         ValueError: the file cannot be read as such a table.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file)) if path.endswith(".csv") else [json.loads(x) for x in file if x.strip()]
-    except (ValueError, csv.Error) as error:
+        lines = _read_lines(path)
+    except (ValueError, csv.Error, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if any(not isinstance(line, dict) or FILE_NAME not in line for line in lines):
         raise ValueError(f"{path} must have a column {FILE_NAME} that says which image each row is about")
@@ -65,11 +68,18 @@ def read_metadata(path: str, folder: str) -> Metadata:
     return Metadata(path, rows, columns)
 
 
+def _read_lines(path: str) -> list[dict]:
+    if path.endswith(".parquet"):
+        return pq.read_table(path).to_pylist()
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file)) if path.endswith(".csv") else [json.loads(x) for x in file if x.strip()]
+
+
 def _numbers(values: dict) -> dict:
-    """The text of a CSV column as integers or booleans, where all of it is."""
+    """The text of a CSV column as integers (2.0 is one) or booleans, where all of it is."""
     given = {value for value in values.values() if value not in (None, "")}
-    if given and all(value.removeprefix("-").isdecimal() for value in given):
-        return {path: int(value) if value else None for path, value in values.items()}
+    if given and all(re.fullmatch(r"-?\d+(\.0*)?", value) for value in given):
+        return {path: int(value.partition(".")[0]) if value else None for path, value in values.items()}
     if given and {value.lower() for value in given} <= {"true", "false"}:
         return {path: value.lower() == "true" if value else None for path, value in values.items()}
     return values

@@ -130,15 +130,21 @@ def conform(image: torch.Tensor, shape: Sequence[int], name: str, dtype: torch.d
             f"{name} has shape {tuple(image.shape)} where the images before it have {tuple(shape)}: give image_size"
             + (" and channels" if len(image) != shape[0] else "")
         )
-    if image.dtype != dtype:
-        signed_or_not = {image.dtype, dtype} == {torch.int16, torch.int32}
-        if not signed_or_not or image.min() < 0 or image.max() > 32767:
-            raise ValueError(
-                f"{name} holds {value_type(image)} where the images before it hold "
-                f"{value_type(image.new_empty(0, dtype=dtype))}: their values do not compare. Convert them to one type"
-            )
-        image = image.to(dtype)
-    return image
+    if (same := as_type(image, dtype)) is None:
+        raise ValueError(
+            f"{name} holds {value_type(image)} where the images before it hold "
+            f"{value_type(image.new_empty(0, dtype=dtype))}: their values do not compare. Convert them to one type"
+        )
+    return same
+
+
+def as_type(images: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """The same values of another type, if they are 16 bits that allow to be so with a sign, and without; else None."""
+    if images.dtype == dtype or not images.numel():
+        return images.to(dtype)
+    signed_or_not = {images.dtype, dtype} == {torch.int16, torch.int32}
+    fits = signed_or_not and images.max() <= 32767 and (dtype == torch.int16 or images.min() >= 0)
+    return images.to(dtype) if fits else None
 
 
 def value_type(images: torch.Tensor) -> str:

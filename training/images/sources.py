@@ -19,6 +19,8 @@ from images.arrays import ARRAY_FILES, FEW_CHANNELS, read_arrays
 from images.folders import LABELS, SPLITS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
 from images.rows import Rows
+from images.table_classes import require_same_classes_in
+from images.table_splits import require_all_parts
 from images.tables import (
     TableStream,
     files_of_builder,
@@ -28,7 +30,6 @@ from images.tables import (
     open_splits,
     plain_path,
     read_tables,
-    require_same_classes_in,
 )
 
 logger = logging.getLogger("images")
@@ -134,6 +135,13 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             splits = open_splits(str(path.absolute()), streaming, **options)
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"{name} is no data set as its README.md describes it: {error}") from error
+        except ValueError as error:
+            if "Config name is missing" not in str(error):
+                raise
+            raise ValueError(
+                f"{name}: its README.md describes several data sets (configs). Read the folder of one of them with "
+                "data_dir (data.data_dir)"
+            ) from error
         if columns["labels"] == "auto":
             _require_plain_classes(name, splits)
         return Source(name, read_tables(splits, name, notes, **columns), notes=notes)
@@ -144,6 +152,8 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 f"{listing.num_images:,} image files beside {len(listing.tables)} files of tables are left out: the "
                 "tables are the data set"
             )
+        require_all_parts(folder, listing.tables)
+        notes += _left_out(listing)
         tables = read_tables(open_files(folder, listing.tables, streaming, columns), name, notes, **columns)
         return Source(name, tables, len(listing.tables), listing.skipped, listing.num_skipped, notes)
     if not listing.num_images:
@@ -153,7 +163,10 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             + (f" and {listing.num_skipped - 5} more files" if listing.num_skipped > 5 else "")
         )
     if alone := _array_file_alone(listing):
-        return _open_file(name, folder / alone, columns)
+        source, split = _open_file(name, folder / alone, columns), SPLITS.get(alone.partition("/")[0], "train")
+        if list(source.splits) == ["train"]:  # and the file names none
+            source.splits = {split: source.splits["train"]}
+        return source
     if stacks := _array_files_of_splits(listing):
         _refuse_image_column(name, columns)
         told = columns["labels"], columns["label_column"]
@@ -213,16 +226,16 @@ def _array_file_alone(listing: Listing) -> str | None:
 
 
 def _array_files_of_splits(listing: Listing) -> dict[str, str] | None:
-    """{split: path} of a folder whose splits are folders with one file of many images each."""
-    stacks = {}
+    """{split: path} of a folder whose splits are files of many images each, train.npy, or folders with one of them."""
+    stacks: dict[str, str] = {}
     for folder, names in listing.folders.items():
-        path = os.path.join(folder, os.fsdecode(names[:-1]))
-        if folder not in SPLITS or listing.counts[folder] != 1 or not path.lower().endswith(".npy"):
-            return None
-        if not _is_stack(listing, path):
-            return None
-        stacks[SPLITS[folder]] = path
-    return stacks if len(stacks) == len(listing.folders) else None
+        for name in map(os.fsdecode, names[:-1].split(b"\0")):
+            path, stem = os.path.join(folder, name), name.rpartition(".")[0]
+            split = SPLITS.get(folder or stem)
+            if split is None or split in stacks or not name.lower().endswith(".npy") or not _is_stack(listing, path):
+                return None
+            stacks[split] = path
+    return stacks
 
 
 def _is_stack(listing: Listing, path: str) -> bool:
@@ -238,12 +251,15 @@ def _of_files(name: str, listing: Listing, columns: dict) -> Source:
     """A folder of image files, read by the rule of `folders.py`."""
     _refuse_image_column(name, columns)
     contents = arrange(listing, columns["labels"], columns["label_column"])
-    if left_out := [
-        item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS
-    ]:
-        some = ", ".join(f"{path} ({reason})" for path, reason in left_out[:5])
-        contents.notes.append(f"{listing.num_skipped:,} files are left out, such as {some}")
+    contents.notes += _left_out(listing)
     return Source(name, contents.splits, listing.num_images, listing.skipped, listing.num_skipped, contents.notes)
+
+
+def _left_out(listing: Listing) -> list[str]:
+    """What is said of files that are no part of a data set, if they are no mere texts."""
+    others = [item for item in sorted(listing.skipped) if item[0].rpartition(".")[2].lower() not in TEXT_ENDINGS]
+    some = ", ".join(f"{path} ({reason})" for path, reason in others[:5])
+    return [f"{listing.num_skipped:,} files are left out, such as {some}"] if others else []
 
 
 def _refuse_image_column(name: str, columns: dict) -> None:
@@ -256,11 +272,15 @@ def _has_configs(folder: Path) -> bool:
     card = folder / "README.md"
     if not card.is_file():
         return False
-    match = re.match(r"---\s*\n(.*?)\n---\s*\n", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    text = card.read_text(encoding="utf-8", errors="replace")
+    match = re.match(r"\ufeff?\s*---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        return bool(match) and "configs" in (yaml.safe_load(match[1]) or {})
+        told = bool(match) and "configs" in (yaml.safe_load(match[1]) or {})
     except yaml.YAMLError:
         return False
+    if told and text.startswith("\ufeff"):
+        raise ValueError(f"{card} begins with a byte order mark, which `datasets` does not read past: save it without")
+    return told
 
 
 # ---- on the Hub ----------------------------------------------------------------------------------------------------
@@ -299,15 +319,21 @@ def _open_hub(dataset: str, data_dir: str | None, streaming: bool, columns: dict
     if dataset == "fashion_mnist" and not data_dir:
         logger.warning(
             "The Hub cannot be reached (%s): using the sample of Fashion-MNIST in %s, "
-            "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.",
+            "10,000 training images rather than 60,000. Its figures do not compare with those of the full set.%s",
             failure,
             EMBEDDED_FASHION_MNIST,
+            _folder_of_the_name(dataset),
         )
         return _open_folder("fashion_mnist (embedded sample)", EMBEDDED_FASHION_MNIST, None, streaming, columns)
     raise ConnectionError(
         f"dataset {dataset!r}: no such folder, no copy of {repo_id} in the local cache, and the Hub cannot be reached "
-        f"({failure}). Give a local folder with the data, or connect and try again."
+        f"({failure}). Give a local folder with the data, or connect and try again.{_folder_of_the_name(dataset)}"
     )
+
+
+def _folder_of_the_name(dataset: str) -> str:
+    """What is said if there is a folder of a data set's short name."""
+    return f" The folder {dataset} here is ./{dataset}." if os.path.isdir(dataset) else ""
 
 
 def _files_on_hub(repo_id: str) -> tuple[list[str], str | None]:

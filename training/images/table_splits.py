@@ -5,15 +5,13 @@ splits, the files are refused.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
-from images.folders import SPLIT_WORD, SPLITS
+from images.folders import NAMES_A_SPLIT, SPLITS
 
-PART_OF = re.compile(r"-\d{5}-of-\d{5}")
+PART_OF = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})")
 PART = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?|(?P<word>[A-Za-z]+)([-_.]?\d+)?")
-NAMES_A_SPLIT = re.compile(rf"(?<![a-z])(?:{SPLIT_WORD})(?![a-z])", re.IGNORECASE)
 
 
 def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
@@ -21,7 +19,7 @@ def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
 
     Raises:
         ValueError: some belong to no split beside others that do; they are likely to be splits; or there are two of
-            one name and split.
+            one split in several folders.
     """
     splits: dict[str, list[str]] = {}
     outside = []
@@ -44,13 +42,46 @@ def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
             "train.parquet or test/0000.parquet: rename the files, or read a part of the folder with data_dir"
         )
     for split, paths in splits.items():
-        parts = [os.path.basename(path) for path in paths if PART_OF.search(path)]
-        if len(set(parts)) < len(parts):
+        places = {place_of_split(path): path for path in reversed(paths)}
+        if len(places) > 1:
             raise ValueError(
-                f"{folder} holds several files {next(name for name in parts if parts.count(name) > 1)} of the split "
-                f"{split}: are they of several data sets? Read one of them with data_dir"
+                f"{folder} holds {' and '.join(sorted(places.values())[:2])} of the split {split}: are they of "
+                "several data sets? Read one of them with data_dir"
             )
     return splits or {"train": outside}
+
+
+def require_all_parts(folder: Path, files: list[str]) -> None:
+    """Raise a ValueError unless the parts in each folder, train-00000-of-00002.parquet and so on, are all parts of one
+    table."""
+    parts: dict[str, list[str]] = {}  # of each table
+    whole = {}  # tables in one file each
+    for path in sorted(files):
+        stem = path.rpartition(".")[0]
+        if match := PART_OF.search(stem):
+            parts.setdefault(stem[: match.start()], []).append(path)
+        else:
+            whole[stem] = path
+    for table, paths in parts.items():
+        counts = {int(PART_OF.search(path)["count"]) for path in paths}
+        numbers = [int(PART_OF.search(path)["number"]) for path in paths]
+        if table in whole or len(counts) > 1 or len(set(numbers)) < len(numbers):
+            mixed = [*([whole[table]] if table in whole else []), *paths]
+            raise ValueError(
+                f"{folder} holds {', '.join(mixed[:5])}: are they several versions of one table? Keep one of them"
+            )
+        if missing := sorted(set(range(*counts)) - set(numbers)):
+            raise ValueError(
+                f"{folder} lacks {len(missing)} of the {counts.pop()} parts of {table}, the first of them number "
+                f"{missing[0]:05d}: get them, or rename the others if these are all that is wanted"
+            )
+
+
+def place_of_split(path: str) -> str:
+    """The folder within which a table file is told to belong to a split, by its own name or by a folder there."""
+    *folders, _ = path.split("/")
+    named = [k for k, folder in enumerate(folders) if folder in SPLITS]
+    return "/".join(folders[: named[0]] if named else folders)
 
 
 def split_of_file(path: str) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,13 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.features.features import _ArrayXD
 
 from images.folders import SPLITS
 from images.labels import encode_labels, is_missing, refuse_missing_labels
 from images.rows import Rows
+from images.table_classes import require_same_classes, require_same_classes_in
 from images.table_splits import splits_of_files
 
 BUILDERS = {"parquet": "parquet", "arrow": "arrow", "tar": "webdataset"}
@@ -44,13 +43,20 @@ class TableRows(Rows):
             self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
         else:
             self.rows = rows.with_format("numpy")
+            tables = rows.with_format("arrow").iter(ROWS_AT_ONCE)
+            self.missing = [null for table in tables for null in table.column(0).is_null().to_pylist()]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, numbers: Sequence[int]) -> list:
         values = self.rows[list(numbers)][self.column]
-        return values if self.dtype is None else [np.asarray(value, self.dtype) for value in values]
+        if self.dtype is None:
+            return values
+        return [
+            None if self.missing[number] else np.asarray(value, self.dtype)
+            for number, value in zip(numbers, values, strict=True)
+        ]
 
     def name(self, number: int) -> str:
         return f"row {number}"
@@ -77,10 +83,10 @@ class TableStream:
     files: list[str] | None = None
     limit: int | None = None
 
-    def read(self, row: dict) -> dict | np.ndarray:
+    def read(self, row: dict) -> dict | np.ndarray | None:
         """The image of a row as `decode_image` takes it."""
         value = row[self.image_column]
-        return value if self.dtype is None else np.asarray(value, self.dtype)
+        return value if self.dtype is None or value is None else np.asarray(value, self.dtype)
 
     def limited(self, count: int | None) -> TableStream:
         """The first `count` images, without labels if the first of all has none."""
@@ -140,8 +146,15 @@ def is_saved_to_disk(folder: Path) -> bool:
 
 
 def open_saved(folder: Path, notes: list[str]) -> dict[str, datasets.Dataset]:
-    """The splits of such a folder; a single data set is "train"."""
-    content = datasets.load_from_disk(str(plain_path(folder)))
+    """The splits of such a folder; a single data set is "train".
+
+    Raises:
+        ValueError: files are missing or broken.
+    """
+    try:
+        content = datasets.load_from_disk(str(plain_path(folder))).with_format(None)
+    except Exception as error:  # of files that are broken anywhere
+        raise ValueError(f"{folder}, which `save_to_disk` has written, cannot be read: {error!r}") from error
     if isinstance(content, datasets.DatasetDict):
         return dict(content)
     if str(content.split or "train").partition("[")[0] != "train":
@@ -174,55 +187,6 @@ def open_files(
         return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files)
     except Exception as error:  # of files that are broken anywhere
         raise ValueError(f"{folder}: its tables {', '.join(sorted(files)[:5])} cannot be read: {error}") from error
-
-
-def require_same_classes_in(name: str, files: dict[str, Path], columns: dict) -> None:
-    """The same as `require_same_classes`, of the columns of classes that may be read of files: {a name: path}."""
-    if columns["labels"] == "none":
-        return
-    known: dict[str, dict[str, list[str] | None]] = {}
-    for place, path in files.items():
-        for column, names in classes_in(path).items():
-            if columns["label_column"] in (None, column):
-                known.setdefault(column, {})[place] = names
-    for classes in known.values():
-        require_same_classes(name, classes)
-
-
-def classes_in(path: Path) -> dict[str, list[str] | None]:
-    """The names in each column of classes that `datasets` wrote into a parquet or arrow file's schema."""
-    if path.suffix.lower() not in (".parquet", ".arrow") or not path.is_file():
-        return {}
-    try:
-        if path.suffix.lower() == ".parquet":
-            metadata = pq.read_schema(path).metadata
-        else:
-            with pa.memory_map(str(path)) as file:
-                try:
-                    metadata = pa.ipc.open_stream(file).schema.metadata
-                except pa.ArrowInvalid:
-                    metadata = pa.ipc.open_file(file).schema.metadata
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features") or {}
-    except (pa.ArrowException, OSError, ValueError):  # whoever reads all of it will say what is wrong
-        return {}
-    return {
-        column: feature.get("names")
-        for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-
-
-def require_same_classes(name: str, classes: dict[str, list[str] | None]) -> None:
-    """Raise a ValueError if files or splits number their classes differently: `datasets` takes the numbers of all for
-    those of the first."""
-    known = {place: names for place, names in classes.items() if names}
-    for place, names in known.items():
-        first = next(iter(known))
-        if names != known[first]:
-            raise ValueError(
-                f"{name}: the classes of {first} are {known[first]}, but those of {place} are {names}: the same "
-                "number would stand for two classes. Give all of them one list of classes"
-            )
 
 
 class StreamOfFiles(NamedTuple):
@@ -290,9 +254,18 @@ def read_tables(
         notes[:] = dict.fromkeys(notes)
         return streams
     found, given, names = {}, {}, []
+    without = [split for split, rows in splits.items() if image_column is None and not _of_images(rows.features)]
+    if without and len(without) < len(splits):
+        notes.append(f"left out, having no column of images: the splits {', '.join(without)}")
+        splits = {split: rows for split, rows in splits.items() if split not in without}
+    labelled = [split for split, rows in splits.items() if label_column in rows.features]
     for split, rows in splits.items():
         image = _image_column(rows.features, image_column)
-        label = _label_column(rows.features, label_column) if labels == "auto" else None
+        if labels == "none" or (labelled and split not in labelled):
+            label = None
+            notes += [f"the split {split} has no {label_column}"] if labels == "auto" else []
+        else:
+            label = _label_column(rows.features, label_column)
         found[split] = TableRows(rows, image)
         if label is not None:
             given[split] = rows.select_columns([label])[label][:]
@@ -303,7 +276,7 @@ def read_tables(
             if own and own != names[: len(own)]:  # a class has one number in all splits: the first one's
                 numbers = {k: names.index(name) for k, name in enumerate(own)}
                 given[split] = [numbers.get(value, value) for value in given[split]]
-        elif labels == "auto":
+        elif labels == "auto" and label_column is None:
             notes += _possible_labels(rows.features, image)
     if label_column is not None:
         refuse_missing_labels(name, label_column, given, found)
@@ -314,6 +287,11 @@ def read_tables(
     encoded, text = encode_labels(label_column or "label", given)
     for split, numbers in encoded.items():
         if numbers is not None:
+            if names and numbers.max() >= len(names):
+                raise ValueError(
+                    f"{name}: the split {split} has the label {numbers.max()}, but the classes of the others have "
+                    f"{len(names)} names"
+                )
             found[split].labels, found[split].class_names = numbers, names or text
     notes[:] = dict.fromkeys(notes)
     return found
@@ -340,10 +318,15 @@ def _stream(split, rows, files, notes, labels, image_column, label_column) -> Ta
     return TableStream(rows, image, dtype, label, class_names, count, files)
 
 
+def _of_images(features: datasets.Features) -> list[str]:
+    """The columns that hold images, encoded or as numbers."""
+    return [name for name, feature in features.items() if isinstance(feature, (datasets.Image, _ArrayXD))]
+
+
 def _image_column(features: datasets.Features, column: str | None) -> str:
     """The column of type Image, or else of arrays; or the one asked for."""
     pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    arrays = [name for name, feature in features.items() if isinstance(feature, _ArrayXD)]
+    arrays = [name for name in _of_images(features) if name not in pictures]
     if column is not None:
         if column not in pictures + arrays:
             raise ValueError(

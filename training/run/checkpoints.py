@@ -76,12 +76,17 @@ def read_state(path: Path) -> dict:
     """The `state` of a checkpoint, without its weights.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: the file is damaged, or the folder has the name of another step.
     """
     try:
-        return json.loads((path / STATE).read_text())
+        state = json.loads((path / STATE).read_text())
     except (OSError, ValueError) as error:
         raise _damaged(path / STATE, error) from error
+    if not isinstance(state, dict) or not {"step", "config"} <= state.keys():
+        raise _damaged(path / STATE, "it tells no step, or no configuration")
+    if state["step"] != step_of(path):
+        raise ConfigError(f"{path} is the checkpoint of step {state['step']}: give the folder the name of that step")
+    return state
 
 
 def images_seen(state: dict) -> int:
@@ -112,6 +117,9 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
         ema_network.load_state_dict(averages)
     except RuntimeError as error:
         raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
+    known = {key.rpartition("/")[0] for key in moments}
+    if known - {name for name, _ in network.named_parameters()} or (state["step"] and not known):
+        raise _damaged(path / "optimizer.safetensors", "it holds no optimizer's state of this network")
     for name, parameter in network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
         for key, value in own.items():
@@ -149,5 +157,5 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> ConfigError:
+def _damaged(path: Path, error: Exception | str) -> ConfigError:
     return ConfigError(f"{path} is damaged: {error}. resume=FOLDER takes an earlier checkpoint")

@@ -127,6 +127,13 @@ def require_outside_the_data(data, output: str | Path, key: str = "output_dir") 
 def require_free_folder(config: RunConfig) -> None:
     """Raise a ConfigError if a new run would mix with an old one, delete it unasked, or delete what is no run."""
     _require_a_run(config)
+    output = Path(config.output_dir).resolve()
+    for place in (output, *output.parents):
+        if place.name in CONTENTS and _is_of_a_run(place.parent / CONFIG):
+            raise ConfigError(
+                f"output_dir {config.output_dir} lies in {place.name}/ of the run in {place.parent}, which may "
+                "replace it: choose another folder"
+            )
     present = _present(config)
     if config.resume:  # a run that died before its first checkpoint starts again; nothing else is thrown away
         present = [path for path in present if path.name in (*RESULTS, ABANDONED)]
@@ -141,16 +148,21 @@ def _require_a_run(config: RunConfig) -> None:
     folder, present = Path(config.output_dir), _present(config)
     if not present or list_checkpoints(folder / CHECKPOINTS):
         return
-    try:
-        content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        content = None
-    if not isinstance(content, dict) or not content.keys() >= KEYS_OF_A_RUN:
+    if not _is_of_a_run(folder / CONFIG):
         raise ConfigError(
             f"output_dir {folder} holds {', '.join(path.name for path in present)}, but no {CONFIG} that a trainer "
             "wrote: it can't be told to be a run's folder, and nothing in it is deleted. Choose another folder, or "
             "move these away"
         )
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether a configuration is one that a trainer wrote."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and content.keys() >= KEYS_OF_A_RUN
 
 
 def prepare_folder(config: RunConfig, checkpoint: Path | None) -> list[str]:
@@ -221,8 +233,10 @@ def _present(config: RunConfig) -> list[Path]:
 
 
 def _step_of_best(folder: Path) -> int:
-    path = folder / BEST / VALIDATION_LOSS
-    return json.loads(path.read_text())["step"] if path.exists() else 0  # of an earlier version, which did not say
+    try:
+        return json.loads((folder / BEST / VALIDATION_LOSS).read_text())["step"]
+    except (OSError, ValueError, TypeError, KeyError):  # of an earlier version, which did not say, or damaged
+        return 0
 
 
 def _is_in(path: Path, folder: Path) -> bool:

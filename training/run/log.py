@@ -79,7 +79,8 @@ def read_metrics(path: Path) -> list[dict]:
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        records += [record] if isinstance(record, dict) and "step" in record else []
     return records

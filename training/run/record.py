@@ -125,7 +125,12 @@ def read_record(folder: Path) -> ImageRecord | None:
 
 def record_in(state: dict) -> ImageRecord | None:
     """The record in the state of a checkpoint, likewise."""
-    return ImageRecord(**state["images"]) if state.get("images") else None
+    try:
+        return ImageRecord(**state["images"]) if state.get("images") else None
+    except TypeError as error:
+        raise ConfigError(
+            f"the checkpoint of step {state['step']} holds no record of a run's images: {error}"
+        ) from error
 
 
 def digest_of(image: torch.Tensor) -> str:

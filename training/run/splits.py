@@ -32,9 +32,11 @@ def load_splits(config: RunConfig, record: ImageRecord | None = None) -> tuple[I
         train, validation = _load(config, record)
     except (ValueError, OSError) as error:
         raise ConfigError(f"data: {error}") from error
-    for images in (train, validation):
+    if record and config.model.get("num_class_embeds"):
+        record.require_classes(train)
+    for images, which in ((train, ""), (validation, ", for validation,")):
         if isinstance(images, ImageData):
-            check_labels(config, images.labels, images.name)
+            check_labels(config, images.labels, images.name + which)
     return train, validation
 
 

@@ -39,8 +39,11 @@ def read_words(words: list[str], schema: type) -> DictConfig:
         if str in _kinds(kind):
             OmegaConf.update(content, key, _written_text(written))
         else:
-            node = yaml.compose(written, Loader=yaml.SafeLoader)
-            value = written if node is None else yaml.serialize(_quoted(node, kind))
+            try:
+                node = yaml.compose(written, Loader=yaml.SafeLoader)
+                value = written if node is None else yaml.serialize(_quoted(node, kind))
+            except yaml.YAMLError as error:
+                raise yaml.YAMLError(f"{word}: {error}") from error
             content.merge_with_dotlist([f"{key}={value}"])
     return content
 

@@ -87,7 +87,7 @@ def merge(schema: type, rules: dict, files: list[str], overrides: list[str], **g
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, structure)) from error
     except YAMLError as error:
-        raise ConfigError(f"an argument is not YAML: {error}") from error
+        raise ConfigError(f"an argument cannot be read: {error}") from error
     except TypeError as error:  # a list where a section is, say
         raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     for key, (allowed, rule) in rules.items():
@@ -185,11 +185,11 @@ def _read_yaml(path: Path, schema: type, above: tuple[Path, ...] = ()) -> DictCo
     if not isinstance(content, DictConfig):
         raise ConfigError(f"{path} must hold keys and values, as in steps: 1000")
     base = content.pop(BASE, None)
-    return (
-        content
-        if base is None
-        else _merged(_read_yaml(path.parent / base, schema, (*above, path.resolve())), content, {})
-    )
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be the path of one configuration file, but is {base!r}")
+    return _merged(_read_yaml(path.parent / base, schema, (*above, path.resolve())), content, {})
 
 
 def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
@@ -199,6 +199,8 @@ def _explain(error: OmegaConfBaseException, schema: DictConfig) -> str:
     known = isinstance(parent, DictConfig) and name.partition("[")[0] in list(parent)  # `in` denies ???
     if error.full_key and isinstance(parent, DictConfig) and not known:
         return f"{error.full_key} is not a key. {_near(name, list(parent))}"
+    if error.full_key and "is not a ListConfig" in reason:
+        return f"{error.full_key} must be a list in brackets, as in [a, b]"
     return f"{error.full_key}: {reason}" if error.full_key else reason
 
 

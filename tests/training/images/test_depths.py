@@ -492,3 +492,62 @@ def test_what_arrays_do_not_have_is_refused(tmp_path, options):
     for place in (tmp_path / "x.npy", tmp_path / "splits"):
         with pytest.raises((ValueError, FileNotFoundError), match=next(iter(options))):
             load_images(str(place), **options)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("negative", [0, 3])
+def test_the_order_of_images_does_not_decide_on_their_type(tmp_path, dtype, negative):
+    values = RANDOM.integers(0, 100, (4, 8, 8)).astype(dtype)
+    values[negative, 0, 0] = -5
+    np.save(tmp_path / "s.npy", values)
+    data = load_images(str(tmp_path / "s.npy"))
+    assert data.pixels.dtype == "int16" and np.array_equal(data.images[:, 0], values)
+    np.save(tmp_path / "t.npy", abs(values))  # without a sign, in the format of those with one
+    others = load_images(str(tmp_path / "t.npy"), pixels=data.pixels)
+    assert others.pixels == data.pixels and np.array_equal(others.images[:, 0], abs(values))
+    np.save(tmp_path / "u.npy", np.full((2, 8, 8), 40000, np.uint16))
+    with pytest.raises(ValueError, match="holds uint16 where the images before hold int16"):
+        load_images(str(tmp_path / "u.npy"), pixels=data.pixels)
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_on_white():
+    values = RANDOM.integers(1, 60000, (5, 6, 3)).astype(np.uint16)
+    values[2, 3] = (7, 300, 2)
+    content = png(values)
+    place = content.index(b"IDAT") - 4
+    content = content[:place] + chunk(b"tRNS", struct.pack(">3H", 7, 300, 2)) + content[place:]
+    expected = values.copy()
+    expected[2, 3] = 65535
+    assert np.array_equal(decoded(content), expected.transpose(2, 0, 1))
+
+
+def test_stacks_named_after_splits(tmp_path):
+    for split, count in (("train", 10), ("test", 7)):
+        np.save(tmp_path / f"{split}.npy", RANDOM.integers(0, 255, (count, 28, 28)).astype(np.uint8))
+    for split, count in (("train", 10), ("test", 7)):
+        assert load_images(str(tmp_path), split).images.shape == (count, 1, 28, 28)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_test_split_alone_is_not_trained_on(tmp_path, ending):
+    (tmp_path / "test").mkdir()
+    save = np.save if ending == "npy" else np.savez
+    save(tmp_path / "test" / f"x.{ending}", RANDOM.integers(0, 255, (9, 8, 8)).astype(np.uint8))
+    with pytest.raises(ValueError, match="split 'train' does not exist in .*; it has 'test'"):
+        load_images(str(tmp_path))
+    assert len(load_images(str(tmp_path), "test")) == 9
+
+
+def test_arrays_beside_images_are_told_of(tmp_path):
+    images = RANDOM.integers(0, 256, (4, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, scores=np.array([0.5, 0.25, 1, 2]))
+    data = load_images(str(tmp_path / "a.npz"))
+    assert data.labels is None and data.notes == [
+        "an array that could be labels: scores (choose with data.label_column)"
+    ]
+    np.savez(tmp_path / "b.npz", images=images, ids=np.arange(4))
+    data = load_images(str(tmp_path / "b.npz"))
+    assert data.labels.tolist() == [0, 1, 2, 3] and "the array ids is taken as labels" in data.notes[0]
+    for name in ("labels", "y", "train_y", "arr_1", "Class"):
+        np.savez(tmp_path / "c.npz", arr_0=images, **{name: np.arange(4)})
+        assert load_images(str(tmp_path / "c.npz")).notes == []

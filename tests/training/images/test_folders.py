@@ -5,6 +5,7 @@ import logging
 import os
 import tracemalloc
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -136,7 +137,7 @@ def test_labels_are_not_invented(tmp_path):
     splits = read_folder(write(tmp_path / "a", "train/0.png", "test/0.png")).splits
     assert {split: rows.labels for split, rows in splits.items()} == {"train": None, "test": None}
     contents = read_folder(write(tmp_path / "b", "images/0.png", "images/1.png"))
-    assert contents.splits["train"].labels is None and "that is no class" in contents.notes[0]
+    assert contents.splits["train"].labels is None and "is no class" in contents.notes[0]
 
 
 def test_classes_of_all_splits_have_one_numbering(tmp_path):
@@ -307,3 +308,40 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
     assert words["train"].class_names == sorted([*names, "ten"])
     padded = read_folder(write(tmp_path / "padded", "01/a.png", "1/a.png", "2/a.png")).splits
     assert padded["train"].class_names == ["01", "1", "2"]
+
+
+def test_words_in_names_of_folders_with_the_same_classes(tmp_path):
+    for first, second in (("seg_train", "seg_test"), ("images-train", "images-val")):
+        names = [f"{top}/{kind}/0.png" for top in (first, second) for kind in ("a", "b")]
+        with pytest.raises(ValueError, match="are they splits or classes"):
+            read_folder(write(tmp_path / first, *names))
+    contents = read_folder(write(tmp_path / "b", "toy_train/0.png", "test_tube/0.png"))
+    assert contents.splits["train"].class_names == ["test_tube", "toy_train"]
+
+
+@pytest.mark.parametrize("trash", [".Trash-1000", "$RECYCLE.BIN", "#recycle"])
+def test_trash_is_no_class(tmp_path, trash):
+    contents = read_folder(write(tmp_path, "cat/0.png", "dog/0.png", f"{trash}/files/1.png"))
+    assert contents.splits["train"].class_names == ["cat", "dog"] and contents.listing.num_skipped == 1
+
+
+def test_metadata_of_a_table(tmp_path):
+    """metadata.parquet, as `datasets` writes it, is no table of images."""
+    root = write(tmp_path, *(f"{k}.png" for k in range(3)))
+    rows = {"file_name": [f"{k}.png" for k in range(3)], "kind": ["b", "a", "b"]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "metadata.parquet"))
+    assert load_images(root, label_column="kind").labels.tolist() == [1, 0, 1]
+
+
+def test_whole_numbers_as_pandas_writes_them(tmp_path):
+    root = write(tmp_path, *(f"{k}.png" for k in range(4)))
+    lines = ["file_name,kind", *(f"{k}.png,{kind}" for k, kind in enumerate(["0.0", "1.0", "10.0", "2.0"]))]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    assert load_images(root, label_column="kind").labels.tolist() == [0, 1, 10, 2]
+
+
+def test_metadata_about_no_image(tmp_path):
+    root = write(tmp_path, "deeper/0.png", "deeper/1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,kind\n0.png,a\n1.png,b\n")
+    with pytest.raises(ValueError, match="none of its rows is about an image.*such as 0.png, 1.png"):
+        load_images(root, label_column="kind")

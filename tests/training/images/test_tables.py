@@ -218,3 +218,99 @@ def test_folders_with_a_readme_are_not_taken_for_one_another(tmp_path):
         folder = write(tmp_path / place / "data", train=table(count))
         (tmp_path / place / "data" / "README.md").write_text(f"---\n{configs}---\n")
         assert len(load_images(folder)) == count
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_arrays_that_are_nothing_are_no_black_images(tmp_path, dtype):
+    values = [[[k % 100 + 1] * 4] * 4 for k in range(200)]
+    values[1] = None
+    features = datasets.Features({"image": datasets.Array2D((4, 4), dtype)})
+    rows = datasets.Dataset.from_dict({"image": values}, features)
+    folder = write(tmp_path, train=rows)
+    data = load_images(folder, value_range=(0, 128))
+    assert len(data) == 199 and data.skipped == ["row 1"] and data.images.min() == 1
+    assert data.images[:3, 0, 0, 0].tolist() == [1, 3, 4] and data.pixels.dtype == dtype
+    stream = load_images(folder, value_range=(0, 128), streaming=True)
+    assert all((next(stream.batches(100, seed=0, start_step=k))[0] > 0).all() for k in range(2))
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["train-00000-of-00004", "train-00002-of-00004"], "lacks 2 of the 4 parts of train, .* 00001"),
+        (["data__train-00000-of-00001", "data__test-00001-of-00002"], "lacks 1 of the 2 parts of data/test"),
+        (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], "several versions"),
+        (["train", "train-00000-of-00001"], "train.parquet, train-00000-of-00001.parquet: are they several versions"),
+    ],
+)
+def test_parts_of_a_table_are_all_there(tmp_path, files, message):
+    folder = write(tmp_path, **{name: table(2) for name in files})
+    with pytest.raises(ValueError, match=message):
+        counts(folder)
+    one = next(tmp_path.rglob("*.parquet"))
+    assert counts(str(one))  # which is asked for by its name
+
+
+def test_a_link_to_nothing_is_told_of_beside_tables(tmp_path):
+    folder = write(tmp_path, train=table(2))
+    (tmp_path / "more.parquet").symlink_to(tmp_path / "nowhere")
+    assert ["a link to nothing" in note for note in open_source(folder).notes] == [True]
+
+
+@pytest.mark.parametrize("files", [("a__train", "b__train"), ("a__train__0000", "b__train__0000")])
+def test_two_folders_of_one_split_are_two_data_sets(tmp_path, files):
+    folder = write(tmp_path, **{name: table(2) for name in files})
+    with pytest.raises(ValueError, match="of several data sets"):
+        counts(folder)
+    assert counts(write(tmp_path / "c", train__2020__part=table(1), train__2021__part=table(2))) == {"train": 3}
+
+
+def test_what_datasets_keeps_is_no_part_of_a_data_set(tmp_path):
+    for split, count in (("train", 4), ("test", 2)):
+        table(count).save_to_disk(str(tmp_path / split))
+        datasets.load_from_disk(str(tmp_path / split)).filter(lambda row: True)
+    assert len([*tmp_path.glob("*/cache-*.arrow")]) == 2
+    assert counts(str(tmp_path)) == {"train": 4, "test": 2}
+
+
+@pytest.mark.parametrize("format", ["torch", "arrow", "numpy"])
+def test_saved_with_a_format(tmp_path, format):
+    rows = table(3, label=[0, 1, 1]).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    rows.set_format(format, columns=["image"])
+    rows.save_to_disk(str(tmp_path / "one"))
+    assert load_images(str(tmp_path / "one")).labels.tolist() == [0, 1, 1]
+    (tmp_path / "one" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_images(str(tmp_path / "one"))
+
+
+def test_splits_that_differ(tmp_path):
+    content = {
+        "train": table(3, kind=["b", "a", "b"]),
+        "test": table(2),
+        "captions": datasets.Dataset.from_dict({"text": ["x"]}),
+    }
+    datasets.DatasetDict(content).save_to_disk(str(tmp_path / "one"))
+    source = open_source(str(tmp_path / "one"), label_column="kind")
+    assert {split: len(rows) for split, rows in source.splits.items()} == {"train": 3, "test": 2}
+    assert source["train"].labels.tolist() == [1, 0, 1] and source["test"].labels is None
+    assert "captions" in source.notes[0] and "the split test has no kind" in source.notes[1]
+    named = table(2, label=[0, 1]).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    datasets.DatasetDict({"train": named, "test": table(3, label=[0, 5, 1])}).save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(ValueError, match="split test has the label 5, but the classes of the others have 2 names"):
+        open_source(str(tmp_path / "two"), label_column="label")
+
+
+@pytest.mark.parametrize("text, expected", [("---\n{}---", {"train": 4, "test": 6}), ("\ufeff---\n{}---\n", None)])
+def test_every_readme_that_datasets_reads(tmp_path, text, expected):
+    folder = write(tmp_path / "here", x__one=table(4), x__two=table(6))
+    configs = (
+        "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: x/one.parquet\n"
+        "  - split: test\n    path: x/two.parquet\n"
+    )
+    (tmp_path / "here" / "README.md").write_text(text.format(configs), encoding="utf-8")
+    if expected:
+        assert counts(folder) == expected
+    else:
+        with pytest.raises(ValueError, match="byte order mark"):
+            counts(folder)

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import assert_same_bits, final_state, metrics, one_thread, run_here, tiny
 
@@ -358,3 +359,40 @@ def test_a_tracker_that_does_not_start_deletes_nothing(tiny, run, capsys, monkey
     before = names(run)
     assert re.search(message, refused(capsys, tiny, run, *EVERYTHING, "overwrite=true", *options))
     assert names(run) == before
+
+
+def test_a_renamed_checkpoint_is_none_of_another_step(tiny, run, capsys):
+    (run / "checkpoints" / "step-00000003").rename(run / "checkpoints" / "step-00000015")
+    error = refused(capsys, tiny, run, *EVERYTHING, "steps=20", "resume=latest")
+    assert "step-00000015 is the checkpoint of step 3: give the folder the name of that step" in error
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"step": 12}'])
+def test_a_state_that_tells_nothing_is_damaged(tiny, run, capsys, content):
+    (run / "checkpoints" / "step-00000012" / "state.json").write_text(content)
+    assert "state.json is damaged" in refused(capsys, tiny, run, *EVERYTHING, "resume=latest")
+
+
+@pytest.mark.parametrize("content", ["nothing", "network"])
+def test_moments_are_those_of_the_network(tiny, run, capsys, content):
+    checkpoint = run / "checkpoints" / "step-00000012"
+    if content == "nothing":
+        save_file({}, checkpoint / "optimizer.safetensors")
+    else:
+        shutil.copy(checkpoint / "network.safetensors", checkpoint / "optimizer.safetensors")
+    error = refused(capsys, tiny, run, *EVERYTHING, "steps=14", "resume=latest")
+    assert "optimizer.safetensors is damaged: it holds no optimizer's state of this network" in error
+
+
+def test_files_that_hold_something_else_are_passed_over(tiny, run):
+    (run / "best" / "validation_loss.json").write_text("[]")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("3\nnull\n")
+    run_here(tiny, run, *EVERYTHING, "steps=13", "resume=latest")
+    assert 13 in metrics(run)
+
+
+@pytest.mark.parametrize("place", ["pipeline", "checkpoints", "figures/more"])
+def test_a_run_within_a_run_is_refused(tiny, run, capsys, place):
+    error = refused(capsys, tiny, run / place, *EVERYTHING)
+    assert f"lies in {place.split('/')[0]}/ of the run in {run}" in error

@@ -167,3 +167,12 @@ def test_numbers_are_no_booleans(tmp_path, written):
         with pytest.raises(ConfigError, match="neither true nor false"):
             read(tmp_path, text, *words)
     assert read(tmp_path, "section: {flag: 1}").section.flag is True
+
+
+def test_refusals_name_their_key(tmp_path):
+    with pytest.raises(ConfigError, match="section.flag=2: '2' is neither true nor false"):
+        read(tmp_path, "", "section.flag=2")
+    with pytest.raises(ConfigError, match="listed must be a list in brackets"):
+        read(tmp_path, "listed: a")
+    with pytest.raises(ConfigError, match="base must be the path of one configuration file, but is"):
+        read(tmp_path, "base: [c.yaml]")
