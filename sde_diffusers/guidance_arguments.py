@@ -20,7 +20,7 @@ def checked_interval(interval) -> tuple[float, float] | None:
     """`guidance_interval`; a `ValueError` unless it is None or (low, high) with 0 <= low < high."""
     if interval is None:
         return None
-    pair = isinstance(interval, (tuple, list, np.ndarray, Tensor)) and len(interval) == 2
+    pair = isinstance(interval, (tuple, list, np.ndarray, Tensor)) and np.shape(interval) == (2,)
     low, high = map(real_number, interval if pair else (1, 0))
     if not 0 <= low < high:
         raise ValueError(

@@ -65,6 +65,11 @@ class DenoisingScoreMatching:
         log_sigma_mean: float = -1.2,
         log_sigma_std: float = 1.2,
     ):
+        if not hasattr(parameterization, "smallest_time"):  # its class may be loaded twice
+            raise ValueError(
+                "`parameterization` must be that of a scheduler, `scheduler.parameterization`, but is "
+                f"{type(parameterization).__name__}."
+            )
         require_choice("objective", objective, OBJECTIVES)
         require_choice("reduce_mean", reduce_mean, (True, False))
         if objective == "discrete" and parameterization.time_input != "index":

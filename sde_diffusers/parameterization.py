@@ -32,6 +32,7 @@ from sde_diffusers.scalars import can_be_seen, plain, real_numbers, whole_number
 from sde_diffusers.sdes.gaussian import GaussianSDE
 
 PREDICTION_TYPES = ("score", "epsilon", "sample", "v_prediction", "velocity")
+TIME_ROUNDING = 1e-6  # by which times in float32 miss the ends of an interval
 PURE_NOISE = 2.0**23
 """Noise level sigma / alpha from which on x_t counts as pure noise: float32 holds no digit of x_0 beside it."""
 ROUNDED = 2.0**-8  # by which share a noise level may be off that was kept in bfloat16
@@ -70,6 +71,8 @@ def require_times(x_0: Tensor, noise: Tensor, t: Tensor) -> None:
     """
     if noise.shape != x_0.shape:
         raise ValueError(f"`noise` must have the shape {tuple(x_0.shape)} of `x_0`, but has {tuple(noise.shape)}.")
+    if not isinstance(t, Tensor):
+        raise ValueError(f"`t` must be a tensor of shape ({len(x_0)},), but is {type(t).__name__}.")
     if t.shape != (len(x_0),):
         raise ValueError(f"`t` must have shape ({len(x_0)},), but has {tuple(t.shape)}.")
     if can_be_seen(t) and not ((t >= 0) & (t <= 1)).all():

@@ -83,7 +83,9 @@ def plain_config(config) -> dict:
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise a `ValueError` that names the argument if a tensor holds integers, which nothing here would stay."""
+    """Raise a `ValueError` that names the argument unless it is a tensor, and not of integers: none would stay one."""
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"`{name}` must be a tensor, but is {type(tensor).__name__}.")
         if not tensor.is_floating_point():
             raise ValueError(f"`{name}` must be floating point, but is {str(tensor.dtype).removeprefix('torch.')}.")

@@ -61,8 +61,12 @@ def test_a_dead_value_of_large_noise_takes_nothing_from_the_others(method):
 def test_an_image_is_restored_as_it_is_alone_beside_one_of_other_noise():
     pipe, blur = gaussian_pipe(), GaussianBlur(0.7)
     y = blur(pipe.unet.draw(2, seeded(1)).float() / 2 + 0.5)
-    for method, operator in [("mmps", blur), ("projection", Mask(box_mask(SIZE, SIZE, (1, 1, 3, 4))))]:
-        noise = [0.0, 0.1] if method == "mmps" else [0.3, 0.01]
+    mask = Mask(box_mask(SIZE, SIZE, (1, 1, 3, 4)))
+    for method, operator, noise in [
+        ("mmps", blur, [0.0, 0.1]),
+        ("projection", mask, [0.3, 0.01]),
+        ("projection", mask, [0.05, 0.01]),
+    ]:
         options = {"method": method, "num_inference_steps": 6, "output_type": "pt"}
         both = pipe(y, operator, noise, generator=[seeded(1), seeded(2)], **options).images
         alone = pipe(y[:1], operator, noise[0], generator=[seeded(1)], **options).images
@@ -170,3 +174,16 @@ def test_one_step_from_pure_noise_is_refused():
     with pytest.raises(ValueError, match="`num_inference_steps` must be at least 2"):
         pipe(y, GaussianBlur(0.7), 0.1, num_inference_steps=1)
     pipe(y, GaussianBlur(0.7), 0.1, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("method", ["dps", "mmps"])
+@pytest.mark.parametrize("curve", [Gamma(0.1), Saturation(1.0, 0.45, 0.9)], ids=["gamma", "saturation"])
+def test_missing_values_of_a_curve_do_not_count(method, curve):
+    """Whatever it makes of 0, which stands where nothing is measured."""
+    pipe, mask = gaussian_pipe(), Mask(random_mask((SIZE, SIZE), 0.5, seeded()))
+    x = pipe.unet.draw(2, seeded(1)).float() / 2 + 0.5
+    found = []
+    for operator in (curve @ mask, mask @ curve):
+        options = {"method": method, "num_inference_steps": 6, "generator": seeded(), "output_type": "pt"}
+        found.append(pipe(operator(x), operator, noise_std=0.02, **options).images)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)

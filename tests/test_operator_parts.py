@@ -7,10 +7,12 @@ from test_restoration import seeded, unet_pipe
 from torch.nn.functional import avg_pool2d
 
 from sde_diffusers.operators import (
+    JPEG,
     Bands,
     Bicubic,
     Convolution,
     Downsampling,
+    FourierMagnitude,
     Gamma,
     GaussianBlur,
     Grayscale,
@@ -245,3 +247,28 @@ def test_tensors_without_values_are_refused():
     for y in (torch.zeros(1, 1, SIZE, SIZE, device="meta"), torch.zeros(1, 1, SIZE, SIZE).to_sparse()):
         with pytest.raises(ValueError, match="`measurement` must be a floating point tensor .* but is (meta|sparse)"):
             unet_pipe()(y, HOLE)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        Bands([0]),
+        Grayscale(),
+        Downsampling(2),
+        Bicubic(2),
+        GaussianBlur(1.0),
+        Convolution(torch.ones(3, 3)),
+        Convolution(torch.ones(3, 3), boundary="circular"),
+        Radon(torch.arange(0.0, 180.0, 30.0)),
+        MaskedFourier(torch.ones(4, 4, dtype=torch.bool)),
+        FourierMagnitude(),
+        JPEG(50),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_one_image_without_a_batch_is_refused(operator):
+    name = type(operator).__name__
+    with pytest.raises(ValueError, match=rf"{name} takes images \(N, C, H, W\), but they have the shape \(3, 4, 4\)"):
+        operator(images(3, 4, 4))
+    with pytest.raises(ValueError, match=f"{name} takes images .* but they are ndarray"):
+        operator(images(1, 3, 4, 4).numpy())

@@ -1,6 +1,7 @@
 """The pipeline: what it returns and refuses, and its score against the exact one of Gaussian images."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from sde_diffusers import (
     NCSNppUNet2DModel,
+    ScoreSdeExponentialScheduler,
     ScoreSdePipeline,
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
@@ -733,3 +735,39 @@ def test_optimizing_a_network_that_takes_one_precision():
     pipe.scheduler = DDPMScheduler()
     with pytest.raises(ValueError, match="`scheduler` must be one of sde_diffusers"):
         pipe.optimize()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "cls, options",
+    [
+        (ScoreSdeProbabilityFlowScheduler, {}),
+        (ScoreSdeExponentialScheduler, {}),
+        (ScoreSdeExponentialScheduler, {"solver_order": 4}),
+        (ScoreSdeExponentialScheduler, {"unified_corrector": True}),
+        (ScoreSdeExponentialScheduler, {"eta": 1.0}),
+    ],
+)
+def test_a_replaced_image_changes_none_of_its_neighbours(cls, options, in_place):
+    """Each goes on as it would alone, the one that was replaced and those beside it."""
+    pipe = gaussian_pipe("heun", sde="vp", image_range=(-1.0, 1.0))
+    pipe.scheduler = cls.from_config(pipe.scheduler.config, **options)
+    pipe.unet.answers(pipe.scheduler)
+    arguments = {"batch_size": 3, "generator": seeded(1, 2, 3), "output_type": "latent"}
+    alone = draw(pipe, n=7, **arguments)
+    for replaced in range(len(pipe.scheduler.timesteps) - 1):
+
+        def callback(pipeline, k, timestep, values, which, replaced=replaced):
+            if k != replaced:
+                return {}
+            latents = values["latents"] if in_place else values["latents"].clone()
+            latents[which] = 0.25
+            return {"latents": latents}
+
+        pictures = []
+        for which in ([1], [0, 1, 2]):
+            arguments["generator"] = seeded(1, 2, 3)
+            pictures.append(draw(pipe, n=7, **arguments, callback_on_step_end=partial(callback, which=which)))
+        torch.testing.assert_close(pictures[0][[0, 2]], alone[[0, 2]], rtol=0, atol=1e-6)
+        torch.testing.assert_close(pictures[0][1], pictures[1][1], rtol=0, atol=1e-6)
+        assert (pictures[0][1] - alone[1]).abs().max() > 1e-3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DOutput
 from exact_scores import Gaussian, Mixture, as_images, exact_output, sample, sampled_moments
 
 from sde_diffusers import (
@@ -841,3 +842,35 @@ def test_fits_of_an_own_table_are_those_of_older_versions():
     """Which did not tell its length in the configuration."""
     scheduler = ScoreSdeExponentialScheduler(sde="vp_discrete", trained_betas=[0.01] * 500)
     assert settings_digest(scheduler) == "56a27d63"
+
+
+def test_noise_beyond_half_precision_is_told():
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_max=1e5)
+    x, t = torch.zeros(2, 1, 2, 2), torch.tensor([1e5])
+    assert scheduler.add_noise(x, x + 1, t)[:, 0, 0, 0].tolist() == [1e5, 1e5]
+    with pytest.raises(ValueError, match="torch.float16 has no numbers for the noise of `timesteps`"):
+        scheduler.add_noise(x.half(), x.half(), t)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 1)])
+def test_one_timestep_for_each_image(shape):
+    scheduler, x = ScoreSdeProbabilityFlowScheduler(sde="vp"), torch.zeros(2, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"`timesteps` must be one or 2, but have the shape"):
+        scheduler.add_noise(x, x, torch.full(shape, 500.0))
+
+
+def test_times_may_be_rounded():
+    """0.01 in float32 lies below the first time of a table of 100."""
+    betas = torch.linspace(1e-3, 0.2, 100).tolist()
+    scheduler = ScoreSdeProbabilityFlowScheduler(sde="vp_discrete", trained_betas=betas, sampling_eps=np.float32(0.01))
+    assert scheduler.sampling_eps == 0.01
+    with pytest.raises(ValueError, match="`sampling_eps` must lie in"):
+        ScoreSdeProbabilityFlowScheduler(sde="vp_discrete", trained_betas=betas, sampling_eps=0.00999)
+
+
+@pytest.mark.parametrize("wrong", [UNet2DOutput(sample=torch.zeros(1, 1, 2, 2)), np.zeros((1, 1, 2, 2))])
+def test_answers_are_tensors(wrong):
+    scheduler, x = ScoreSdeProbabilityFlowScheduler(sde="vp"), torch.zeros(1, 1, 2, 2)
+    scheduler.set_timesteps(2)
+    with pytest.raises(ValueError, match=f"`model_output` must be a tensor, but is {type(wrong).__name__}"):
+        scheduler.step(wrong, scheduler.timesteps[0], x)

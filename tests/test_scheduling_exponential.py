@@ -442,3 +442,19 @@ def test_units_of_the_images_do_not_matter(steps, options):
             x = scheduler.step(output, t, x, variance_noise=noise).prev_sample
         found.append((x - low) / half - 1)
     torch.testing.assert_close(found[1:], found[:1] * 2, rtol=0, atol=1e-5)
+
+
+def test_order_four_from_an_image():
+    """A start that has no estimates behind it does not spoil the order, wherever it is."""
+    options = {"sde": "vp", "time_grid": "log_snr", "final_denoise": False, "sampling_eps": 0.02}
+    scheduler = ScoreSdeExponentialScheduler(solver_order=4, **options)
+    data, found = Gaussian([0.0], [[0.09]]), []
+    for n in (80, 160):
+        scheduler.set_timesteps(n)
+        began = scheduler.start_late(n // 2)
+        variances = [data.moments(scheduler.sde, t)[1].item() for t in (began, 0.02)]
+        x = as_images(torch.ones(1, 1, dtype=torch.float64))
+        for t in scheduler.timesteps[n // 2 :]:
+            x = scheduler.step(exact_output(scheduler, data, x), t, x).prev_sample
+        found.append(abs(x.item() - math.sqrt(variances[1] / variances[0])))
+    assert math.log2(found[0] / found[1]) == pytest.approx(4, abs=0.4) and found[1] < 1e-6

@@ -103,6 +103,8 @@ def standard_errors(
         cannot show is NaN: a part whose P or K is 1 is contained in the next one instead, and one image (N = 1) says
         nothing of "images" and "total".
     """
+    if estimates.ndim != 3:
+        raise ValueError(f"`estimates` must have the shape (K, P, N), but has {tuple(estimates.shape)}.")
     passes, probes, n = estimates.shape
 
     def variance(values: Tensor, dim: int) -> float:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 from sde_diffusers.operators.decomposed import Decomposed, Dense, Separable
 from sde_diffusers.operators.fourier import real_image, unitary_transform
 from sde_diffusers.parameterization import require_choice
@@ -147,6 +148,7 @@ class Convolution(LinearOperator):
         return beyond_edges(size[axis], side - 1 - side // 2, side // 2, self.boundary)
 
     def __call__(self, x: Tensor):
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         size = tuple(x.shape[2:])
         rows, columns = (self.constant((size, k), x, partial(self._index, size, k)) for k in (0, 1))

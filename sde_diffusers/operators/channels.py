@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 from sde_diffusers.scalars import real_numbers, whole_numbers
 
 
@@ -38,6 +39,7 @@ class Grayscale(LinearOperator):
         return self.constant("weights", x, lambda: self.weights.to(x.dtype)[:, None, None])
 
     def __call__(self, x: Tensor):
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         return (x * self._column(x)).sum(1, keepdim=True)
 
@@ -69,6 +71,7 @@ class Bands(LinearOperator):
         return (image_shape[0], len(self.bands), *image_shape[2:])
 
     def __call__(self, x: Tensor):
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         return x.index_select(1, self._index(x))
 

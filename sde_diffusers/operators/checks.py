@@ -256,3 +256,11 @@ def require_reached(operator, what: str, measure: str, error: Tensor) -> None:
             f"{measure} = {worst:.2g}, not {operator.tolerance}. Its singular values differ too much for so little "
             'noise, or none: give a larger `noise_std`, with `method`="mmps", or set `iterations` or `tolerance`.'
         )
+
+
+def require_images(operator, x) -> None:
+    """Raise a `ValueError` unless x, what an operator is applied to, holds images (N, C, H, W) of floating point."""
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        found = f"have the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"are {type(x).__name__}"
+        raise ValueError(f"{type(operator).__name__} takes images (N, C, H, W), but they {found}.")
+    operator.require_floating(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 
 
 class Decomposed(LinearOperator):
@@ -53,7 +54,7 @@ class Decomposed(LinearOperator):
         return torch.where(values.abs() < self.NEGLIGIBLE * values.abs().max(), 0, values)
 
     def __call__(self, x: Tensor):
-        self.require_floating(x)
+        require_images(self, x)
         size = tuple(x.shape[2:])
         return self._measurement(self._response(size, self._analyse(x), lambda s: s), size).to(x.dtype)
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 
 
 def transformable(x: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class MaskedFourier(LinearOperator):
         return self._parts(image_shape[1]).sum((1, 2, 3)).float()
 
     def __call__(self, x: Tensor):
-        self.require_floating(x)
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         z = unitary_transform(x)
         return self.measured(torch.cat([z.real, z.imag], 1).to(x.dtype))

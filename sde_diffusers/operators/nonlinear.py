@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusers.operators.base import Operator
+from sde_diffusers.operators.checks import require_images
 from sde_diffusers.operators.fourier import unitary_transform
 from sde_diffusers.scalars import real_number, whole_number
 from sde_diffusers.sdes.gaussian import require_positive
@@ -102,7 +103,7 @@ class FourierMagnitude(ShapeKeeping):
     SMALLEST = 1e-6  # where the magnitude is 0 it has no derivative
 
     def __call__(self, x: Tensor):
-        self.require_floating(x)
+        require_images(self, x)
         z = unitary_transform(x)
         return (z.real**2 + z.imag**2 + self.SMALLEST**2).sqrt().to(x.dtype)
 
@@ -136,6 +137,6 @@ class JPEG(ShapeKeeping):
         return torch.from_numpy(decoded).to(image) / 255
 
     def __call__(self, x: Tensor):
-        self.require_floating(x)
+        require_images(self, x)
         given = x.detach()
         return x + (torch.stack([self._compressed(image) for image in given]) - given)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 from sde_diffusers.scalars import real_numbers, whole_number
 
 
@@ -61,6 +62,7 @@ class Radon(LinearOperator):
         return index, self.constant(("share", size), like, lambda: (lower() + 1 - places()).to(like.dtype))
 
     def __call__(self, x: Tensor):
+        require_images(self, x)
         index, share = self._places(tuple(x.shape[2:]), x)
         pixels = x.flatten(1)[:, None, :]
         shape = self.measurement_shape(tuple(x.shape))

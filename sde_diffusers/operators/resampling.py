@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusers.operators.base import LinearOperator
+from sde_diffusers.operators.checks import require_images
 from sde_diffusers.operators.decomposed import Separable
 from sde_diffusers.scalars import whole_number
 
@@ -23,7 +24,7 @@ class Downsampling(LinearOperator):
         return smaller_shape(image_shape, self.factor)
 
     def __call__(self, x: Tensor):
-        self.require_floating(x)
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         rows = x.unflatten(-2, (-1, self.factor)).mean(-2)  # `avg_pool2d` adds up one after another: at 1024, 1 % off
         return rows.unflatten(-1, (-1, self.factor)).mean(-1)
@@ -49,6 +50,7 @@ class Bicubic(Separable):
         return smaller_shape(image_shape, self.factor)
 
     def __call__(self, x: Tensor):
+        require_images(self, x)
         self.measurement_shape(tuple(x.shape))
         return super().__call__(x)
 

@@ -10,7 +10,7 @@ from sde_diffusers.class_names import Labels
 from sde_diffusers.guidance import Guidance
 from sde_diffusers.likelihood.questions import check_shape
 from sde_diffusers.network_fit import require_own_scheduler
-from sde_diffusers.parameterization import expand_like
+from sde_diffusers.parameterization import TIME_ROUNDING, expand_like
 from sde_diffusers.scalars import real_number
 
 
@@ -52,12 +52,11 @@ class ScoresMixin:
         earliest, latest = self.scheduler.earliest_time, self.scheduler.start_time
         each = t if isinstance(t, (list, tuple, Tensor, np.ndarray)) and np.ndim(t) == 1 else [t]
         times = torch.tensor([real_number(time) for time in each], dtype=torch.float64)
-        if (
-            len(each) not in (1, len(x))
-            or not ((times > 0) & (times >= earliest * (1 - 1e-9)) & (times <= latest)).all()
-        ):
+        rounded = (1 - TIME_ROUNDING) * earliest, (1 + TIME_ROUNDING) * latest
+        if len(each) not in (1, len(x)) or not ((times > 0) & (times >= rounded[0]) & (times <= rounded[1])).all():
             interval = f"[{earliest}" if earliest else "(0"
             raise ValueError(f"`t` must be a time in {interval}, {latest}] or {len(x)} of them, but is {t!r}.")
+        times = times.clamp(earliest, latest)
         return times if len(each) == len(x) else times[0]
 
     def _noise_and_denoised(self, x, t, class_labels):

@@ -57,8 +57,8 @@ class Measurement:
         return measured(self.noise_covariance(measured(w)))
 
     def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:
-        """The operator as it is near the denoised images, and what it leaves of y: y - A D."""
-        return self.operator.at(denoised), self.y - self.operator(denoised)
+        """The operator as it is near the denoised images, and what it leaves of y where that is measured: y - A D."""
+        return self.operator.at(denoised), self.operator.measured(self.y - self.operator(denoised))
 
     def rehearsed(self) -> "Measurement":
         """The same with an operator that must solve better, and sooner; see `demanding`."""

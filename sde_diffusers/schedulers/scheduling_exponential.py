@@ -41,7 +41,7 @@ from diffusers.configuration_utils import register_to_config
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.fitted_steps import fitted_steps
-from sde_diffusers.schedulers.kept_batch import LeftState
+from sde_diffusers.schedulers.kept_batch import History, LeftState
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 EXPONENTIAL_FORMS = ("data", "noise")
@@ -185,66 +185,76 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
 
     def _forget(self):
         super()._forget()
-        self._estimates: list = []
-        self._start: torch.Tensor | None = None  # of the last step, if it will be corrected
+        self._histories = [History()]
         self._left: LeftState | None = None
 
     def _update(self, k, x, noise, denoised, draw):
-        if self._left is not None and not self._left.is_now(x):
-            self._begin_anew()
+        still = True if self._left is None else self._left.is_still(x)
         if self.fit is not None:
-            self._estimates = [*self._estimates, self._own(denoised)]
-            following = self._alphas[k + 1] * self.fit.step(k, x / self._alphas[k], self._estimates)
+            following = self._fitted(self.fit, k, x, denoised, still)
             self._left = LeftState(following)
             return following, following
         alpha, sigma = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
-        estimates = [*self._estimates, {"data": denoised, "noise": noise}]
-        if self._start is not None:
-            form = self._form(k - 1, 0.0)
-            corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
-            x, _ = self._taken(form, corrected, self._start, estimates)
-        estimates, form = estimates[-self.held_order :], self._form(k, self.config.eta)
-        mean, deviation = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
+        self._histories = [part for history in self._histories for part in history.parted(still)]
+        means = [self._advance(history, k, *map(history.of, (x, noise, denoised))) for history in self._histories]
+        mean = means[0]
+        if len(means) > 1:
+            mean = torch.empty_like(x)
+            for history, of_these in zip(self._histories, means, strict=True):
+                mean[history.rows] = of_these
+        _, _, deviation = self._coefficients(k, self._form(k, self.config.eta), 1)
         following = mean + deviation * draw() if deviation > 0 else mean
-        self._start = self._own(x) if self._is_corrected(k) else None
-        self._estimates = self._asked_later(k, estimates)
-        self._left = LeftState(following) if self._estimates else None
+        self._left = LeftState(following) if any(history.estimates for history in self._histories) else None
         return mean, following
 
-    def _begin_anew(self):
-        """Another state than the last step's has come another way, of which the estimates say nothing."""
-        if self.fit is not None:
+    def _advance(self, history, k, x, noise, denoised):
+        """The mean of step k of the images of a history, which goes on by the estimates at the step's start."""
+        estimates = [*history.estimates, {"data": denoised, "noise": noise}]
+        if history.start is not None:
+            form = self._form(k - 1, 0.0)
+            corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
+            x = self._taken(form, corrected, history.start, estimates)
+        estimates, form = estimates[-self.held_order :], self._form(k, self.config.eta)
+        mean = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
+        history.start = self._own(x) if self._is_corrected(k, len(estimates)) else None
+        history.estimates = self._asked_later(k, estimates)
+        return mean
+
+    def _fitted(self, fit, k, x, denoised, still):
+        """The state after a fitted step; `still`: the images whose state nobody has changed."""
+        if still is not True:
             exponential_log.warning(
                 "The state was changed between two of %d steps that were fitted to whole ways of the network: take "
                 "the sampler's own, by `from_config(scheduler.config, fits=None)`.",
                 self.num_inference_steps,
             )
-        else:
-            self._estimates, self._start = [], None
+        (history,) = self._histories
+        history.estimates.append(self._own(denoised))
+        return self._alphas[k + 1] * fit.step(k, x / self._alphas[k], history.estimates)
 
-    def _is_corrected(self, k):
-        """Whether the evaluation at the end of step k corrects it."""
-        of_the_start = self.held_order == HIGHEST_ORDER and k < HIGHEST_ORDER - 2
+    def _is_corrected(self, k, count):
+        """Whether the evaluation at the end of step k, of `count` estimates, corrects it."""
+        of_the_start = self.held_order == HIGHEST_ORDER and count < HIGHEST_ORDER - 1
         corrected = self.config.unified_corrector or of_the_start
         return self.config.eta == 0 and corrected and k + 1 < self.num_inference_steps
 
     def _asked_later(self, k, estimates):
         """What the evaluations after step k ask for of the estimates; the rest would only take memory."""
-        corrected = self._is_corrected(k)
+        corrected = self._is_corrected(k, len(estimates))
         coming = range(k + 1, min(k + self.held_order, self.num_inference_steps))
         forms = {self._form(j, self.config.eta) for j in ([k, *coming] if corrected else coming)}
         kept = estimates[max(0, len(estimates) - self.held_order + (not corrected)) :]
         return [{form: self._own(estimate[form]) for form in forms & estimate.keys()} for estimate in kept]
 
     def _taken(self, form, coefficients, x, estimates):
-        """A step from x by what `_coefficients` gives; the deviation of its noise."""
-        scale, weights, deviation = coefficients
+        """A step from x by what `_coefficients` gives, without its noise."""
+        scale, weights, _ = coefficients
         mean = scale * x if scale else 0.0
         for weight, estimate in zip(weights, estimates[-len(weights) :], strict=True):
             mean = mean + weight * estimate[form]
-        return mean, deviation
+        return mean
 
     def _form(self, k, eta):
         """What step k extrapolates: "data" or "noise"."""
@@ -255,13 +265,12 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
             return "data" if eta > 0 else "noise"
         return self.config.algorithm
 
-    def _coefficients(self, k, form, order=None, eta=None, corrected=False):
+    def _coefficients(self, k, form, order, eta=None, corrected=False):
         """The factors of the state, of the last estimates and of new noise in step k: the module's two equations.
 
-        Of as many estimates as there are, with the configuration's noise, unless `order` and `eta` say otherwise. The
-        last estimate is that at the step's start or, where it is `corrected`, at its end.
+        Of `order` estimates, with the configuration's noise unless `eta` says otherwise. The last estimate is that at
+        the step's start or, where it is `corrected`, at its end.
         """
-        order = len(self._estimates) if order is None else order
         eta = self.config.eta if eta is None else eta
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self._levels[k : k + 2]
         lambda_t, lambda_s = self._half_log_snr[k : k + 2]

@@ -23,7 +23,7 @@ from diffusers.configuration_utils import register_to_config
 
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
-from sde_diffusers.schedulers.kept_batch import LeftState
+from sde_diffusers.schedulers.kept_batch import LeftState, chosen_images
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 ODE_METHODS = ("euler", "heun")
@@ -147,8 +147,8 @@ class ScoreSdeProbabilityFlowScheduler(ScoreSdeScheduler):
         else:  # Heun: repeat the step from its start with the mean of the slopes at both ends
             start, first_slope, left = self._first_stage
             mean = scale * start + step * ((first_slope + slope) / 2)
-            if not left.is_now(x):
-                mean = x  # a state that was replaced meanwhile has come another way: the sampler goes on from there
+            # A state that was replaced meanwhile has come another way: the sampler goes on from there.
+            mean = chosen_images(left.is_still(x), mean, x)
         if not self._ends_step[k] or i + 1 == self.num_inference_steps:
             return mean, mean
         return mean, self._raise(i + 1, mean, draw)

@@ -17,7 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from sde_diffusers.generators import require_generators
-from sde_diffusers.parameterization import PURE_NOISE, Parameterization, expand_like, require_choice
+from sde_diffusers.parameterization import PURE_NOISE, TIME_ROUNDING, Parameterization, expand_like, require_choice
 from sde_diffusers.scalars import plain_config, real_number, require_floating, whole_number
 from sde_diffusers.schedulers.config_keys import KnownKeysMixin
 from sde_diffusers.schedulers.denoised_range import DenoisedRange
@@ -171,9 +171,10 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         own = self.parameterization.smallest_time
         smallest = own if self.sde is self.training_sde else self.sde.smallest_time
         eps = max(self.sde.sampling_eps, smallest) if self.config.sampling_eps is None else self.config.sampling_eps
-        if not smallest <= real_number(eps) < 1 or eps <= 0:
+        if not smallest * (1 - TIME_ROUNDING) <= real_number(eps) < 1 or eps <= 0:
             allowed = f"in [{smallest}, 1)" if smallest else "between 0 and 1"
             raise ValueError(f"`sampling_eps` must lie {allowed}, but is {eps!r}.")
+        eps = max(real_number(eps), smallest)
         ends = torch.tensor([1.0, own], dtype=torch.float64)
         levels = self.training_sde.half_log_snr(ends)
         if not self.parameterization.tells_denoised(1.0):
@@ -333,13 +334,6 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         output = [value.to(sample.dtype) for value in (following, mean, denoised)]
         return ScoreSdeSchedulerOutput(*output) if return_dict else tuple(output)
 
-    def _unrounded(self, sample: Tensor, dtype: torch.dtype) -> Tensor:
-        """The state that the last step left, if `sample` is its rounding to fewer bits; else the sample itself."""
-        left = self._state
-        if left is not None and left.shape == sample.shape and torch.equal(left.to(sample), sample):
-            return left
-        return sample.to(dtype)
-
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Draw from the perturbation kernel: x_t = alpha(t) x_0 + sigma(t) noise.
 
@@ -350,7 +344,7 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
 
         Raises:
             ValueError: on times that the training's SDE does not reach, and on pure noise, where the sampling SDE has
-                none; on tensors of integers.
+                none, or noise beyond the dtype; on tensors of integers.
         """
         require_floating(original_samples=original_samples, noise=noise)
         if noise.shape != original_samples.shape:
@@ -359,7 +353,9 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
                 f"{tuple(noise.shape)}."
             )
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
-        if not ((t > -1e-6) & (t < 1 + 1e-6)).all():  # rounded, as networks are told it
+        if t.ndim > 1 or t.numel() not in (1, len(noise)):
+            raise ValueError(f"`timesteps` must be one or {len(noise)}, but have the shape {tuple(t.shape)}.")
+        if not ((t > -TIME_ROUNDING) & (t < 1 + TIME_ROUNDING)).all():  # as networks are told it
             what = (
                 "noise levels that the SDE has" if self.parameterization.time_input == "sigma" else "times in [0, 1]"
             )
@@ -367,9 +363,12 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))
         noise = noise.to(torch.promote_types(noise.dtype, original_samples.dtype))
-        alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(self.sde.sigma(t), noise)
+        sigma = self.sde.sigma(t)
         if not sigma.isfinite().all():
             raise ValueError(f"`timesteps` hold more noise than {self.sde!r} ever has: {timesteps}.")
+        if (sigma > torch.finfo(noise.dtype).max).any():
+            raise ValueError(f"{noise.dtype} has no numbers for the noise of `timesteps`, {timesteps}.")
+        alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(sigma, noise)
         return alpha * original_samples + sigma * noise
 
     def _require_steps_left(self) -> None:

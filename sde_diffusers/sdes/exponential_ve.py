@@ -6,15 +6,17 @@ import torch
 
 from sde_diffusers.sdes.gaussian import GaussianSDE, Time, require_positive
 
+LARGEST_BASE = 1e150  # its square is finite
+
 
 class ExponentialVESDE(GaussianSDE):
     """The tutorial's SDE dx = sigma^t dw: alpha = 1, sigma(t)^2 = (sigma^(2t) - 1) / (2 log sigma).
 
     Args:
-        sigma: the base, finite and above 1.
+        sigma: the base, above 1 and at most 1e150.
 
     Raises:
-        ValueError: unless sigma > 1.
+        ValueError: on another sigma.
     """
 
     name = "ve_exponential"
@@ -26,8 +28,8 @@ class ExponentialVESDE(GaussianSDE):
 
     def __init__(self, sigma: float = 25.0):
         (sigma,) = require_positive(sigma=sigma)
-        if sigma <= 1:
-            raise ValueError(f"`sigma` must be above 1, but is {sigma}.")
+        if not 1 < sigma <= LARGEST_BASE:
+            raise ValueError(f"`sigma` must be above 1 (and at most {LARGEST_BASE:g}), but is {sigma}.")
         self._base = sigma
         self._log_base = math.log(sigma)
 

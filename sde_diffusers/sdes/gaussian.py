@@ -260,8 +260,14 @@ class GaussianSDE(ABC):
         return torch.randn(shape, generator=generator, device=device, dtype=dtype) * self.prior_sigma
 
     def prior_logp(self, z: Tensor) -> Tensor:
-        """Log-density of the prior in nats, summed over all dimensions but the first: (N, ...) -> (N,)."""
-        d, z = z[0].numel(), z.to(torch.promote_types(z.dtype, torch.float32))
+        """Log-density of the prior in nats, summed over all dimensions but the first: (N, ...) -> (N,).
+
+        Raises:
+            ValueError: unless z is a tensor of one or more dimensions.
+        """
+        if not isinstance(z, Tensor) or not z.ndim:
+            raise ValueError(f"`z` must be a tensor (N, ...), but is {z!r}.")
+        d, z = z.shape[1:].numel(), z.to(torch.promote_types(z.dtype, torch.float32))
         log_normalizer = d / 2 * math.log(2 * math.pi * self.prior_sigma**2)
         return -log_normalizer - z.flatten(1).square().sum(1) / (2 * self.prior_sigma**2)
 
