@@ -771,3 +771,21 @@ def test_a_replaced_image_changes_none_of_its_neighbours(cls, options, in_place)
         torch.testing.assert_close(pictures[0][[0, 2]], alone[[0, 2]], rtol=0, atol=1e-6)
         torch.testing.assert_close(pictures[0][1], pictures[1][1], rtol=0, atol=1e-6)
         assert (pictures[0][1] - alone[1]).abs().max() > 1e-3
+
+
+def test_a_batch_of_another_size_begins_anew():
+    """Also where some of its images did before."""
+    scheduler = gaussian_pipe("heun", sde="vp", image_range=(-1.0, 1.0)).scheduler
+    scheduler = ScoreSdeExponentialScheduler.from_config(scheduler.config)
+    found = []
+    for replaced in (False, True):
+        scheduler.set_timesteps(8)
+        x = torch.linspace(-1, 1, 3 * 16).view(3, 1, 4, 4)
+        for k, t in enumerate(scheduler.timesteps):
+            if k == 3 and replaced:
+                x = torch.cat([x[:1], x[1:2] + 0.1, x[2:]])
+            if k == 5:
+                x = torch.linspace(-1, 1, 6 * 16).view(6, 1, 4, 4)
+            x = scheduler.step(0.5 * x, t, x).prev_sample
+        found.append(x)
+    assert torch.equal(*found) and found[0].abs().max() < 10

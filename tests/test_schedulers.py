@@ -848,15 +848,19 @@ def test_noise_beyond_half_precision_is_told():
     scheduler = ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_max=1e5)
     x, t = torch.zeros(2, 1, 2, 2), torch.tensor([1e5])
     assert scheduler.add_noise(x, x + 1, t)[:, 0, 0, 0].tolist() == [1e5, 1e5]
-    with pytest.raises(ValueError, match="torch.float16 has no numbers for the noise of `timesteps`"):
-        scheduler.add_noise(x.half(), x.half(), t)
+    for level in (t, torch.tensor([3e4])):  # of which normal noise takes up to six times
+        with pytest.raises(ValueError, match="torch.float16 has no numbers for the noise of `timesteps`"):
+            scheduler.add_noise(x.half(), x.half(), level)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 1)])
-def test_one_timestep_for_each_image(shape):
+def test_one_timestep_for_each_image():
     scheduler, x = ScoreSdeProbabilityFlowScheduler(sde="vp"), torch.zeros(2, 1, 2, 2)
-    with pytest.raises(ValueError, match=r"`timesteps` must be one or 2, but have the shape"):
-        scheduler.add_noise(x, x, torch.full(shape, 500.0))
+    with pytest.raises(ValueError, match="`timesteps` must be one or 2, but have the shape"):
+        scheduler.add_noise(x, x, torch.full((3,), 500.0))
+    expected = scheduler.add_noise(x, x + 1, torch.tensor([500.0, 100.0]))
+    for shape in ((2, 1), (2, 1, 1, 1)):  # as diffusers flattens them
+        assert torch.equal(scheduler.add_noise(x, x + 1, torch.tensor([500.0, 100.0]).view(shape)), expected)
+    assert torch.equal(scheduler.add_noise(x[:1], x[:1] + 1, torch.tensor([500.0, 100.0])), expected)
 
 
 def test_times_may_be_rounded():

@@ -86,8 +86,6 @@ class Training(TrainingRun):
         if self.checkpoint is not None:
             for line in take_measured(config, self.checkpoint):
                 self.accelerator.print(line)
-        if self.conditional:
-            self.record.require_classes(self.data)
         if note := about_classes(config, self.data):
             self.accelerator.print(note)
         count = MEASURED_IMAGES if wants_images(config) else 8

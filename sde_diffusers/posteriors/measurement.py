@@ -58,7 +58,8 @@ class Measurement:
 
     def near(self, denoised: Tensor) -> tuple[LinearOperator, Tensor]:
         """The operator as it is near the denoised images, and what it leaves of y where that is measured: y - A D."""
-        return self.operator.at(denoised), self.operator.measured(self.y - self.operator(denoised))
+        residual = self.y - self.operator(denoised)  # of a linear A, both are 0 where nothing is
+        return self.operator.at(denoised), residual if self.operator.linear else self.operator.measured(residual)
 
     def rehearsed(self) -> "Measurement":
         """The same with an operator that must solve better, and sooner; see `demanding`."""

@@ -34,7 +34,7 @@ class LeftState:
 
     def __init__(self, state: Tensor):
         self.counted = not state.is_inference()  # tensors of inference mode do not count how often they are changed
-        self.state, self.values = state, state.clone()
+        self.state, self.values = state, state.clone()  # to see which images were changed, and not only that some were
         self.version = state._version if self.counted else 0
 
     def is_still(self, x: Tensor) -> Tensor | bool:
@@ -56,23 +56,26 @@ class History:
     def __init__(self, rows: Tensor | None = None, estimates: Sequence = (), start: Tensor | None = None):
         self.rows, self.estimates, self.start = rows, list(estimates), start
 
-    def of(self, values: Tensor) -> Tensor:
-        """Those of its images, of values (N, ...) of the batch."""
-        return values if self.rows is None else values[self.rows]
-
-    def parted(self, still: Tensor | bool) -> "list[History]":
-        """Of the images that are `still` as they were, and of the others, whose histories begin anew.
-
-        Another state than the last step's has come another way, of which the estimates say nothing.
-        """
-        if isinstance(still, bool):
-            return [self if still else History(self.rows)]
+    def kept(self, still: Tensor) -> "History | None":
+        """Of its images that are `still` as they were, (N,) booleans of the batch; None if there is none."""
         rows = torch.arange(len(still), device=still.device) if self.rows is None else self.rows
-        here, parts = still[rows], []
-        if here.any():
-            estimates = [{form: values[here] for form, values in estimate.items()} for estimate in self.estimates]
-            parts.append(History(rows[here], estimates, None if self.start is None else self.start[here]))
-        return parts if here.all() else [*parts, History(rows[~here])]
+        here = still[rows]
+        if here.all():
+            return self
+        estimates = [{form: values[here] for form, values in estimate.items()} for estimate in self.estimates]
+        return History(rows[here], estimates, None if self.start is None else self.start[here]) if here.any() else None
+
+
+def histories_of(still: Tensor | bool, histories: list[History]) -> list[History]:
+    """The histories of a batch of which only those images are `still` as they were; see `equal_images`.
+
+    Another state than the last step's has come another way, of which the estimates say nothing: its history begins
+    anew.
+    """
+    if isinstance(still, bool):
+        return histories if still else [History()]
+    kept = [part for history in histories if (part := history.kept(still)) is not None]
+    return [*kept, History((~still).nonzero()[:, 0])]
 
 
 class KeptBatchMixin:

@@ -41,7 +41,7 @@ from diffusers.configuration_utils import register_to_config
 from sde_diffusers.parameterization import PURE_NOISE, require_choice
 from sde_diffusers.scalars import real_number
 from sde_diffusers.schedulers.fitted_steps import fitted_steps
-from sde_diffusers.schedulers.kept_batch import History, LeftState
+from sde_diffusers.schedulers.kept_batch import History, LeftState, histories_of
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 EXPONENTIAL_FORMS = ("data", "noise")
@@ -197,30 +197,30 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         alpha, sigma = self._levels[k]
         if sigma <= alpha * PURE_NOISE:  # from the noise, so that every prediction and older versions round alike
             denoised = (x - sigma * noise) / alpha
-        self._histories = [part for history in self._histories for part in history.parted(still)]
-        means = [self._advance(history, k, *map(history.of, (x, noise, denoised))) for history in self._histories]
-        mean = means[0]
-        if len(means) > 1:
+        self._histories = histories_of(still, self._histories)
+        if len(self._histories) == 1:
+            mean, deviation = self._advance(self._histories[0], k, x, noise, denoised)
+        else:
             mean = torch.empty_like(x)
-            for history, of_these in zip(self._histories, means, strict=True):
-                mean[history.rows] = of_these
-        _, _, deviation = self._coefficients(k, self._form(k, self.config.eta), 1)
+            for history in self._histories:
+                rows = history.rows
+                mean[rows], deviation = self._advance(history, k, x[rows], noise[rows], denoised[rows])
         following = mean + deviation * draw() if deviation > 0 else mean
         self._left = LeftState(following) if any(history.estimates for history in self._histories) else None
         return mean, following
 
     def _advance(self, history, k, x, noise, denoised):
-        """The mean of step k of the images of a history, which goes on by the estimates at the step's start."""
+        """A step of the images of a history, which goes on by the estimates at its start: its mean and deviation."""
         estimates = [*history.estimates, {"data": denoised, "noise": noise}]
         if history.start is not None:
             form = self._form(k - 1, 0.0)
             corrected = self._coefficients(k - 1, form, len(estimates), 0.0, corrected=True)
-            x = self._taken(form, corrected, history.start, estimates)
+            x, _ = self._taken(form, corrected, history.start, estimates)
         estimates, form = estimates[-self.held_order :], self._form(k, self.config.eta)
-        mean = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
+        mean, deviation = self._taken(form, self._coefficients(k, form, len(estimates)), x, estimates)
         history.start = self._own(x) if self._is_corrected(k, len(estimates)) else None
         history.estimates = self._asked_later(k, estimates)
-        return mean
+        return mean, deviation
 
     def _fitted(self, fit, k, x, denoised, still):
         """The state after a fitted step; `still`: the images whose state nobody has changed."""
@@ -249,12 +249,12 @@ class ScoreSdeExponentialScheduler(ScoreSdeScheduler):
         return [{form: self._own(estimate[form]) for form in forms & estimate.keys()} for estimate in kept]
 
     def _taken(self, form, coefficients, x, estimates):
-        """A step from x by what `_coefficients` gives, without its noise."""
-        scale, weights, _ = coefficients
+        """A step from x by what `_coefficients` gives; the deviation of its noise."""
+        scale, weights, deviation = coefficients
         mean = scale * x if scale else 0.0
         for weight, estimate in zip(weights, estimates[-len(weights) :], strict=True):
             mean = mean + weight * estimate[form]
-        return mean
+        return mean, deviation
 
     def _form(self, k, eta):
         """What step k extrapolates: "data" or "noise"."""

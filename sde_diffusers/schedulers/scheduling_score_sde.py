@@ -30,6 +30,7 @@ from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
 MOST_TIME_STEPS = 1_000_000
+MOST_DEVIATIONS = 6  # of normal noise
 BOUNDS = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
 # Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
 # noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.
@@ -352,8 +353,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
                 f"`noise` must have the shape {tuple(original_samples.shape)} of `original_samples`, but has "
                 f"{tuple(noise.shape)}."
             )
-        t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu())
-        if t.ndim > 1 or t.numel() not in (1, len(noise)):
+        t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu().squeeze())
+        if t.ndim > 1 or (t.ndim and len(noise) not in (1, len(t))):
             raise ValueError(f"`timesteps` must be one or {len(noise)}, but have the shape {tuple(t.shape)}.")
         if not ((t > -TIME_ROUNDING) & (t < 1 + TIME_ROUNDING)).all():  # as networks are told it
             what = (
@@ -366,7 +367,7 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         sigma = self.sde.sigma(t)
         if not sigma.isfinite().all():
             raise ValueError(f"`timesteps` hold more noise than {self.sde!r} ever has: {timesteps}.")
-        if (sigma > torch.finfo(noise.dtype).max).any():
+        if (MOST_DEVIATIONS * sigma > torch.finfo(noise.dtype).max).any():
             raise ValueError(f"{noise.dtype} has no numbers for the noise of `timesteps`, {timesteps}.")
         alpha, sigma = expand_like(self.sde.alpha(t), noise), expand_like(sigma, noise)
         return alpha * original_samples + sigma * noise

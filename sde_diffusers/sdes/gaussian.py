@@ -269,7 +269,7 @@ class GaussianSDE(ABC):
             raise ValueError(f"`z` must be a tensor (N, ...), but is {z!r}.")
         d, z = z.shape[1:].numel(), z.to(torch.promote_types(z.dtype, torch.float32))
         log_normalizer = d / 2 * math.log(2 * math.pi * self.prior_sigma**2)
-        return -log_normalizer - z.flatten(1).square().sum(1) / (2 * self.prior_sigma**2)
+        return -log_normalizer - z.reshape(len(z), -1).square().sum(1) / (2 * self.prior_sigma**2)
 
     # Networks with a table of noise levels.
 

@@ -242,7 +242,9 @@ class SplitsOfRun:
         if not names:
             return chosen, chosen.part(torch.tensor([], dtype=torch.int64))
         others, held_out, missing = parted(chosen, self.record)
-        if not len(held_out) or not len(others):
+        if not len(others):
+            raise ValueError(f"{self.source.name} holds no image but those that the pipeline's run has held out")
+        if not len(held_out):
             raise OtherImages(f"the images that the pipeline's run has held out are not in {self.source.name}")
         if missing:
             print(f"{len(missing)} of the {len(names)} images held out are missing, such as {missing[0]}", flush=True)

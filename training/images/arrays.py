@@ -21,7 +21,9 @@ SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
 
 
 # arr_1 is what numpy calls a second array without a name
-LIKE_LABELS = re.compile(r"(?:\w+_)?(?:labels?|class(?:es)?|targets?|y)|arr_1", re.IGNORECASE)
+LIKE_LABELS = re.compile(
+    r"(?:\w+_)?(?:labels?|class(?:es)?|targets?|y|digits?|categor(?:y|ies))(?:_\w+)?|arr_1", re.IGNORECASE
+)
 
 
 class ArrayRows(Rows):

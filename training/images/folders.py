@@ -128,10 +128,12 @@ def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Membe
     others = [top for top in tops if top not in SPLITS]
     whole = {"train": list(parts.items())}
     alike = {split_like(top) for top in tops}
-    if all(tops.values()) and len({*map(frozenset, tops.values())}) == 1:  # the same classes, it seems, in each
-        words = [NAMES_A_SPLIT.search(top) for top in tops]
-        alike = {word and word.lastgroup for word in words}
-    if others and len(tops) > 1 and None not in alike and (named or len(alike) > 1):
+    words: dict[str, set[str | None]] = {}  # of splits, in names that differ in nothing else: seg_train, seg_test
+    for top in others:
+        if match := NAMES_A_SPLIT.search(top):
+            words.setdefault(NAMES_A_SPLIT.sub("*", top), set()).add(match.lastgroup)
+    unsure = len(tops) > 1 and None not in alike and (named or len(alike) > 1)
+    if others and (unsure or any(len(found) > 1 for found in words.values())):
         raise ValueError(
             f"{listing.root} holds the folders {_some(tops)}: are they splits or classes? Splits are named "
             "exactly train, validation (or val, valid) and test: rename them, or read one of them with data_dir"

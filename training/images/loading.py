@@ -319,9 +319,11 @@ def _decode_all(
                     continue
                 if len(image) == 3 and images.shape[1] == 1:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
-                if image.dtype == torch.int16 and images.dtype == torch.int32:  # the first with values below 0
-                    so_far = as_type(images[: len(kept)], torch.int16)
-                    images = images if so_far is None or image.min() >= 0 else images.to(torch.int16)
+                if (
+                    image.dtype == torch.int16 and images.dtype == torch.int32 and image.min() < 0
+                ):  # the first such one
+                    signed = as_type(images[: len(kept)], torch.int16)
+                    images = images if signed is None else images.to(torch.int16)
                 images[len(kept)] = conform(image, images.shape[1:], title, images.dtype)
                 kept.append(row)
             progress.update(len(values))

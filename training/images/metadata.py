@@ -55,7 +55,7 @@ def read_metadata(path: str, folder: str) -> Metadata:
     """
     try:
         lines = _read_lines(path)
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, csv.Error, pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if any(not isinstance(line, dict) or FILE_NAME not in line for line in lines):
         raise ValueError(f"{path} must have a column {FILE_NAME} that says which image each row is about")

@@ -146,6 +146,8 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             _require_plain_classes(name, splits)
         return Source(name, read_tables(splits, name, notes, **columns), notes=notes)
     listing = list_folder(str(folder))
+    if not listing.num_images:  # a table of that name, then
+        listing.tables += [path for path in listing.metadata if path.endswith(".parquet")]
     if listing.tables:
         if listing.num_images:
             notes.append(
@@ -163,9 +165,10 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
             + (f" and {listing.num_skipped - 5} more files" if listing.num_skipped > 5 else "")
         )
     if alone := _array_file_alone(listing):
-        source, split = _open_file(name, folder / alone, columns), SPLITS.get(alone.partition("/")[0], "train")
-        if list(source.splits) == ["train"]:  # and the file names none
-            source.splits = {split: source.splits["train"]}
+        source = _open_file(name, folder / alone, columns)
+        if list(source.splits) == ["train"]:  # as of files that name no splits within
+            top, stem = alone.partition("/")[0], Path(alone).stem
+            source.splits = {SPLITS.get(top, SPLITS.get(stem, "train")): source.splits["train"]}
         return source
     if stacks := _array_files_of_splits(listing):
         _refuse_image_column(name, columns)

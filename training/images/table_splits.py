@@ -46,7 +46,7 @@ def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
         if len(places) > 1:
             raise ValueError(
                 f"{folder} holds {' and '.join(sorted(places.values())[:2])} of the split {split}: are they of "
-                "several data sets? Read one of them with data_dir"
+                "several data sets? Read one of them with data_dir, or move all files into one folder of that name"
             )
     return splits or {"train": outside}
 
@@ -54,34 +54,38 @@ def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
 def require_all_parts(folder: Path, files: list[str]) -> None:
     """Raise a ValueError unless the parts in each folder, train-00000-of-00002.parquet and so on, are all parts of one
     table."""
-    parts: dict[str, list[str]] = {}  # of each table
+    parts: dict[str, dict[str, re.Match]] = {}  # of each table
     whole = {}  # tables in one file each
     for path in sorted(files):
         stem = path.rpartition(".")[0]
-        if match := PART_OF.search(stem):
-            parts.setdefault(stem[: match.start()], []).append(path)
+        if match := PART_OF.search(stem, stem.rfind("/") + 1):
+            parts.setdefault(stem[: match.start()], {})[path] = match
         else:
             whole[stem] = path
-    for table, paths in parts.items():
-        counts = {int(PART_OF.search(path)["count"]) for path in paths}
-        numbers = [int(PART_OF.search(path)["number"]) for path in paths]
+    for table, matches in parts.items():
+        counts = {int(match["count"]) for match in matches.values()}
+        numbers = sorted(int(match["number"]) for match in matches.values())
         if table in whole or len(counts) > 1 or len(set(numbers)) < len(numbers):
-            mixed = [*([whole[table]] if table in whole else []), *paths]
+            mixed = [*([whole[table]] if table in whole else []), *matches]
             raise ValueError(
                 f"{folder} holds {', '.join(mixed[:5])}: are they several versions of one table? Keep one of them"
             )
-        if missing := sorted(set(range(*counts)) - set(numbers)):
+        (count,) = counts
+        missing = sorted(set(range(count)) - set(numbers))
+        if missing and numbers != [*range(1, count + 1)]:  # some count from 1
             raise ValueError(
-                f"{folder} lacks {len(missing)} of the {counts.pop()} parts of {table}, the first of them number "
+                f"{folder} lacks {len(missing)} of the {count} parts of {table}, the first of them number "
                 f"{missing[0]:05d}: get them, or rename the others if these are all that is wanted"
             )
 
 
 def place_of_split(path: str) -> str:
-    """The folder within which a table file is told to belong to a split, by its own name or by a folder there."""
-    *folders, _ = path.split("/")
+    """The folder that tells to which split a table file belongs, or that of the file, which tells it itself, with the
+    word that it uses."""
+    *folders, name = path.split("/")
     named = [k for k, folder in enumerate(folders) if folder in SPLITS]
-    return "/".join(folders[: named[0]] if named else folders)
+    word = PART.fullmatch(name.rpartition(".")[0])
+    return "/".join(folders[: named[0] + 1] if named else [*folders, word["split"] or word["word"] if word else ""])
 
 
 def split_of_file(path: str) -> str | None:

@@ -42,9 +42,7 @@ class TableRows(Rows):
         if self.dtype is None:
             self.rows = rows.cast_column(image_column, datasets.Image(decode=False))
         else:
-            self.rows = rows.with_format("numpy")
-            tables = rows.with_format("arrow").iter(ROWS_AT_ONCE)
-            self.missing = [null for table in tables for null in table.column(0).is_null().to_pylist()]
+            self.rows, self.as_stored = rows.with_format("numpy"), rows.with_format("arrow")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,10 +51,8 @@ class TableRows(Rows):
         values = self.rows[list(numbers)][self.column]
         if self.dtype is None:
             return values
-        return [
-            None if self.missing[number] else np.asarray(value, self.dtype)
-            for number, value in zip(numbers, values, strict=True)
-        ]
+        missing = self.as_stored[list(numbers)].column(0).is_null().to_pylist()  # which numpy would make numbers of
+        return [None if none else np.asarray(value, self.dtype) for value, none in zip(values, missing, strict=True)]
 
     def name(self, number: int) -> str:
         return f"row {number}"

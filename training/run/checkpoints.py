@@ -117,8 +117,9 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
         ema_network.load_state_dict(averages)
     except RuntimeError as error:
         raise ValueError(f"checkpoint {path} is one of another network: {error}") from error
-    known = {key.rpartition("/")[0] for key in moments}
-    if known - {name for name, _ in network.named_parameters()} or (state["step"] and not known):
+    known, own = {key.rpartition("/")[0] for key in moments}, {name for name, _ in network.named_parameters()}
+    skipped = bool(state.get("scaler"))  # steps of fp16, whose scale falls at first: there may have been no other yet
+    if known - own or (state["step"] and not known and not skipped):
         raise _damaged(path / "optimizer.safetensors", "it holds no optimizer's state of this network")
     for name, parameter in network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}

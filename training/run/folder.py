@@ -104,6 +104,7 @@ def _given_checkpoint(config: RunConfig, own: Path) -> Path:
             "holds: continue that one with resume=latest, delete it with overwrite=true, or choose another folder"
         )
     _require_a_run(config)
+    _require_no_run_around(config)
     return path
 
 
@@ -127,13 +128,7 @@ def require_outside_the_data(data, output: str | Path, key: str = "output_dir") 
 def require_free_folder(config: RunConfig) -> None:
     """Raise a ConfigError if a new run would mix with an old one, delete it unasked, or delete what is no run."""
     _require_a_run(config)
-    output = Path(config.output_dir).resolve()
-    for place in (output, *output.parents):
-        if place.name in CONTENTS and _is_of_a_run(place.parent / CONFIG):
-            raise ConfigError(
-                f"output_dir {config.output_dir} lies in {place.name}/ of the run in {place.parent}, which may "
-                "replace it: choose another folder"
-            )
+    _require_no_run_around(config)
     present = _present(config)
     if config.resume:  # a run that died before its first checkpoint starts again; nothing else is thrown away
         present = [path for path in present if path.name in (*RESULTS, ABANDONED)]
@@ -154,6 +149,17 @@ def _require_a_run(config: RunConfig) -> None:
             "wrote: it can't be told to be a run's folder, and nothing in it is deleted. Choose another folder, or "
             "move these away"
         )
+
+
+def _require_no_run_around(config: RunConfig) -> None:
+    """Raise a ConfigError if the folder lies among what another run writes, and replaces."""
+    output = Path(config.output_dir).resolve()
+    for place in (output, *output.parents):
+        if place.name in CONTENTS and _is_of_a_run(place.parent / CONFIG):
+            raise ConfigError(
+                f"output_dir {config.output_dir} lies in {place.name}/ of the run in {place.parent}, which may "
+                "replace it: choose another folder"
+            )
 
 
 def _is_of_a_run(path: Path) -> bool:

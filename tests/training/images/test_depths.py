@@ -532,10 +532,17 @@ def test_stacks_named_after_splits(tmp_path):
 def test_a_test_split_alone_is_not_trained_on(tmp_path, ending):
     (tmp_path / "test").mkdir()
     save = np.save if ending == "npy" else np.savez
-    save(tmp_path / "test" / f"x.{ending}", RANDOM.integers(0, 255, (9, 8, 8)).astype(np.uint8))
-    with pytest.raises(ValueError, match="split 'train' does not exist in .*; it has 'test'"):
-        load_images(str(tmp_path))
-    assert len(load_images(str(tmp_path), "test")) == 9
+    (tmp_path / "flat").mkdir()
+    for path in ("test/x", "flat/test"):
+        save(tmp_path / f"{path}.{ending}", RANDOM.integers(0, 255, (9, 8, 8)).astype(np.uint8))
+        folder = str((tmp_path / path).parent)
+        folder = str(tmp_path / "whole") if path == "test/x" else folder
+        if path == "test/x":
+            (tmp_path / "whole").mkdir()
+            (tmp_path / "test").rename(tmp_path / "whole" / "test")
+        with pytest.raises(ValueError, match="split 'train' does not exist in .*; it has 'test'"):
+            load_images(folder)
+        assert len(load_images(folder, "test")) == 9
 
 
 def test_arrays_beside_images_are_told_of(tmp_path):
@@ -548,6 +555,6 @@ def test_arrays_beside_images_are_told_of(tmp_path):
     np.savez(tmp_path / "b.npz", images=images, ids=np.arange(4))
     data = load_images(str(tmp_path / "b.npz"))
     assert data.labels.tolist() == [0, 1, 2, 3] and "the array ids is taken as labels" in data.notes[0]
-    for name in ("labels", "y", "train_y", "arr_1", "Class"):
+    for name in ("labels", "y", "y_true", "arr_1", "Class"):
         np.savez(tmp_path / "c.npz", arr_0=images, **{name: np.arange(4)})
         assert load_images(str(tmp_path / "c.npz")).notes == []

@@ -310,11 +310,12 @@ def test_classes_that_are_numbers_stand_in_their_order(tmp_path):
     assert padded["train"].class_names == ["01", "1", "2"]
 
 
-def test_words_in_names_of_folders_with_the_same_classes(tmp_path):
+def test_names_that_differ_in_the_word_of_a_split_alone(tmp_path):
     for first, second in (("seg_train", "seg_test"), ("images-train", "images-val")):
         names = [f"{top}/{kind}/0.png" for top in (first, second) for kind in ("a", "b")]
-        with pytest.raises(ValueError, match="are they splits or classes"):
-            read_folder(write(tmp_path / first, *names))
+        for more in ([], [f"{second}/c/0.png"], ["seg_pred/0.png"]):
+            with pytest.raises(ValueError, match="are they splits or classes"):
+                read_folder(write(tmp_path / f"{first} {len(more)} {more[:1]}".replace("/", " "), *names, *more))
     contents = read_folder(write(tmp_path / "b", "toy_train/0.png", "test_tube/0.png"))
     assert contents.splits["train"].class_names == ["test_tube", "toy_train"]
 
@@ -331,6 +332,8 @@ def test_metadata_of_a_table(tmp_path):
     rows = {"file_name": [f"{k}.png" for k in range(3)], "kind": ["b", "a", "b"]}
     datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "metadata.parquet"))
     assert load_images(root, label_column="kind").labels.tolist() == [1, 0, 1]
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 broken PAR1")
+    assert "metadata.parquet cannot be read" in load_images(root).notes[0]
 
 
 def test_whole_numbers_as_pandas_writes_them(tmp_path):

@@ -251,6 +251,23 @@ def test_parts_of_a_table_are_all_there(tmp_path, files, message):
     assert counts(str(one))  # which is asked for by its name
 
 
+def test_parts_that_are_counted_from_one(tmp_path):
+    folder = write(tmp_path, **{f"train-0000{k}-of-00002": table(2) for k in (1, 2)})
+    assert counts(folder) == {"train": 4}
+    folder = write(tmp_path / "b", **{"shard-00000-of-00001__a": table(1), "shard-00000-of-00001__b": table(2)})
+    assert counts(folder) == {"train": 3}
+
+
+def test_two_names_of_one_split_are_two_data_sets(tmp_path):
+    folder = write(tmp_path, train=table(1), val=table(3), validation=table(4))
+    with pytest.raises(ValueError, match="val.parquet and validation.parquet of the split validation"):
+        counts(folder)
+
+
+def test_a_table_may_be_called_metadata(tmp_path):
+    assert counts(write(tmp_path, metadata=table(3))) == {"train": 3}
+
+
 def test_a_link_to_nothing_is_told_of_beside_tables(tmp_path):
     folder = write(tmp_path, train=table(2))
     (tmp_path / "more.parquet").symlink_to(tmp_path / "nowhere")
