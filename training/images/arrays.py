@@ -18,8 +18,6 @@ ARRAY_FILES = ("npy", "npz", "tif", "tiff")
 # train_images, val_labels (MedMNIST); x_train, y_test (Keras)
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})_(images|labels)")
 SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
-
-
 # arr_1 is what numpy calls a second array without a name
 LIKE_LABELS = re.compile(
     r"(?:\w+_)?(?:labels?|class(?:es)?|targets?|y|digits?|categor(?:y|ies))(?:_\w+)?|arr_1", re.IGNORECASE
@@ -149,7 +147,7 @@ def _splits_of_npz(path: str, arrays: dict, label_column: str | None, notes: lis
     if len(candidates) > 1 and chosen is None:
         notes.append(f"arrays that could be labels: {', '.join(candidates)} (choose with data.label_column)")
     elif label_column is None and chosen and not LIKE_LABELS.fullmatch(chosen):
-        if arrays[chosen].dtype.kind not in "iubUS":
+        if arrays[chosen].dtype.kind not in "biuUS":
             chosen = None
             notes.append(f"an array that could be labels: {candidates[0]} (choose with data.label_column)")
         else:

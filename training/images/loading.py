@@ -319,9 +319,8 @@ def _decode_all(
                     continue
                 if len(image) == 3 and images.shape[1] == 1:  # the first coloured image after gray ones
                     images = images.repeat(1, len(image), 1, 1)
-                if (
-                    image.dtype == torch.int16 and images.dtype == torch.int32 and image.min() < 0
-                ):  # the first such one
+                # The first image with values below 0 after others of 16 bits, which may allow for a sign.
+                if image.dtype == torch.int16 and images.dtype == torch.int32 and image.min() < 0:
                     signed = as_type(images[: len(kept)], torch.int16)
                     images = images if signed is None else images.to(torch.int16)
                 images[len(kept)] = conform(image, images.shape[1:], title, images.dtype)

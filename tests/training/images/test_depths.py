@@ -530,16 +530,11 @@ def test_stacks_named_after_splits(tmp_path):
 
 @pytest.mark.parametrize("ending", ["npy", "npz"])
 def test_a_test_split_alone_is_not_trained_on(tmp_path, ending):
-    (tmp_path / "test").mkdir()
     save = np.save if ending == "npy" else np.savez
-    (tmp_path / "flat").mkdir()
-    for path in ("test/x", "flat/test"):
-        save(tmp_path / f"{path}.{ending}", RANDOM.integers(0, 255, (9, 8, 8)).astype(np.uint8))
-        folder = str((tmp_path / path).parent)
-        folder = str(tmp_path / "whole") if path == "test/x" else folder
-        if path == "test/x":
-            (tmp_path / "whole").mkdir()
-            (tmp_path / "test").rename(tmp_path / "whole" / "test")
+    for name, path in (("a", "test/x"), ("b", "test")):
+        (tmp_path / name / path).parent.mkdir(parents=True)
+        save(tmp_path / name / f"{path}.{ending}", RANDOM.integers(0, 255, (9, 8, 8)).astype(np.uint8))
+        folder = str(tmp_path / name)
         with pytest.raises(ValueError, match="split 'train' does not exist in .*; it has 'test'"):
             load_images(folder)
         assert len(load_images(folder, "test")) == 9
