@@ -215,6 +215,7 @@ def test_show(model, capsys):
         (["bits-per-dim", "MODEL", "wide.png", "wide.png"], "wide.png is given twice"),
         (["bits-per-dim", "MODEL", "moving.gif"], "moving.gif holds 2 pictures"),
         (["sample", "MODEL", "new.png"], "new.png is to be a folder"),
+        (["sample", "MODEL", "new.npz"], "new.npz is to be a folder"),
         (["sample", "MODEL", "text.png/new"], "text.png is a file"),
         (["fit-sampler", "MODEL", "--output", "new", "--picture", "fits.text"], "must end in what names a format"),
         (["export", "MODEL", "text.png/new"], "text.png is a file"),

@@ -70,11 +70,14 @@ def opened_picture(path: Path, argument: str | None = None):
     return image
 
 
+OF_NUMBERS = (".npz", ".pt", ".safetensors", ".h5", ".zarr", ".parquet", ".csv", ".zip")
+
+
 def require_new(output: Path) -> None:
-    """Raise a ValueError unless results can go to `output`: a new or an empty folder, not named like a picture."""
+    """Raise a ValueError unless results can go to `output`: a new or an empty folder, not named like a file."""
     from PIL import Image
 
-    if output.suffix.lower() in Image.registered_extensions():
+    if output.suffix.lower() in (*Image.registered_extensions(), *OF_NUMBERS):
         raise ValueError(f"{output} is to be a folder, for several pictures: name it without {output.suffix}.")
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} exists: name a new or an empty folder.")
