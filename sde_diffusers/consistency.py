@@ -15,11 +15,15 @@ noisy image (consistency distillation, algorithm 2 of arXiv 2303.01469): it cost
 denoiser's errors, but each comparison is free of the noise of a drawn pair, so that far fewer are needed; its weight
 is then 1 / s + 1, which is about the same for the bare network at all levels. With q = 1, r is 0 for all, and the
 right side is the solution itself, which no training changes: it can be found once and compared with many times.
+
+To the norm a distance of how the two sides look may be added, as LPIPS is in arXiv 2303.01469 (section 6.1): where
+many images are possible, the norm alone is least for a blend of them. And where the sampler asks at a few noise levels
+alone, `levels` trains at these alone.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 
@@ -31,6 +35,7 @@ from sde_diffusers.guidance import frozen
 from sde_diffusers.network_fit import config_of, require_consistency, require_network_fits
 from sde_diffusers.parameterization import Parameterization, expand_like, require_choice, require_times
 from sde_diffusers.scalars import real_number, require_floating, whole_number
+from sde_diffusers.schedulers.scheduling_consistency import LEVELS_REACHED
 
 # How much an error of the network's answer may grow on the way to x_0: eight bits of it (bfloat16) are then good to an
 # eighth of the range of images.
@@ -50,10 +55,14 @@ class ConsistencyTuning:
         solver_steps: number m of steps of the ODE between them, of second order; 0 takes the same noise at both.
         huber: c of the norm, in the units of the network's images.
         log_sigma_mean, log_sigma_std: mean and deviation of log s.
+        levels: values of s, each drawn as often as the others, instead; None draws log-normal ones.
+        perceptual_weight: factor of the perceptual distance; 0 leaves it out.
         eps: smallest time drawn; below its level stands x_0.
 
     Attributes:
-        denoiser: the network that is tuned, as it was before, if there are solver steps; to be set.
+        denoiser: the network whose ODE is followed, if there are solver steps; to be set.
+        perceptual: distances (N,) of two batches of images in the network's range, such as a `PerceptualDistance`, if
+            there is a `perceptual_weight`; to be set.
         given_solutions: whether x_0 and noise are those of `solved`, so that there is no ODE to follow; to be set.
 
     Raises:
@@ -74,6 +83,8 @@ class ConsistencyTuning:
         log_sigma_mean: float = -1.1,
         log_sigma_std: float = 2.0,
         eps: float = 1e-5,
+        levels: Sequence[float] | None = None,
+        perceptual_weight: float = 0.0,
     ):
         require_choice("objective", objective, ("consistency",))
         if not whole_number(stages) >= 1:
@@ -85,7 +96,7 @@ class ConsistencyTuning:
             raise ValueError(f"`q` must be a finite number of at least 1, but is {q!r}.")
         if not whole_number(solver_steps) >= 0:
             raise ValueError(f"`solver_steps` must be an integer of at least 0, but is {solver_steps!r}.")
-        for name, value in {"k": k, "b": b}.items():
+        for name, value in {"k": k, "b": b, "perceptual_weight": perceptual_weight}.items():
             if not 0 <= real_number(value) < math.inf:
                 raise ValueError(f"`{name}` must be a finite number of at least 0, but is {value!r}.")
         if not -math.inf < real_number(log_sigma_mean) < math.inf:
@@ -97,11 +108,23 @@ class ConsistencyTuning:
         self.stages = self.stage = int(stages)
         self.solver_steps = int(solver_steps)
         self.denoiser: Callable | None = None
+        self.perceptual: Callable | None = None
         self.given_solutions = False
         self.q, self.k, self.b, self.huber = map(real_number, (q, k, b, huber))
         self.log_sigma_mean, self.log_sigma_std = real_number(log_sigma_mean), real_number(log_sigma_std)
+        self.perceptual_weight = real_number(perceptual_weight)
         self.eps = max(real_number(eps), parameterization.smallest_time)
-        self.cleanest = self.level(torch.tensor(self.eps, dtype=torch.float64)).item()
+        self.cleanest, noisiest = self.level(torch.tensor([self.eps, 1.0], dtype=torch.float64)).tolist()
+        if levels is not None and not (
+            isinstance(levels, Sequence)
+            and levels
+            and all(self.cleanest < real_number(level) <= LEVELS_REACHED * noisiest for level in levels)
+        ):
+            raise ValueError(
+                f"`levels` must be a list of numbers above {self.cleanest:.3g} and at most {noisiest:.3g}, as "
+                f"{self.sde!r} has them, but is {levels!r}."
+            )
+        self.levels = None if levels is None else [*map(real_number, levels)]
 
     def at(self, share: float) -> "ConsistencyTuning":
         """The objective when this share of the training is done, in [0, 1]; a ValueError beyond."""
@@ -114,7 +137,11 @@ class ConsistencyTuning:
     def draw_times(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n times of the noisier side: (n,) float64 on the CPU; a ValueError on an n that is no count."""
         require_draws(n, generator)
-        log_s = torch.randn(n, generator=generator, dtype=torch.float64) * self.log_sigma_std + self.log_sigma_mean
+        if self.levels is not None:
+            of_image = torch.randint(len(self.levels), (n,), generator=generator)
+            log_s = torch.tensor(self.levels, dtype=torch.float64).log()[of_image]
+        else:
+            log_s = torch.randn(n, generator=generator, dtype=torch.float64) * self.log_sigma_std + self.log_sigma_mean
         return self.sde.inverse_half_log_snr(-log_s).clamp(self.eps, 1)
 
     def level(self, t: Tensor) -> Tensor:
@@ -172,8 +199,12 @@ class ConsistencyTuning:
             devices = [x_0.device] if x_0.device.type == "cuda" else []
             with torch.no_grad(), torch.random.fork_rng(devices):  # the other pass then draws the same dropout
                 other = torch.where(is_image, other, self._answer(network, other, other_time, class_labels))
-        difference = self._answer(network, y, t, class_labels) - other
-        distance = (difference.square().flatten(1).mean(1) + self.huber**2).sqrt() - self.huber
+        answer = self._answer(network, y, t, class_labels)
+        distance = ((answer - other).square().flatten(1).mean(1) + self.huber**2).sqrt() - self.huber
+        if self.perceptual_weight:
+            if self.perceptual is None:
+                raise ValueError("`perceptual`, the distance that `perceptual_weight` weighs, has to be set before.")
+            distance = distance + self.perceptual_weight * self.perceptual(answer, other.to(answer.dtype))
         return distance * expand_like(1 / s + 1 if self.solver_steps else 1 / (s - r), distance)
 
     def _answer(self, network, y, t, class_labels):

@@ -157,6 +157,39 @@ def test_examples_that_are_solved_once_have_the_loss_that_they_had():
         objective.solved(*examples)
 
 
+@pytest.mark.parametrize("sde", ["ve", "vp"])
+def test_given_levels_are_drawn_equally_often_and_no_others(sde):
+    given = [0.5, 2.0, 40.0]
+    objective = gaussian_objective(sde, levels=given, solver_steps=1)[0]
+    levels = objective.level(objective.draw_times(3000, torch.Generator().manual_seed(0)))
+    nearest = (levels[:, None] / torch.tensor(given)).log().abs().min(1)
+    assert nearest.values.max() < 1e-6
+    assert nearest.indices.bincount().tolist() == pytest.approx([1000] * 3, abs=120)
+
+
+@pytest.mark.parametrize("levels", [[], 2.0, "a", [0.0], [-1.0], [float("nan")], ["a"], [80.0], [40.0, 1e-6]])
+def test_levels_that_the_sde_has_not_are_refused(levels):
+    with pytest.raises(ValueError, match="`levels` must be a list of numbers above 0.01 and at most 50"):
+        gaussian_objective(levels=levels)
+
+
+def test_the_perceptual_distance_is_added_to_the_norm():
+    """Weighed, for each image, and with a gradient; of what looks the same there is none."""
+    plain, (network, *examples) = gaussian_objective("ve", solver_steps=1, q=1.0, huber=0.03)
+    both, _ = gaussian_objective("ve", solver_steps=1, q=1.0, huber=0.03, perceptual_weight=0.5)
+    both.denoiser = plain.denoiser
+    with pytest.raises(ValueError, match="`perceptual`, the distance .* has to be set before"):
+        both(network, *examples)
+    network.change.data += torch.tensor([0.1, 0.2])
+    t, seen = examples[2], []
+    both.perceptual = lambda a, b: seen.append((a, b)) or (a - b).abs().flatten(1).mean(1)
+    losses = both(network, *examples)
+    answer, other = seen[0]
+    added = 0.5 * (answer - other).abs().flatten(1).mean(1) * (1 / both.level(t) + 1)
+    torch.testing.assert_close(losses, plain(network, *examples) + added)
+    assert added.min() > 1e-4 and torch.autograd.grad(losses.sum(), network.change)[0].abs().min() > 0
+
+
 def test_levels_draw_together_stage_by_stage():
     """r / s = 1 - n(s) / q^a; where there is none, the other side is x_0, and the loss that of the denoiser."""
     objective, (network, x_0, z, t) = gaussian_objective(stages=4, q=2.0, k=8.0, b=1.0)

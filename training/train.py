@@ -38,6 +38,7 @@ from evaluation.feature_metrics import eight_bits
 from evaluation.sample_distance import SampleDistance
 from run.checkpoints import read_state
 from run.config import Config, read_config
+from run.distillation import require_same_images, trained_networks
 from run.figures import distance_curves, image_grid, noise_level_curves, noising_strip
 from run.launching import start_all_processes
 from run.learned_weighting import LearnedWeighting
@@ -53,9 +54,7 @@ from run.score_model import (
     build_objective,
     build_scheduler,
     check_score_model,
-    load_denoiser,
     load_initial_weights,
-    require_tuned_alike,
     tunes_consistency,
 )
 from run.splits import about_classes, check_labels
@@ -63,8 +62,8 @@ from run.training_run import TrainingRun
 from run.yaml_config import ConfigError
 from sde_diffusers import ScoreSdePipeline
 from sde_diffusers.images import visible
+from sde_diffusers.perceptual import PerceptualDistance
 from sde_diffusers.pipelines.pipeline_score_sde import StateNotFiniteError
-from sde_diffusers.weights_digest import weights_digest
 
 
 class Training(TrainingRun):
@@ -102,22 +101,15 @@ class Training(TrainingRun):
         objective = build_objective(config, self.scheduler)
         self.noise_levels = NoiseLevels(objective, config.noise_levels) if config.noise_levels else None
         self.validation_count += 2 * config.noise_levels
-        if tunes_consistency(config):
-            require_tuned_alike(config, self.scheduler)
-        if tunes_consistency(config) and objective.solver_steps:
-            objective.denoiser = self._denoiser()
+        before = {} if self.checkpoint is None else read_state(self.checkpoint)
+        self.asked, self.digests = trained_networks(config, self.scheduler, before)
+        if denoiser := self.asked.get("denoiser"):
+            objective.denoiser = self._in_precision_of_the_run(denoiser)
+        if classifier := self.asked.get("perceptual_classifier"):
+            objective.perceptual = PerceptualDistance(classifier.to(self.accelerator.device), image_range)
         return objective
 
-    def _denoiser(self):
-        """What gives the answers of the network that is tuned, as it was before; of a resumed run, the same one."""
-        network = load_denoiser(self.config, self.scheduler)
-        self.denoiser = weights_digest(network)
-        before = self.denoiser if self.checkpoint is None else read_state(self.checkpoint).get("denoiser")
-        if before not in (self.denoiser, None):  # runs of older releases do not tell
-            raise ConfigError(
-                f"initial_weights={self.config.initial_weights} holds another network than when the run began, whose "
-                "ODE it follows: give that one (a copy, if its run goes on)"
-            )
+    def _in_precision_of_the_run(self, network):
         network.to(self.accelerator.device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)
@@ -138,6 +130,7 @@ class Training(TrainingRun):
 
     def build_network(self, new):
         network = build_network(self.config, self.data.image_shape, self.record)
+        require_same_images(self.config, self.asked, network)
         if self.config.initial_weights and new:
             for note in load_initial_weights(self.config, network):
                 self.accelerator.print(note)

@@ -131,6 +131,12 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         Raises:
             ValueError: If shapes do not fit, the sample holds integers, or noise is not above 0.
         """
+        dtype = torch.promote_types(sample.dtype, torch.float32)
+        return self.head(F.silu(self.norm_out(self.feature_maps(sample, noise_level)[-1])).mean((2, 3))).to(dtype)
+
+    def feature_maps(self, sample: Tensor, noise_level: float | Tensor) -> list[Tensor]:
+        """What each residual block makes of the images, (N, C', H', W'), from full size down; arguments and errors
+        are those of `forward`."""
         config = self.config
         if sample.ndim != 4 or sample.shape[1] != config.in_channels:
             raise ValueError(f"`sample` must have shape (N, {config.in_channels}, H, W), got {tuple(sample.shape)}.")
@@ -148,7 +154,8 @@ class NoiseConditionalClassifier(CompleteWeightsMixin, ModelMixin, ConfigMixin):
         working = compute_dtype(self.conv_in)
         emb = F.silu(self.time_embedding(self.time_proj(level.log() / 4).to(working)))
         h = self.conv_in(x.to(working))
-        emb = BlockEmbeddings(emb, self.blocks)
+        emb, maps = BlockEmbeddings(emb, self.blocks), []
         for block in self.blocks:
             h = block(h, emb)
-        return self.head(F.silu(self.norm_out(h)).mean((2, 3))).to(dtype)
+            maps.append(h)
+        return maps

@@ -120,7 +120,7 @@ def load_checkpoint(path: Path, network: nn.Module, ema_network: nn.Module, opti
     known, own = {key.rpartition("/")[0] for key in moments}, {name for name, _ in network.named_parameters()}
     skipped = bool(state.get("scaler"))  # steps of fp16, whose scale falls at first: there may have been no other yet
     if known - own or (state["step"] and known != own and not skipped):
-        raise _damaged(path / "optimizer.safetensors", "it holds no optimizer's state of this network, or not all of it")
+        raise _damaged(path / "optimizer.safetensors", "it holds no optimizer's state of this network, or a part")
     for name, parameter in network.named_parameters():
         own = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
         for key, value in own.items():

@@ -136,6 +136,8 @@ class Config(RunConfig):
     )  # arguments of DenoisingScoreMatching, or ConsistencyTuning
     label_dropout: float = 0.0  # probability that a label is withheld, for classifier-free guidance
     augmentation: float = 0.0  # probability of each transformation in images/augmentation.py; model.augment_dim=9
+    teacher: str | None = None  # a pipeline whose ODE objective.solver_steps follows; null = that of initial_weights
+    perceptual_classifier: str | None = None  # saved by train_classifier.py, for objective.perceptual_weight
     kept_batches: int = 0  # of objective.solver_steps with q=1: batches solved once, then used in turn; 0 = all anew
     learned_weighting: bool = False  # weigh noise levels by their losses, learned along: run/learned_weighting.py
     power_averages: PowerAveragesConfig = field(default_factory=PowerAveragesConfig)

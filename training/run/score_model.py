@@ -13,13 +13,12 @@ from sde_diffusers import (
     ConsistencyTuning,
     DenoisingScoreMatching,
     NCSNppUNet2DModel,
-    Parameterization,
     ScoreSdeConsistencyScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
 from sde_diffusers.consistency import require_boundary
 from sde_diffusers.models.presets import NCSNPP_PRESETS
-from sde_diffusers.network_fit import require_consistency, require_network_fits
+from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.schedulers.scheduling_score_sde import ScoreSdeScheduler
 
 # What a network of the same tensors may be asked for or answer otherwise, and would have to learn anew.
@@ -102,56 +101,13 @@ def build_network(
     return construct("model", NCSNppUNet2DModel, {**NCSNPP_PRESETS.get(preset, {}), **arguments})
 
 
-def initial_network(config: Config) -> NCSNppUNet2DModel:
-    """The network of the pipeline `config.initial_weights`. Raises ConfigError if there is none."""
-    source = config.initial_weights
+def initial_network(config: Config, key: str = "initial_weights") -> NCSNppUNet2DModel:
+    """The network of the pipeline `config.initial_weights`, or of another key. Raises ConfigError if there is none."""
+    source = getattr(config, key)
     try:
         return NCSNppUNet2DModel.from_pretrained(source, subfolder="unet")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
-
-
-def load_denoiser(config: Config, scheduler: ScoreSdeScheduler) -> NCSNppUNet2DModel:
-    """The network that is tuned, as it was before and will stay. Raises ConfigError if its ODE can't be followed."""
-    network = initial_network(config).eval().requires_grad_(False)
-    try:
-        require_network_fits(network.config, scheduler.parameterization)
-        require_consistency(network.config, False)
-        if config.label_dropout and network.config.label_dropout == 0:
-            raise ValueError(
-                f"it never learnt what no class means (its label_dropout is 0), which label_dropout="
-                f"{config.label_dropout:g} asks it: set that to 0"
-            )
-    except ValueError as error:
-        raise ConfigError(
-            f"objective.solver_steps={config.objective['solver_steps']} follows the ODE of initial_weights: {error}"
-        ) from error
-    return network
-
-
-def require_tuned_alike(config: Config, scheduler: ScoreSdeScheduler) -> None:
-    """Raise a ConfigError unless a consistency model is asked, and answers, as the score network that it begins as."""
-    source, times = config.initial_weights, torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
-
-    def asked(p: Parameterization) -> dict:
-        alphas, sigmas = p.sde.alpha(times).tolist(), p.sde.sigma(times).tolist()
-        told = p.time_input == "sigma" and set(alphas) == {1.0}  # and need not know at which time that is
-        keys = {"prediction_type": p.prediction_type, "time_input": p.time_input, "image_range": p.image_range}
-        return {**keys, "alpha": alphas} | ({} if told else {"sigma": sigmas})
-
-    try:
-        name = ScoreSdeScheduler.load_config(source, subfolder="scheduler").get("_class_name")
-        theirs = asked(SCHEDULERS[name].from_pretrained(source, subfolder="scheduler").parameterization)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"initial_weights must be a saved pipeline, but is {source!r}: {error}") from error
-    own = asked(scheduler.parameterization)
-    if differing := [
-        f"{key} {theirs.get(key)} and not {value}" for key, value in own.items() if theirs.get(key) != value
-    ]:
-        raise ConfigError(
-            f"initial_weights={source} was trained with another scheduler than this one, and would be asked for what "
-            f"it did not learn: {'; '.join(differing)} (alpha and sigma at t = 0.25, 0.5, 0.75, 1)"
-        )
+        raise ConfigError(f"{key} must be a saved pipeline, but is {source!r}: {error}") from error
 
 
 def load_initial_weights(config: Config, network: NCSNppUNet2DModel) -> list[str]:
@@ -262,6 +218,16 @@ def check_consistency(config: Config, network, scheduler: ScoreSdeScheduler) -> 
     """Raise a ConfigError unless consistency tuning has what it needs, or is not asked for."""
     name, tuned = ScoreSdeConsistencyScheduler.__name__, tunes_consistency(config)
     objective = config.objective if tuned else {}
+    if config.teacher and not objective.get("solver_steps"):
+        raise ConfigError(
+            f"teacher={config.teacher} is the network whose ODE is followed: it needs objective.objective=consistency "
+            "with objective.solver_steps above 0"
+        )
+    if bool(config.perceptual_classifier) != bool(objective.get("perceptual_weight")):
+        raise ConfigError(
+            "perceptual_classifier and objective.perceptual_weight above 0 need "
+            f"each other, but are {config.perceptual_classifier} and {objective.get('perceptual_weight', 0)}"
+        )
     if config.kept_batches and (not objective.get("solver_steps") or objective.get("q") != 1):
         raise ConfigError(
             f"kept_batches={config.kept_batches} keeps where the ODE leads: it needs objective.objective=consistency "

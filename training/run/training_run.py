@@ -85,7 +85,7 @@ class TrainingRun:
     label_dropout: float = 0.0
     augmentation: float = 0.0
     validation_count: int = 1
-    denoiser: str | None = None  # digest of the network whose ODE the objective follows
+    digests: ClassVar[dict] = {}  # of other networks that the objective asks, by name; checkpoints have them
     result: ClassVar[str]
     """Name of the folder, in the run's, that the trained model gets."""
 
@@ -375,7 +375,7 @@ class TrainingRun:
                 "config": as_dict(self.config),
                 "images": self.record.as_dict(),
                 "noise_by_image": self.noise_by_image,
-                "denoiser": self.denoiser,
+                **self.digests,
             }
             path = checkpoint_path(self.checkpoints, self.step)
             with self._written(path) as folder:
