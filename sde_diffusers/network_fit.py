@@ -77,9 +77,16 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
             f"The network answers with {answered} channels (`out_channels`) to images of {taken} (`in_channels`): "
             "they must be as many."
         )
+    if getattr(config, "time_embedding_type", None) == "learned" or getattr(config, "class_embed_type", None):
+        raise ValueError(
+            "The network looks up what it is conditioned on in a table of whole numbers (`time_embedding_type`="
+            "'learned'), or takes classes for times or vectors (`class_embed_type`), which it is not given here: "
+            f"these are {getattr(config, 'time_embedding_type', None)!r} and "
+            f"{getattr(config, 'class_embed_type', None)!r}."
+        )
     own = getattr(config, "image_range", None)
     if own is not None and tuple(own) != tuple(parameterization.image_range):
-        _say_once(
+        say_once(
             f"`image_range` of the network is {tuple(own)}, but that of the scheduler {parameterization.image_range}: "
             "unless the network is yet to be trained, images come out too dark, too bright or clipped."
         )
@@ -109,7 +116,8 @@ def require_network_fits(config, parameterization: Parameterization) -> None:
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
+    """Warn, but of the same thing not twice."""
     network_fit_log.warning(message)
 
 

@@ -80,8 +80,10 @@ class SamplingNetwork:
 
 
 def versions(network: nn.Module) -> list[tuple]:
-    """What changes with a network's weights: where they are, and how often they were written to."""
-    return [(p.data_ptr(), p.device, p._version) for p in network.parameters() if not p.is_inference()]
+    """What changes with a network's weights: where they are, and how often they were written to; and its hooks."""
+    hooks = [(*m._forward_hooks.values(), *m._forward_pre_hooks.values()) for m in network.modules()]
+    weights = [(p.data_ptr(), p.device, p._version) for p in network.parameters() if not p.is_inference()]
+    return [*weights, *(tuple(map(id, of_module)) for of_module in hooks if of_module)]
 
 
 def asked_for_samples(network):

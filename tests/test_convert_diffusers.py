@@ -24,6 +24,7 @@ from diffusers import (
     UNet2DModel,
     UniPCMultistepScheduler,
 )
+from safetensors.torch import load_file, save_file
 
 from sde_diffusers import (
     VESDE,
@@ -344,6 +345,39 @@ def test_recorded_answers_are_those_of_the_weights(change):
     assert from_diffusers(pipe, recorded).unet is unet
     with pytest.raises(ValueError, match="does not answer as recorded"):
         from_diffusers(pipe, recorded | {"y": 1.2 * recorded["y"]})
+
+
+def test_recorded_tensors_that_do_not_fit_are_named():
+    pipe = DDPMPipeline(ddpm_unet(num_class_embeds=4), DDPMScheduler())
+    asked = {"x": torch.randn(2, 3, 16, 16), "labels": torch.tensor([3, 500]), "class_labels": torch.tensor([0, 1])}
+    recorded = asked | {"y": pipe.unet(*asked.values()).sample.detach()}
+    from_diffusers(pipe, recorded | {"x": asked["x"].double()})
+    misfits = {
+        "`recorded` does not fit the network: Given groups": {"x": torch.zeros(2, 1, 16, 16)},
+        r"recorded x must be .* is torch.float32 of shape \(0, 3, 16, 16\)": {"x": torch.zeros(0, 3, 16, 16)},
+        "recorded x must be floating-point": {"x": torch.zeros(2, 3, 16, 16, dtype=torch.uint8)},
+        "recorded labels must be 2 noise levels": {"labels": torch.tensor([1, 2, 3])},
+        "`recorded` does not fit the network: index out of range": {"class_labels": torch.tensor([0, 9])},
+        "recorded class_labels must be 2 integers": {"class_labels": torch.tensor([0.0, 1.0])},
+    }
+    for message, change in misfits.items():
+        with pytest.raises(ValueError, match=message):
+            from_diffusers(pipe, recorded | change)
+
+
+def test_weights_are_those_of_the_configuration(tmp_path):
+    DDPMPipeline(ncsnpp_unet(), ScoreSdeVeScheduler()).save_pretrained(tmp_path)
+    tensors = load_file(file := tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value, message in (
+        ("conv_in.bias", torch.full((32,), torch.nan), "must be finite, but conv_in.bias is not"),
+        ("extra", torch.ones(1), "unet are not those of its configuration, a UNet2DModel: extra left over"),
+        ("conv_in.weight", None, "conv_in.weight missing"),
+    ):
+        save_file({k: v for k, v in (tensors | {name: value}).items() if v is not None}, file, {"format": "pt"})
+        with pytest.raises(ValueError, match=message):
+            from_diffusers(tmp_path)
+    save_file(tensors | {"time_proj.W": torch.ones(32)}, file, {"format": "pt"})  # as diffusers once wrote
+    assert torch.equal(from_diffusers(tmp_path).unet.time_proj.weight, tensors["time_proj.weight"])
 
 
 def test_a_home_folder_and_a_swapped_scheduler(tmp_path, monkeypatch):

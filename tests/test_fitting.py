@@ -1,5 +1,6 @@
 """Samplers fitted to a network: they err less on latents that the fit did not see, and go with the pipeline."""
 
+import copy
 import json
 import logging
 import sys
@@ -251,6 +252,13 @@ def test_other_weights_and_guidance_are_warned_of(converted, tmp_path, caplog):
 def test_bad_arguments_are_refused(converted, options, name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         fit_sampler(converted[0], **options)
+
+
+def test_a_fit_ends_at_the_data(converted):
+    pipe = copy.copy(converted[0])
+    pipe.scheduler = ScoreSdeExponentialScheduler.from_config(pipe.scheduler.config, final_denoise=False)
+    with pytest.raises(ValueError, match="`final_denoise` of the scheduler must be True"):
+        fit_sampler(pipe, steps=[2])
 
 
 def test_the_command_stores_what_gains(converted, tmp_path, capsys):

@@ -16,10 +16,10 @@ def network(**options):
     return NCSNppUNet2DModel(**{**TINY, "attention_resolutions": (), **options}).eval()
 
 
-def diffusers_network(kind):
+def diffusers_network(kind, **options):
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "norm_num_groups": 4}
     sizes = {key: TINY[key] for key in ("sample_size", "in_channels", "block_out_channels", "layers_per_block")}
-    return UNet2DModel(**sizes, out_channels=1, **blocks, time_embedding_type=kind).eval()
+    return UNet2DModel(**{"time_embedding_type": kind, **sizes, "out_channels": 1, **blocks, **options}).eval()
 
 
 FITS = [
@@ -98,3 +98,10 @@ def test_the_converter_refuses_as_well():
     with pytest.raises(ValueError, match="which then must be sigma"):
         from_diffusers(DDPMPipeline(diffusers_network("fourier"), DDPMScheduler()))
     assert isinstance(from_diffusers(DDPMPipeline(diffusers_network("positional"), DDPMScheduler())), ScoreSdePipeline)
+
+
+@pytest.mark.parametrize("option", [{"time_embedding_type": "learned"}, {"class_embed_type": "timestep"}])
+def test_networks_that_are_asked_for_something_else_are_refused(option):
+    net = diffusers_network("positional", num_train_timesteps=1000, **option)
+    with pytest.raises(ValueError, match=f"{next(iter(option))}.* which it is not given here"):
+        ScoreSdePipeline(net, ScoreSdeProbabilityFlowScheduler(sde="vp_discrete"))(1, 2)

@@ -59,6 +59,16 @@ def test_the_fastest_way_is_chosen_and_said(monkeypatch, fastest):
     torch.testing.assert_close(sample(pipe), before, atol=0.05 if fastest[0] == "bfloat16" else 1e-5, rtol=0)
 
 
+def test_a_hook_of_the_network_acts():
+    pipe = new_pipe()
+    pipe.optimize(precision="bfloat16", layout="contiguous")
+    before = sample(pipe)
+    handle = pipe.unet.register_forward_hook(lambda _, __, answer: type(answer)(sample=0 * answer.sample))
+    assert not torch.equal(sample(pipe), before)
+    handle.remove()
+    assert torch.equal(sample(pipe), before)
+
+
 def test_compiled_for_one_shape_where_it_pays(monkeypatch):
     shapes = []
 

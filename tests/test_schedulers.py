@@ -19,6 +19,7 @@ from sde_diffusers import (
     ScoreSdePredictorCorrectorScheduler,
     ScoreSdeProbabilityFlowScheduler,
 )
+from sde_diffusers.network_fit import say_once
 from sde_diffusers.schedulers import late_start
 from sde_diffusers.schedulers.fitted_steps import settings_digest
 
@@ -321,6 +322,51 @@ def test_one_generator_for_each_image(corrector):
     together = draw([3, 4, 5])
     torch.testing.assert_close(together[1:2], draw([4]))
     assert not torch.allclose(together[0], together[1])
+
+
+def test_a_table_of_noise_begins_at_its_first_entry():
+    scheduler, x = ScoreSdeProbabilityFlowScheduler(sde="vp_discrete"), torch.zeros(1, 1, 2, 2)
+    for k in (-1, 1000):
+        with pytest.raises(ValueError, match="`timesteps` must stand for times"):
+            scheduler.add_noise(x, x, torch.tensor([k]))
+    assert scheduler.add_noise(x, x + 1, torch.tensor([0])).mean().item() == pytest.approx(1e-4**0.5)
+
+
+@pytest.mark.parametrize("beta_max", [20.0, 100.0, 150.0, 300.0])
+@pytest.mark.parametrize("sde", ["vp", "sub_vp"])
+def test_a_network_is_not_asked_beyond_its_end(sde, beta_max):
+    """Where a flow has pure noise, and the SDE of the training as good as that."""
+    scheduler = ScoreSdeProbabilityFlowScheduler(
+        sde=sde, beta_max=beta_max, prediction_type="v_prediction", sampling_sde="flow"
+    )
+    scheduler.set_timesteps(5)
+    assert scheduler.timesteps.max() <= 999 and scheduler.timesteps.diff().max() <= 0
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"sde": "vp", "image_range": (0.0, 255.0)}, True),
+        ({"sde": "ve", "image_range": (0.0, 255.0)}, True),
+        ({"sde": "ve", "sigma_max": 0.5}, True),
+        ({"sde": "vp", "beta_max": 1.0}, True),
+        ({"sde": "vp_discrete", "trained_betas": [0.02] * 20}, True),
+        ({"sde": "vp", "sampling_sde": "ve_exponential", "image_range": (0.0, 255.0)}, True),
+        *(({"sde": sde}, False) for sde in SDES),
+        ({"sde": "ve", "sigma_max": 80.0, "image_range": (-1.0, 1.0)}, False),
+        ({"sde": "ve", "sigma_max": 5000.0, "image_range": (0.0, 255.0)}, False),
+    ],
+)
+def test_noise_that_leaves_images_seen_is_told(config, told, caplog):
+    say_once.cache_clear()
+    ScoreSdeProbabilityFlowScheduler(**config)
+    assert ("samples come out too near to 0" in caplog.text) == told
+
+
+def test_noise_that_single_precision_has_no_number_for_is_refused():
+    with pytest.raises(ValueError, match="has noise from .* but single precision has numbers for 1.18e-38 to"):
+        ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_min=1e-150, sigma_max=50.0)
+    ScoreSdeProbabilityFlowScheduler(sde="ve", sigma_min=1e-30, sigma_max=1e30)
 
 
 @pytest.mark.parametrize("sde", SDES)

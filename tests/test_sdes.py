@@ -136,6 +136,18 @@ def test_diffusion_by_the_papers_formulas():
     assert table.diffusion(3.5 / N).item() == pytest.approx(math.sqrt(-math.log(1 - BETAS[3].item()) * N))
 
 
+def test_at_the_points_of_a_table_the_interval_below_counts():
+    """In all three ways that times of a table are computed, whatever rounding does to them."""
+    n = 1000
+    sde = DiscreteVPSDE([1e-4, 0.02] * (n // 2))
+    wanted = 0.5 * torch.log1p(-sde.betas) * n
+    k = torch.arange(1, n + 1, dtype=torch.float64)
+    for t in (k / n, torch.linspace(1, 1 / n, n, dtype=torch.float64).flip(0), k * (1 / n)):
+        torch.testing.assert_close(sde.drift(t), wanted, rtol=1e-9, atol=0)
+        torch.testing.assert_close(sde.derivatives(t)[0] / sde.alpha(t), wanted, rtol=1e-9, atol=0)
+    assert [sde.drift(t).item() for t in (0.4791, 0.0)] == pytest.approx([wanted[479].item(), wanted[0].item()])
+
+
 def test_a_flow_is_finite_but_for_drift_and_diffusion():
     """Of the straight path x_t = (1 - t) x_0 + t noise: f = -1 / (1 - t), g^2 = 2 t / (1 - t)."""
     sde, t = FlowSDE(), double(0.0, 0.25, 0.5, 0.999)

@@ -115,15 +115,19 @@ def check_against_recorded(answer, recorded, tolerance=VERIFICATION_TOLERANCE):
         `float`: The largest deviation, relative to the largest magnitude of `y`.
 
     Raises:
-        ValueError: If an entry is missing, or the deviation exceeds `tolerance`.
+        ValueError: If an entry is missing or none that the network can be asked, or the deviation exceeds `tolerance`.
     """
     if not isinstance(recorded, dict):
         recorded = read_tensors(recorded)
     missing = [key for key in ("x", "labels", "y") if key not in recorded]
     if missing:
         raise ValueError(f"Recorded outputs need the tensors x, labels and y, but {', '.join(missing)} is missing.")
-    with torch.no_grad():
-        output = answer(recorded["x"], recorded["labels"], recorded.get("class_labels"))
+    x, labels, class_labels = _asked(recorded)
+    try:
+        with torch.no_grad():
+            output = answer(x, labels, class_labels)
+    except (RuntimeError, IndexError) as misfit:
+        raise ValueError(f"`recorded` does not fit the network: {misfit}") from misfit
     y = recorded["y"].to(output)
     if y.shape != output.shape:
         raise ValueError(f"The recorded y has shape {tuple(y.shape)}, but the network answers {tuple(output.shape)}.")
@@ -134,6 +138,26 @@ def check_against_recorded(answer, recorded, tolerance=VERIFICATION_TOLERANCE):
             f"where up to {tolerance:g} is rounding. Is the configuration that of these weights?"
         )
     return error
+
+
+def _asked(recorded):
+    """x in float32, labels and class_labels of recorded outputs; a ValueError names what no network can be asked."""
+    asked = {key: recorded.get(key) for key in ("x", "labels", "class_labels")}
+    for key, value in {**asked, "y": recorded["y"]}.items():
+        if not isinstance(value, torch.Tensor) and not (key == "class_labels" and value is None):
+            raise ValueError(f"The recorded {key} must be a tensor, but is a {type(value).__name__}.")
+    x, labels, classes = asked.values()
+    if x.ndim != 4 or not x.numel() or not x.is_floating_point():
+        raise ValueError(f"The recorded x must be floating-point images (N, C, H, W), but is {_described(x)}.")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"The recorded labels must be {len(x)} noise levels, but are {_described(labels)}.")
+    if classes is not None and (classes.shape != x.shape[:1] or classes.dtype not in (torch.int32, torch.int64)):
+        raise ValueError(f"The recorded class_labels must be {len(x)} integers, but are {_described(classes)}.")
+    return x.float(), labels, classes
+
+
+def _described(tensor):
+    return f"{tensor.dtype} of shape {tuple(tensor.shape)}"
 
 
 def network_answer(pipe):

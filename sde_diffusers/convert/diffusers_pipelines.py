@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline, UNet2DModel
 
 from sde_diffusers.convert.checkpoints import VERIFICATION_TOLERANCE, check_against_recorded, network_answer
 from sde_diffusers.hub.pull import cached_copy, unreachable_hub
+from sde_diffusers.models.complete_weights import load_complete
 from sde_diffusers.network_fit import require_network_fits
 from sde_diffusers.pipelines.pipeline_score_sde import ScoreSdePipeline
 from sde_diffusers.saved_folders.single_file import PACKAGE
@@ -37,6 +38,7 @@ FLOW_OPTIONS = {
 NETWORK_OPTIONS = {"time_embedding_type": (None, "positional", "fourier"), "class_embed_type": (None,)}
 # The options that only say where steps lie, and our grid that lies alike.
 GRID_OPTIONS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "log_snr", "use_lu_lambdas": "log_snr"}
+OLD_COPIES = ("time_proj.W",)  # of `time_proj.weight`, which diffusers once wrote beside it
 DISTILLED_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
@@ -63,7 +65,8 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
 
     Raises:
         ValueError: if a folder names other libraries than this package, diffusers and transformers; if the pipeline
-            has other components, its terminal signal-to-noise ratio is zero (no finite noise level then stands for
+            has other components, its weights are not all finite, or those in its folder not those of its network's
+            configuration, its terminal signal-to-noise ratio is zero (no finite noise level then stands for
             t = 1), its network also predicts variances, its scheduler is of another kind, an option of network or
             scheduler cannot be taken over, which is named, or the answers differ from the recorded ones.
         OSError: if there is no such folder or repository, or neither the Hub nor a copy of it can be reached.
@@ -77,7 +80,7 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
         require_trusted_libraries(index, pipe, PACKAGE)
         folder = pipe if Path(pipe).is_dir() else DiffusionPipeline.download(pipe)
         require_no_code_named(folder, index)
-        pipe = DiffusionPipeline.from_pretrained(folder)
+        pipe = DiffusionPipeline.from_pretrained(folder, **_complete_network(folder, index))
     if not isinstance(pipe, DiffusionPipeline):
         raise ValueError(
             "`pipe_or_path` must be a pipeline of diffusers, or a folder or id of one, but is "
@@ -89,6 +92,7 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
     unet, scheduler = getattr(pipe.unet, "_orig_mod", pipe.unet), pipe.scheduler  # a compiled network is wrapped
     if not isinstance(unet, UNet2DModel):
         raise ValueError(f"The network must be a UNet2DModel, but is a {type(unet).__name__}.")
+    _require_finite(unet)
     _require_options("network", unet.config, NETWORK_OPTIONS)
     if unet.config.out_channels != unet.config.in_channels:
         raise ValueError(
@@ -103,6 +107,24 @@ def from_diffusers(pipe_or_path: DiffusionPipeline | str | Path, recorded: dict 
         tolerance = max(VERIFICATION_TOLERANCE, 4 * torch.finfo(unet.dtype).eps)
         check_against_recorded(network_answer(converted), recorded, tolerance)
     return converted
+
+
+def _complete_network(folder, index):
+    """The component `unet` of a pipeline's folder by name, if it is a `UNet2DModel`; its weights are all there."""
+    name = UNet2DModel.__name__
+    if index.get("unet") != ["diffusers", name]:
+        return {}  # others are refused when they are loaded
+    path = os.path.join(folder, "unet")
+    path = path if os.path.isdir(path) else folder  # as diffusers has it
+    return {"unet": load_complete(UNet2DModel.from_pretrained, path, name, OLD_COPIES)[0]}
+
+
+def _require_finite(unet):
+    """Raise a ValueError that names the first of the weights that are not finite, as far as they are in memory."""
+    for name, tensor in unet.state_dict().items():
+        values = tensor.float() if tensor.element_size() == 1 else tensor  # torch cannot tell of all 8-bit types
+        if not tensor.is_meta and not values.isfinite().all():
+            raise ValueError(f"The network's weights must be finite, but {name} is not.")
 
 
 def _require_options(owner, config, options):

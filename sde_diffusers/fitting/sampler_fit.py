@@ -129,6 +129,8 @@ def fit_sampler(
     require_choice("coefficients", coefficients, (None, True, False))
     config = pipe.scheduler.config
     plain = ScoreSdeExponentialScheduler.from_config(config, fits=None)
+    if not plain.final_denoise:
+        raise ValueError("`final_denoise` of the scheduler must be True for a fit, whose steps end at the data.")
     order = plain.config.solver_order if plain.config.eta == 0 else 3
     ode = ScoreSdeExponentialScheduler.from_config(config, fits=None, eta=0.0, solver_order=order, final_denoise=None)
     shape = pipe._image_shape

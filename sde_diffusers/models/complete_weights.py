@@ -6,13 +6,37 @@ shards or an index of earlier weights, which are then loaded instead. Keys that 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sde_diffusers.known_keys import require_known_keys
 from sde_diffusers.saved_folders.folder_options import require_dtypes, require_save_options
 from sde_diffusers.saved_folders.stale_weights import stale_weights
 from sde_diffusers.saved_folders.whole_folder import whole_save
+
+
+def load_complete(load: Callable, folder: str, network: str, spare: Iterable[str] = (), **options) -> tuple:
+    """A network and what `output_loading_info` tells of it.
+
+    Args:
+        load: `from_pretrained` of diffusers, of the folder or id and the options.
+        network: the name of its class, for the message.
+        spare: names of tensors that files may hold beside the network's.
+
+    Raises:
+        ValueError: If tensors are missing, left over or of another shape than the configuration asks for.
+    """
+    try:
+        model, info = load(folder, output_loading_info=True, **options)
+    except ValueError as error:  # of a tensor's shape, which does not name the folder
+        raise ValueError(f"{folder}: {error}") from error
+    kinds = {"missing": info["missing_keys"], "left over": set(info["unexpected_keys"]) - set(spare)}
+    misfits = [f"{', '.join(sorted(keys))} {kind}" for kind, keys in kinds.items() if keys]
+    if misfits:
+        raise ValueError(
+            f"The weights in {folder} are not those of its configuration, a {network}: {'; '.join(misfits)}."
+        )
+    return model, info
 
 
 class CompleteWeightsMixin:
@@ -71,19 +95,9 @@ class CompleteWeightsMixin:
         """
         require_dtypes(kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        try:
-            load = super().from_pretrained  # type: ignore[misc]
-            pretrained_model_name_or_path = os.path.expanduser(pretrained_model_name_or_path)
-            model, info = load(pretrained_model_name_or_path, output_loading_info=True, _of_a_file=True, **kwargs)
-        except ValueError as error:  # of a tensor's shape, which does not name the folder
-            raise ValueError(f"{pretrained_model_name_or_path}: {error}") from error
-        kinds = {"missing": info["missing_keys"], "left over": info["unexpected_keys"]}
-        misfits = [f"{', '.join(sorted(keys))} {kind}" for kind, keys in kinds.items() if keys]
-        if misfits:
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} are not those of its configuration, a "
-                f"{cls.__name__}: {'; '.join(misfits)}."
-            )
+        load = super().from_pretrained  # type: ignore[misc]
+        folder = os.path.expanduser(pretrained_model_name_or_path)
+        model, info = load_complete(load, folder, cls.__name__, _of_a_file=True, **kwargs)
         for parameter in model.parameters():
             if parameter.device.type == "cpu" and parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()

@@ -29,7 +29,7 @@ class OtherSdeMixin:
         """The time of the training SDE that has the signal-to-noise ratio of time t of the sampling SDE."""
         if self.sde is self.training_sde:
             return t
-        return self.training_sde.inverse_half_log_snr(self.sde.half_log_snr(t))
+        return self.training_sde.inverse_half_log_snr(self.sde.half_log_snr(t)).clamp(max=1)
 
     def input_scale(self, t: Tensor) -> Tensor:
         """Factor that turns x_t of the sampling SDE into the training SDE's.

@@ -24,6 +24,7 @@ from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
 from sde_diffusers.schedulers.kept_batch import KeptBatchMixin
 from sde_diffusers.schedulers.late_start import LateStartMixin
+from sde_diffusers.schedulers.noise_range import check_noise_range
 from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
@@ -143,6 +144,7 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
             config.sample_max_value,
         )
         self.start_time, self.sampling_eps = self._interval()
+        check_noise_range(self)
         self.num_inference_steps: int | None = None
         self.timesteps = self.times = torch.empty(0)
         self._known_at: dict[float, tuple] = {}
@@ -356,10 +358,8 @@ class ScoreSdeScheduler(LateStartMixin, OtherSdeMixin, KeptBatchMixin, KnownKeys
         t = self.parameterization.sde_time(torch.as_tensor(timesteps).cpu().squeeze())
         if t.ndim > 1 or (t.ndim and len(noise) not in (1, len(t))):
             raise ValueError(f"`timesteps` must be one or {len(noise)}, but have the shape {tuple(t.shape)}.")
-        if not ((t > -TIME_ROUNDING) & (t < 1 + TIME_ROUNDING)).all():  # as networks are told it
-            what = (
-                "noise levels that the SDE has" if self.parameterization.time_input == "sigma" else "times in [0, 1]"
-            )
+        if not ((t > self.parameterization.smallest_time - TIME_ROUNDING) & (t < 1 + TIME_ROUNDING)).all():
+            what = "noise levels of the SDE" if self.parameterization.time_input == "sigma" else "times in [0, 1]"
             raise ValueError(f"`timesteps` must stand for {what}, but are {timesteps}.")
         if self.sde is not self.training_sde:
             t = self.sde.inverse_half_log_snr(self.training_sde.half_log_snr(t))

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sde_diffusers.sdes.gaussian import GaussianSDE, Time
 
+ROUNDING = 1e-9  # of t N at the points of the table, where the interval is the one below
+
 
 def linear_beta_table(n: int = 1000) -> Tensor:
     """The beta table of DDPM (arXiv 2006.11239, section 4): linear from 1e-4 to 0.02."""
@@ -55,7 +57,7 @@ class DiscreteVPSDE(GaussianSDE):
         return self._betas
 
     def _interval(self, t: Tensor) -> Tensor:
-        return (t * self.num_betas).ceil().long().clamp(1, self.num_betas)
+        return (t * self.num_betas - ROUNDING).ceil().long().clamp(1, self.num_betas)
 
     def log_alpha(self, t: Time):
         k = self._interval(t)

@@ -343,7 +343,8 @@ def test_curve_over_the_checkpoints_of_a_run(complete, folder, tmp_path, capsys)
         checkpoint.mkdir(parents=True)
         save_file({name: factor * value for name, value in weights.items()}, checkpoint / "ema.safetensors")
         counted = {"images_seen": 300} if step == 10 else {}  # in smaller batches at the end; older ones do not tell
-        (checkpoint / "state.json").write_text(json.dumps({"step": step, "config": {"batch_size": 32}} | counted))
+        state = dict(step=step, best_loss=1.0, ema_step=step, scaler=None, config={"batch_size": 32}) | counted
+        (checkpoint / "state.json").write_text(json.dumps(state))
     options = [str(training), *arguments(folder, output, "feature_spaces=[fashion-mnist]", *LIKELIHOOD)[1:]]
     assert evaluate_checkpoints.main(options) == 0
     early, late = json.loads((output / "curve.json").read_text())

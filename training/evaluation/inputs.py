@@ -143,7 +143,7 @@ def load_data(
                 f"{', '.join(map(repr, source.splits))}, and beside {config.pipeline} is no run that has held some "
                 "out. Choose data.test_split, or go without: data.test_split=none"
             )
-        splits = SplitsOfRun(source, record, test_split, options.max_images, arguments)
+        splits = SplitsOfRun(source, record, test_split, options.max_images, arguments, options.data_dir)
         reference, test = splits.load(options.reference_split), None
         if test_split is not None and any(needs.values()):
             test = splits.load(test_split)
@@ -180,6 +180,7 @@ class SplitsOfRun:
         test_split: that of the test images; None for none.
         max_images: of each split, evenly spaced; None for all.
         arguments: of `load_images`.
+        data_dir: that the source was opened with.
     """
 
     source: Source
@@ -187,6 +188,7 @@ class SplitsOfRun:
     test_split: str | None
     max_images: int | None
     arguments: dict
+    data_dir: str | None = None
 
     def __post_init__(self):
         if self.record and self.record.held_out and not self.record.held_out_digests and not self._same_data():
@@ -212,10 +214,25 @@ class SplitsOfRun:
         ours, theirs = (Path(name).expanduser().resolve() for name in (self.source.name, self.record.dataset))
         return ours == theirs
 
-    @property
+    @functools.cached_property
     def _max_images_of_run(self) -> int | None:
-        """How many images of its split the run has chosen; None of all, and for other data than the run's."""
-        return self.record.max_images if self._in_the_same_place else None
+        """How many images of its split the run has chosen; None of all, and where these cannot be chosen again."""
+        record = self.record
+        if record.max_images is None or not self._in_the_same_place:
+            return None
+        found = len(self.source[record.split])
+        if (record.num_found, record.data_dir) == (found, self.data_dir):
+            return record.max_images
+        then = "it has read a stream, or is of an older release"
+        if record.num_found is not None:
+            then = f"it chose among {_place(record.num_found, record.data_dir)}, and here are "
+            then += _place(found, self.data_dir)
+        print(
+            f"Which {record.max_images} images of {self.source.name} the pipeline's run has trained on cannot be "
+            f"known, since {then}: all are compared with",
+            flush=True,
+        )
+        return None
 
     def load(self, split: str) -> ImageData:
         """The images of a split, or those held out; of the split that the run has read, those that it trained on."""
@@ -249,6 +266,10 @@ class SplitsOfRun:
         if missing:
             print(f"{len(missing)} of the {len(names)} images held out are missing, such as {missing[0]}", flush=True)
         return others, held_out
+
+
+def _place(count: int, data_dir: str | None) -> str:
+    return f"{count} images" + (f" in data.data_dir={data_dir}" if data_dir else "")
 
 
 def _test_split(asked: str, reference_split: str, source: Source, record: ImageRecord | None) -> str | None:

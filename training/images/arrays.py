@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from images.files import read_tiff
+from images.files import open_tiff, read_tiff
 from images.folders import SPLITS
 from images.labels import encode_labels
 from images.rows import Rows
@@ -17,7 +17,7 @@ FEW_CHANNELS = 4  # up to which the last of three axes is that of colours
 ARRAY_FILES = ("npy", "npz", "tif", "tiff")
 # train_images, val_labels (MedMNIST); x_train, y_test (Keras)
 SPLIT_FIRST = re.compile(rf"({'|'.join(SPLITS)})_(images|labels)")
-SPLIT_LAST = re.compile(rf"([xy])_({'|'.join(SPLITS)})")
+SPLIT_LAST = re.compile(rf"([xXyY])_({'|'.join(SPLITS)})")
 # arr_1 is what numpy calls a second array without a name
 LIKE_LABELS = re.compile(
     r"(?:\w+_)?(?:labels?|class(?:es)?|targets?|y|digits?|categor(?:y|ies))(?:_\w+)?|arr_1", re.IGNORECASE
@@ -100,9 +100,7 @@ def _single_array(path: str, ending: str) -> np.ndarray:
     try:
         if ending == "npy":
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        import tifffile  # takes a quarter of a second
-
-        with tifffile.TiffFile(path) as tiff:
+        with open_tiff(path) as tiff:
             values, axes = read_tiff(tiff)
     except Exception as error:  # of a file that is broken anywhere
         raise ValueError(f"{path} cannot be read: {error}") from error
@@ -117,7 +115,7 @@ def _splits_of_npz(path: str, arrays: dict, label_column: str | None, notes: lis
     for name, values in arrays.items():
         first, last = SPLIT_FIRST.fullmatch(name), SPLIT_LAST.fullmatch(name)
         if first or last:
-            split, of_images = (first[1], first[2] == "images") if first else (last[2], last[1] == "x")
+            split, of_images = (first[1], first[2] == "images") if first else (last[2], last[1] in "xX")
             found = images if of_images else labels
             if SPLITS[split] in found:
                 raise ValueError(f"{path} holds {name} and another array for the split {SPLITS[split]}: leave one out")

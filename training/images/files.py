@@ -5,10 +5,14 @@ PIL rounds PNG and TIFF of three channels with 16 bits to 8, and knows no bands 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import re
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 
 import datasets
 import numpy as np
@@ -19,9 +23,12 @@ from sde_diffusers.images import known_values, picture_values, standard_picture
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NPY_MAGIC, ZIP_MAGIC = b"\x93NUMPY", b"PK\x03\x04"
+JPEG_2000 = (b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")  # a codestream, or in boxes
+JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
 PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # of the colour types that PIL would round: RGB, grey and alpha, RGBA
 ORIENTATION = 0x0112  # of EXIF and TIFF
 NO_COLOURS = ("PALETTE", "SEPARATED", "CIELAB", "ICCLAB", "ITULAB")  # of TIFF: numbers that are no brightness
+PAGES_LACK = "page offset|reshape|shaped series|ImageJ series"  # in tifffile's log: of a tag it has read on without
 _BLANK = rb"(?:\s|#[^\n]*\n)+"
 PNM_HEAD = re.compile(  # kind, width, height and the value that is white, with comments between; then one blank
     rb"(?P<kind>P[2356])%b(?P<width>\d+)%b(?P<height>\d+)%b(?P<white>\d+)\s" % (_BLANK, _BLANK, _BLANK)
@@ -53,13 +60,15 @@ def read_file(value: dict, channels: int | None = None) -> Image.Image | np.ndar
     if start[:2] in (b"P2", b"P3", b"P5", b"P6") and (values := _deep_ppm(source)) is not None:
         return values
     source.seek(0)
+    shift = _unused_bits(source) if start.startswith(JPEG_2000) else 0
+    source.seek(0)
     with Image.open(source) as image:
         image.load()
         if image.mode == "F" or image.mode.startswith("I"):
             values, transparent = picture_values(image), image.info.get("transparency")
             if isinstance(transparent, int):  # of PNG: one shade, which is on white as elsewhere
                 values = np.where(values == transparent, np.iinfo(values.dtype).max, values)
-            return values
+            return values >> shift if shift else values
         return standard_picture(image, channels)
 
 
@@ -147,7 +156,31 @@ def read_tiff(tiff) -> tuple[np.ndarray, str]:
             values = (2 ** int(parts[0].keyframe.bitspersample) - 1 - values).astype(values.dtype)
         elif values.dtype.kind == "b":
             values = ~values
+        else:
+            raise ValueError(f"holds {values.dtype} pages in which 0 is white: save them so that 0 is black")
     return upright(values, turns[0], axes.index("Y"), axes.index("X")), axes
+
+
+@contextlib.contextmanager
+def open_tiff(source) -> Iterator:
+    """A `tifffile.TiffFile`; a ValueError for what tifffile only logs, such as pages that are there no more."""
+    import tifffile  # takes a quarter of a second
+
+    class Complaints(logging.Handler):
+        def emit(self, record):
+            if record.thread == threading.get_ident() and re.search(PAGES_LACK, record.getMessage()):
+                found.append(record.getMessage())
+
+    found: list[str] = []
+    handler, logger = Complaints(logging.ERROR), logging.getLogger("tifffile")
+    logger.addHandler(handler)
+    try:
+        with tifffile.TiffFile(source) as tiff:
+            yield tiff
+    finally:
+        logger.removeHandler(handler)
+    if found:
+        raise ValueError(f"is damaged, or was cut: {found[0]}")
 
 
 def own_pages(tiff) -> list:
@@ -171,10 +204,10 @@ def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
                 return None
     except (OSError, SyntaxError, ValueError, KeyError):  # PIL does not know this kind
         pass
-    import tifffile  # takes a quarter of a second
+    import tifffile
 
     source.seek(0)
-    with tifffile.TiffFile(source) as tiff:
+    with open_tiff(source) as tiff:
         values, axes = read_tiff(tiff)
         opacities = [extra for extra in tiff.pages.first.extrasamples if extra != tifffile.EXTRASAMPLE.UNSPECIFIED]
     values = known_values(values)
@@ -190,12 +223,30 @@ def _deep_tiff(source, channels: int | None) -> np.ndarray | None:
 
 def _is_one_page(source) -> bool:
     """Whether all pages of a TIFF file but the first are smaller copies or masks."""
-    import tifffile
-
     source.seek(0)
-    with tifffile.TiffFile(source) as tiff:
+    with open_tiff(source) as tiff:
         pages = [page.index for part in own_pages(tiff) for page in part.pages]
     return pages == [0]
+
+
+def _unused_bits(source) -> int:
+    """By how many bits PIL moves up the values of a JPEG 2000 file of 9 to 15 bits.
+
+    Raises:
+        ValueError: colours of more than 8 bits, of which PIL keeps 8, or signed values, which it moves.
+    """
+    content = source.read()
+    size = content.find(JPEG_2000_SIZE) + 4  # then its length, 34 bytes of sizes, and the number of components
+    if size == 3 or len(content) < size + 39:
+        return 0
+    components, depth = struct.unpack(">H", content[size + 36 : size + 38])[0], content[size + 38]
+    bits = depth % 128 + 1
+    if depth >= 128 or (bits > 8 and components > 1) or bits > 16:
+        raise ValueError(
+            f"a JPEG 2000 file of {components} components with {bits} {'signed ' if depth >= 128 else ''}bits cannot "
+            "be read, of which PIL keeps 8 and no sign: save it as TIFF"
+        )
+    return 16 - bits if bits > 8 else 0
 
 
 def _deep_ppm(source) -> np.ndarray | None:

@@ -32,7 +32,7 @@ SPLIT_WORDS = {
 }
 SPLIT_WORD = "|".join(f"(?P<{split}>{words})" for split, words in SPLIT_WORDS.items())
 LIKE_A_SPLIT = re.compile(rf"(?:{SPLIT_WORD})[-_ ]?(?:images?|imgs?|set|data)?[-_ ]?\d*", re.IGNORECASE)
-NAMES_A_SPLIT = re.compile(rf"(?<![a-z])(?:{SPLIT_WORD})(?![a-z])", re.IGNORECASE)  # somewhere in a name
+NAMES_A_SPLIT = re.compile(rf"(?<![a-z])(?:{SPLIT_WORD})(?![a-z])", re.IGNORECASE)  # somewhere in `words_of` a name
 LABELS = ("auto", "none")
 
 
@@ -40,6 +40,11 @@ def split_like(name: str) -> str | None:
     """The split that a folder of this name is most likely to be; None for names of other things."""
     match = LIKE_A_SPLIT.fullmatch(name)
     return match and match.lastgroup
+
+
+def words_of(name: str) -> str:
+    """A name with _ where a capital begins a word: cats_Train, train_A."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name)
 
 
 class FolderRows(Rows):
@@ -130,8 +135,8 @@ def _splits(listing: Listing, notes: list[str], as_one: bool) -> dict[str, Membe
     alike = {split_like(top) for top in tops}
     words: dict[str, set[str | None]] = {}  # of splits, in names that differ in nothing else: seg_train, seg_test
     for top in others:
-        if match := NAMES_A_SPLIT.search(top):
-            words.setdefault(NAMES_A_SPLIT.sub("*", top), set()).add(match.lastgroup)
+        if match := NAMES_A_SPLIT.search(words_of(top)):
+            words.setdefault(NAMES_A_SPLIT.sub("*", words_of(top)), set()).add(match.lastgroup)
     unsure = len(tops) > 1 and None not in alike and (named or len(alike) > 1)
     if others and (unsure or any(len(found) > 1 for found in words.values())):
         raise ValueError(

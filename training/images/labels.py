@@ -64,6 +64,7 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
     names = None
     if kinds == {"text"}:
         names = in_order(value for values in present.values() for value in values if not is_missing(value))
+        refuse_spellings(column, names)
         index = {name: k for k, name in enumerate(names)}
     elif kinds == {"boolean"}:
         names, index = ["False", "True"], {False: 0, True: 1}
@@ -77,6 +78,20 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
             )
         encoded[split] = np.array(numbers, np.int64)
     return encoded, names
+
+
+def refuse_spellings(column: str, names: list[str]) -> None:
+    """Raise a ValueError if two classes are one text with other blanks around it, or one number."""
+    seen: dict[str | float, str] = {}
+    for name in names:
+        try:
+            key: str | float = float(name)
+        except ValueError:
+            key = name.strip()
+        if seen.setdefault(key, name) != name:
+            raise ValueError(
+                f"label_column {column!r} holds {seen[key]!r} and {name!r}: if these are one class, write them alike"
+            )
 
 
 def _kind(value) -> str:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from images.rows import Rows
 
 FILE_NAME = "file_name"
+NUMBER = re.compile(r"-?\d+(\.0*)?")  # of a class, as text
+MISSING = ("na", "n/a", "nan", "null", "none", "<na>")  # as R and pandas write a value that is not there
 
 
 @dataclass
@@ -28,7 +30,10 @@ class Metadata:
     def column(self, name: str) -> dict:
         """{path of an image: its value}; text that is a whole number in every row of a CSV file is that number."""
         values = {path: row.get(name) for path, row in self.rows.items()}
-        return _numbers(values) if self.path.endswith(".csv") else values
+        try:
+            return _numbers(values) if self.path.endswith(".csv") else values
+        except ValueError as error:
+            raise ValueError(f"{self.path}, column {name}: {error}") from error
 
     def describe(self, splits: Iterable[Rows]) -> str:
         """What it has to do with the images, in a sentence."""
@@ -72,13 +77,30 @@ def _read_lines(path: str) -> list[dict]:
     if path.endswith(".parquet"):
         return pq.read_table(path).to_pylist()
     with open(path, newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file)) if path.endswith(".csv") else [json.loads(x) for x in file if x.strip()]
+        return _read_csv(file) if path.endswith(".csv") else [json.loads(x) for x in file if x.strip()]
+
+
+def _read_csv(file: Iterable[str]) -> list[dict]:
+    reader, lines = csv.DictReader(file), []
+    names = [name for name in reader.fieldnames or [] if name]
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise ValueError(f"two of its columns are called {twice[0]}")
+    for line in reader:
+        if any(value.strip() for value in line.pop(None, ())):
+            raise ValueError(
+                f"line {reader.line_num} has more values than there are columns: text with a comma needs quotes"
+            )
+        lines.append(line)
+    return lines
 
 
 def _numbers(values: dict) -> dict:
     """The text of a CSV column as integers (2.0 is one) or booleans, where all of it is."""
     given = {value for value in values.values() if value not in (None, "")}
-    if given and all(re.fullmatch(r"-?\d+(\.0*)?", value) for value in given):
+    marks = {value for value in given if value.lower() in MISSING}
+    if marks and all(re.fullmatch(NUMBER, value) for value in given - marks):
+        raise ValueError(f"it holds {', '.join(sorted(marks))} among numbers: leave a cell empty where there is none")
+    if given and all(re.fullmatch(NUMBER, value) for value in given):
         return {path: int(value.partition(".")[0]) if value else None for path, value in values.items()}
     if given and {value.lower() for value in given} <= {"true", "false"}:
         return {path: value.lower() == "true" if value else None for path, value in values.items()}

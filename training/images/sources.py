@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from images.arrays import ARRAY_FILES, FEW_CHANNELS, read_arrays
 from images.folders import LABELS, SPLITS, arrange
 from images.listing import IMAGE_ENDINGS, TABLE_ENDINGS, Listing, list_folder
+from images.own_cache import all_files, own_cache
 from images.rows import Rows
 from images.table_classes import require_same_classes_in
 from images.table_splits import require_all_parts
@@ -129,8 +129,7 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
                 "path holds [ ], * or ::. Rename the folder"
             )
         try:
-            own_cache = Path(datasets.config.HF_DATASETS_CACHE) / "folders" / _state_of(path)
-            options = {"data_dir": data_dir, "cache_dir": str(own_cache)}
+            options = {"data_dir": data_dir, "cache_dir": own_cache(path, all_files(path))}
             require_same_classes_in(name, files_of_builder(str(path.absolute()), **options), columns)
             splits = open_splits(str(path.absolute()), streaming, **options)
         except (FileNotFoundError, datasets.exceptions.DatasetGenerationError) as error:
@@ -177,26 +176,6 @@ def _open_folder(name: str, path: Path, data_dir: str | None, streaming: bool, c
         splits = {split: rows["train"] for split, (rows, _) in opened.items()}
         return Source(name, splits, len(stacks), listing.skipped, listing.num_skipped)
     return _of_files(name, listing, columns)
-
-
-def _state_of(folder: Path) -> str:
-    """What tells a folder, and what lies in it now, from others.
-
-    Where `datasets` follows a README.md, it would take the images that it has kept of any other folder of the same
-    name, or of this one as it was."""
-    state, seen = hashlib.sha256(str(folder.resolve()).encode()), set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # by a link
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-            state.update(f"{place}/{name} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return state.hexdigest()[:16]
 
 
 def _require_plain_classes(name: str, splits: dict) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from images.folders import NAMES_A_SPLIT, SPLITS
+from images.folders import NAMES_A_SPLIT, SPLITS, words_of
 
 PART_OF = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})")
 PART = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(-\w+)?|(?P<word>[A-Za-z]+)([-_.]?\d+)?")
@@ -34,7 +34,7 @@ def splits_of_files(folder: Path, files: list[str]) -> dict[str, list[str]]:
             f"{folder} holds files of the splits {', '.join(splits)} and others that belong to none, such as "
             f"{', '.join(outside[:5])}: name them after a split, or read a part of the folder with data_dir"
         )
-    likely = {frozenset(match.lastgroup for match in NAMES_A_SPLIT.finditer(path)): path for path in outside}
+    likely = {frozenset(match.lastgroup for match in NAMES_A_SPLIT.finditer(words_of(path))): path for path in outside}
     likely.pop(frozenset(), None)
     if len(likely) > 1:
         raise ValueError(

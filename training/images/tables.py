@@ -23,9 +23,11 @@ from datasets.features.features import _ArrayXD
 
 from images.folders import SPLITS
 from images.labels import encode_labels, is_missing, refuse_missing_labels
+from images.own_cache import own_cache
 from images.rows import Rows
 from images.table_classes import require_same_classes, require_same_classes_in
 from images.table_splits import splits_of_files
+from images.tars import require_whole_tar
 
 BUILDERS = {"parquet": "parquet", "arrow": "arrow", "tar": "webdataset"}
 ROWS_AT_ONCE = 64  # of a file
@@ -78,6 +80,7 @@ class TableStream:
     num_images: int | None
     files: list[str] | None = None
     limit: int | None = None
+    label_asked: bool = False  # by name
 
     def read(self, row: dict) -> dict | np.ndarray | None:
         """The image of a row as `decode_image` takes it."""
@@ -85,11 +88,16 @@ class TableStream:
         return value if self.dtype is None or value is None else np.asarray(value, self.dtype)
 
     def limited(self, count: int | None) -> TableStream:
-        """The first `count` images, without labels if the first of all has none."""
+        """The first `count` images, without labels if the first of all has none (and nobody has asked for them)."""
         stream = self
         if count is not None:
             stream = replace(stream, limit=count, num_images=self.num_images and min(count, self.num_images))
         if self.label_column and is_missing(next(iter(stream.rows), {}).get(self.label_column)):
+            if self.label_asked:
+                raise ValueError(
+                    f"the first image has no {self.label_column!r}: complete the column (no class is below 0), or "
+                    "leave label_column out"
+                )
             stream = replace(stream, label_column=None, class_names=None)
         return stream
 
@@ -171,6 +179,8 @@ def open_files(
         raise ValueError(f"{folder} holds files of several formats, .{' and .'.join(endings)}: keep them apart")
     if odd := [path for path in files if "::" in path]:
         raise ValueError(f"{folder} holds {odd[0]}: `datasets` takes :: in a path for an address. Rename it")
+    for path in files if endings == ["tar"] else ():
+        require_whole_tar(folder / path)
     splits = splits_of_files(folder, files)
     require_same_classes_in(str(folder), {path: folder / path for paths in splits.values() for path in paths}, columns)
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
@@ -180,7 +190,7 @@ def open_files(
         for split in [*order, *(name for name in splits if name not in order)]
     }
     try:
-        return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files)
+        return open_splits(BUILDERS[endings[0]], streaming, data_files=data_files, cache_dir=own_cache(folder, files))
     except Exception as error:  # of files that are broken anywhere
         raise ValueError(f"{folder}: its tables {', '.join(sorted(files)[:5])} cannot be read: {error}") from error
 
@@ -311,7 +321,7 @@ def _stream(split, rows, files, notes, labels, image_column, label_column) -> Ta
     if dtype is None:
         rows = rows.cast_column(image, datasets.Image(decode=False))
     count = announced.num_examples if announced else None
-    return TableStream(rows, image, dtype, label, class_names, count, files)
+    return TableStream(rows, image, dtype, label, class_names, count, files, label_asked=label_column is not None)
 
 
 def _of_images(features: datasets.Features) -> list[str]:

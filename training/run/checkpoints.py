@@ -20,6 +20,7 @@ from run.written_folder import discard
 from run.yaml_config import ConfigError
 
 STATE = "state.json"
+STATE_KEYS = ("step", "best_loss", "ema_step", "scaler", "config")  # which every release has written
 CHECKPOINT_NAME = r"step-(\d{8,})"
 
 
@@ -82,8 +83,11 @@ def read_state(path: Path) -> dict:
         state = json.loads((path / STATE).read_text())
     except (OSError, ValueError) as error:
         raise _damaged(path / STATE, error) from error
-    if not isinstance(state, dict) or not {"step", "config"} <= state.keys():
-        raise _damaged(path / STATE, "it tells no step, or no configuration")
+    missing = [key for key in STATE_KEYS if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise _damaged(path / STATE, f"it lacks {', '.join(missing)}")
+    if not isinstance(state["config"], dict):
+        raise _damaged(path / STATE, f"its config must be a dictionary, but is {state['config']!r}")
     if state["step"] != step_of(path):
         raise ConfigError(f"{path} is the checkpoint of step {state['step']}: give the folder the name of that step")
     return state

@@ -52,17 +52,16 @@ def trained_networks(config: Config, scheduler: ScoreSdeScheduler, before: dict)
 
 def require_same_images(config: Config, networks: dict, network: NCSNppUNet2DModel) -> None:
     """Raise a ConfigError unless `trained_networks` know the images, and classes, of the network that is trained."""
-    for name, key in (("denoiser", "teacher"), ("perceptual_classifier", "perceptual_classifier")):
-        if name not in networks or getattr(config, key) is None:
-            continue
-        pair = SimpleNamespace(**{"unet": network, key: networks[name]})
+    for name, other in networks.items():
+        key = name if name != "denoiser" else "teacher" if config.teacher else "initial_weights"
+        pair = SimpleNamespace(**{"unet": network, key: other})
         try:
             require_shape(key, pair)
-            if key == "teacher":
+            if name == "denoiser":
                 require_same_names(key, pair)
-                known, classes = (net.config.num_class_embeds or 0 for net in (pair.teacher, network))
+                known, classes = (net.config.num_class_embeds or 0 for net in (other, network))
                 if known != classes:
-                    raise ValueError(f"`teacher` knows {known} classes, but the network {classes}.")
+                    raise ValueError(f"`{key}` knows {known} classes, but the network {classes}.")
         except ValueError as error:
             raise ConfigError(f"{key}={getattr(config, key)}: {error}") from error
 

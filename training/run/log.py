@@ -75,12 +75,12 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics file; one that a crash cut short is left out, and a missing file is empty."""
+    """The lines of a metrics file; those that a crash has damaged are left out, and a missing file is empty."""
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            record = json.loads(line.decode())
+        except ValueError:  # no JSON, or no text
             continue
         records += [record] if isinstance(record, dict) and "step" in record else []
     return records

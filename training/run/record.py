@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from images.loading import ImageData
+from images.rows import Rows, Selection
 from images.streams import StreamedImages
 from run.written_folder import write_whole
 from run.yaml_config import ConfigError
@@ -41,7 +42,10 @@ class ImageRecord:
     held_out: names of the images of that split which were set aside; None if none were.
     held_out_digests: of their values, see `digest_of`; None in records of older releases.
     image_shape: (C, H, W); likewise.
-    max_images: how many of the split were chosen, as `load_images` has it; None of all.
+    max_images: how many of the split were chosen, as `load_images` has it; None of all, or if later steps have chosen
+        others.
+    num_found: how many images the split had when they were chosen; None of streams, and in records of older releases.
+    data_dir: as `load_images` has it.
     """
 
     dataset: str
@@ -54,9 +58,13 @@ class ImageRecord:
     held_out_digests: list[str] | None = None
     image_shape: list[int] | None = None
     max_images: int | None = None
+    num_found: int | None = None
+    data_dir: str | None = None
 
     @classmethod
-    def of(cls, data: ImageData | StreamedImages, split: str, validation=None, max_images=None) -> ImageRecord:
+    def of(
+        cls, data: ImageData | StreamedImages, split: str, validation=None, max_images=None, data_dir=None
+    ) -> ImageRecord:
         """Of the training images, and of validation images if these are a part of the same split."""
         held_out = digests = None
         if isinstance(validation, ImageData) and validation.rows is data.rows:
@@ -65,7 +73,9 @@ class ImageRecord:
         count = None if data.num_images is None else data.num_images + len(held_out or ())
         pixels = data.pixels
         values = pixels.dtype, [pixels.low, pixels.high]
-        about = data.class_names, held_out, digests, list(data.image_shape), max_images
+        rows = data.rows.rows if isinstance(data.rows, Selection) else data.rows
+        found = len(rows) if isinstance(rows, Rows) else None
+        about = data.class_names, held_out, digests, list(data.image_shape), max_images, found, data_dir
         return cls(data.name, split, count, *values, *about)
 
     @property
@@ -80,6 +90,11 @@ class ImageRecord:
             kept.append(f"{len(self.held_out)} images held out")
         changed = f" ({self.num_images} images then, {count} now)" if count != self.num_images else ""
         return f"As measured when the run began{changed}: {', '.join(kept)}"
+
+    def gone_on(self, now: ImageRecord) -> ImageRecord:
+        """The record of a run that is resumed with the images of `now`."""
+        same = all(getattr(self, key) == getattr(now, key) for key in ("max_images", "num_found", "data_dir"))
+        return self if same else dataclasses.replace(self, max_images=None)
 
     def require_shape(self, data: ImageData | StreamedImages) -> None:
         """Raise a ValueError if images have another shape than when the run began."""

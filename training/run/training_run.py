@@ -109,9 +109,11 @@ class TrainingRun:
         with accelerator.local_main_process_first():
             earlier = record_in(read_state(checkpoint)) if checkpoint else None
             self.data, images = load_splits(config, earlier)
-        self.record = earlier or ImageRecord.of(self.data, config.data.split, images, config.data.max_images)
+        options = config.data
+        self.record = ImageRecord.of(self.data, options.split, images, options.max_images, options.data_dir)
         if earlier is not None:
             accelerator.print(earlier.kept(self.data))
+            self.record = earlier.gone_on(self.record)
         if config.data.uniform_dequantization and self.data.pixels.levels is None:
             raise ConfigError("data.uniform_dequantization is for integers, but the images are float32")
         self.objective = self.build_objective()
@@ -362,9 +364,7 @@ class TrainingRun:
         self.health.check(self.step)
         main, scaler = self.accelerator.is_main_process, self.accelerator.scaler
         with self.averaged():
-            tensors = checkpoint_tensors(
-                self.network, self.ema_network, self.optimizer, keep=main, companions=self.companions
-            )
+            tensors = checkpoint_tensors(self.network, self.ema_network, self.optimizer, main, self.companions)
         if main:
             state = {
                 "step": self.step,

@@ -352,6 +352,61 @@ def test_tiff_files_in_which_0_is_white(tmp_path, dtype):
             read_images("image", image)
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_negatives_of_other_numbers_are_refused(tmp_path, dtype):
+    with pytest.raises(UnreadableImage, match=f"{np.dtype(dtype)} pages in which 0 is white"):
+        decode_image(tiff(tmp_path, np.ones((4, 4), dtype), photometric="miniswhite"), dtype=None)
+
+
+@pytest.mark.parametrize("options", [{"compression": "zlib"}, {"imagej": True, "metadata": {"axes": "ZYX"}}])
+def test_a_stack_that_was_cut_is_no_image(tmp_path, options):
+    stack = np.random.default_rng(0).integers(1, 256, (20, 32, 32), dtype=np.uint8)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, stack, **options)
+    whole = path.read_bytes()
+    assert np.array_equal(load_images(str(path)).images[:, 0], stack)
+    for share in (0.3, 0.6, 0.8):  # of the pixels, too, where what tells of them comes last
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match="cannot be read"):
+            load_images(str(path))
+
+
+def jpeg_2000(values, bits, signed=False, boxes=False):
+    """A file without losses that says its values to be of so many bits."""
+    moved = values.astype(np.int64) - 2 ** (bits - 1) + 32768 if bits > 8 else values
+    content = io.BytesIO()
+    image = Image.fromarray(moved.astype(np.uint16 if bits > 8 and values.ndim == 2 else np.uint8))
+    image.save(content, "JPEG2000", no_jp2=not boxes, num_resolutions=1, irreversible=False, mct=0)
+    content = bytearray(content.getvalue())
+    start = content.index(b"\xff\x4f\xff\x51") + 42
+    for k in range(1 if values.ndim == 2 else 3):
+        content[start + 3 * k] = bits - 1 + 128 * signed
+    return bytes(content)
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+@pytest.mark.parametrize("bits", [9, 12, 15, 16])
+def test_jpeg_2000_of_more_than_8_bits_is_exact(bits, boxes):
+    values = np.linspace(0, 2**bits - 1, 64).round().reshape(8, 8).astype(np.uint16)
+    assert np.array_equal(decoded(jpeg_2000(values, bits, boxes=boxes))[0], values)
+
+
+def test_jpeg_2000_of_which_pil_keeps_a_part_is_refused():
+    colours = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    assert np.array_equal(decoded(jpeg_2000(colours, 8)), colours.transpose(2, 0, 1))
+    with pytest.raises(UnreadableImage, match="JPEG 2000 file of 3 components with 12 bits cannot be read"):
+        decoded(jpeg_2000(colours, 12))
+    with pytest.raises(UnreadableImage, match="1 components with 16 signed bits"):
+        decoded(jpeg_2000(RAMP, 16, signed=True))
+
+
+def test_keras_arrays_with_capitals(tmp_path):
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "d.npz", X_train=images, y_train=labels, X_test=images[:2], y_test=labels[:2])
+    data = load_images(str(tmp_path / "d.npz"), "test")
+    assert len(data) == 2 and data.labels.tolist() == [0, 1]
+
+
 def test_tiff_of_32_bits_does_not_wrap(tmp_path):
     values = np.array([[0, 1000], [300, 65000]], np.uint32)
     assert np.array_equal(decode_image(tiff(tmp_path, values), dtype=None)[0], values)

@@ -282,6 +282,34 @@ def test_columns_of_several_metadata_files(tmp_path):
         load_images(root, label_column="kind")
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("file_name,kind\n0.png,a, small\n1.png,b, large\n", "line 2 has more values than there are columns"),
+        ("file_name,kind,kind\n0.png,a,1\n1.png,b,2\n", "two of its columns are called kind"),
+        ("file_name,kind\n0.png,0\n1.png,NA\n", "column kind: it holds NA among numbers"),
+        ("file_name,kind,\n0.png,a,,\n1.png,b,,\n", None),
+        ("file_name,kind\n0.png,NA\n1.png,EU\n", None),
+    ],
+)
+def test_a_table_of_text_says_one_thing_of_each_image(tmp_path, rows, message):
+    root = write(tmp_path, "0.png", "1.png")
+    (tmp_path / "metadata.csv").write_text(rows)
+    if message is None:
+        assert len(load_images(root, label_column="kind").class_names) == 2
+    else:
+        with pytest.raises(ValueError, match=message):
+            load_images(root, label_column="kind")
+
+
+@pytest.mark.parametrize(
+    "names", [("trainA", "trainB", "testA", "testB"), ("catsTrain", "catsTest"), ("Train", "Test")]
+)
+def test_splits_with_capitals_are_no_classes(tmp_path, names):
+    with pytest.raises(ValueError, match="are they splits or classes"):
+        read_folder(write(tmp_path, *(f"{name}/{k}.png" for name in names for k in range(2))))
+
+
 def test_a_readme_does_not_bring_innermost_folders_back(tmp_path):
     root = write(tmp_path, *(f"{kind}/{year}/0.png" for kind in ("cats", "dogs") for year in (2019, 2020)))
     configs = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '**/*.png'\n"

@@ -1,5 +1,9 @@
 """Tables keep their splits, columns and labels as they were meant."""
 
+import io
+import os
+import tarfile
+
 import datasets
 import pyarrow.parquet as pq
 import pytest
@@ -169,6 +173,8 @@ def test_files_that_number_their_classes_otherwise_are_refused(tmp_path, readme)
         ("train_images", "test_images"),
         ("Train__0000", "Test__0000"),
         ("my_train", "my_dev"),
+        ("catsTrain", "catsTest"),
+        ("trainA", "testA"),
     ],
 )
 def test_names_that_are_likely_splits_are_refused(tmp_path, train, test):
@@ -331,3 +337,66 @@ def test_every_readme_that_datasets_reads(tmp_path, text, expected):
     else:
         with pytest.raises(ValueError, match="byte order mark"):
             counts(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_table_that_was_replaced_is_read_anew(tmp_path, streaming):
+    """Also by one of the same time, as archives and copies keep it; `datasets` looks at nothing else."""
+    for count in (2, 3):
+        folder = write(tmp_path, train=table(count))
+        os.utime(tmp_path / "train.parquet", (1e9, 1e9))
+        data = load_images(folder, streaming=streaming)
+        assert data.num_images == count and len(next(data.batches(count, 0))[0]) == count
+
+
+def png(value):
+    content = io.BytesIO()
+    Image.new("L", (4, 4), value).save(content, "PNG")
+    return content.getvalue()
+
+
+def write_tar(path, *names, **links):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for k, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = len(content := png(k))
+            archive.addfile(member, io.BytesIO(content))
+        for name, target in links.items():
+            member = tarfile.TarInfo(f"{name}.png")
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+    return path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_tar_file_is_read_whole_or_not_at_all(tmp_path, streaming):
+    names = [f"{k}.png" for k in range(4)]
+    whole = write_tar(tmp_path / "whole" / "train.tar", *names, "._0.png").read_bytes()
+    read = load_images(str(tmp_path / "whole"), streaming=streaming)
+    assert len(next(read.batches(4, 0))[0]) == 4
+
+    def refused(content, message):
+        (tmp_path / "cut").mkdir(exist_ok=True)
+        (tmp_path / "cut" / "train.tar").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_images(str(tmp_path / "cut"), streaming=streaming)
+
+    for length in (1024, 1024 + 300, 3 * 1024, 3 * 1024 + 700, 4 * 1024 + 100):
+        refused(whole[:length], "train.tar .*cut, or is damaged|no whole tar file")
+    refused(whole + whole, "holds another archive behind its end")
+    refused(write_tar(tmp_path / "x.tar", "0.png", a="0.png").read_bytes(), "1 images that are links.* such as a.png")
+    refused(write_tar(tmp_path / "x.tar", "0.png", "__1.png").read_bytes(), "left out, such as __1.png")
+
+
+def test_a_stream_without_the_labels_that_were_asked_for_is_refused(tmp_path):
+    folder = write(tmp_path, train=table(3, label=[-1, 0, 1]))
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="no 'label'.* Complete the column|no 'label': complete the column"):
+            load_images(folder, label_column="label", streaming=streaming)
+
+
+@pytest.mark.parametrize("values", [["cat", " cat"], ["dog\n", "dog"], ["0.5", "0.50"], ["+1", "1"]])
+def test_two_spellings_of_one_class_are_refused(tmp_path, values):
+    with pytest.raises(ValueError, match="'label' holds .* and .*: if these are one class, write them alike"):
+        load_images(write(tmp_path, train=table(2, label=values)), label_column="label")

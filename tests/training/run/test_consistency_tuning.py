@@ -162,11 +162,15 @@ def test_networks_that_it_asks_fit(tuned, score_model, consistency_model, tmp_pa
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_teacher_of_other_classes_is_refused(tuned, score_model, tmp_path, capsys):
+def test_a_teacher_of_other_classes_or_values_is_refused(tuned, score_model, tmp_path, capsys):
     other = changed_copy(score_model, tmp_path / "other", "unet/config.json", class_names=[*"abcdefghij"])
     words = [f"initial_weights={score_model}", "objective.solver_steps=1", f"teacher={other}"]
     assert train.main([str(tuned), *words, f"output_dir={tmp_path}/run"]) == 1
     assert "`teacher` knows the classes ['a', 'b'" in capsys.readouterr().err
+    other = changed_copy(score_model, tmp_path / "deep", "unet/config.json", value_dtype="uint16", value_range=[0, 99])
+    words = [f"initial_weights={other}", "objective.solver_steps=1"]
+    assert train.main([str(tuned), *words, f"output_dir={tmp_path}/run"]) == 1
+    assert "`initial_weights` is for images of PixelFormat(dtype='uint16'" in capsys.readouterr().err
 
 
 def changed_copy(pipeline, target, file, **values):
