@@ -70,7 +70,7 @@ def opened_picture(path: Path, argument: str | None = None):
     return image
 
 
-OF_NUMBERS = (".npz", ".pt", ".safetensors", ".h5", ".zarr", ".parquet", ".csv", ".zip")
+OF_NUMBERS = tuple(".npz .pt .pth .ckpt .bin .safetensors .h5 .zarr .parquet .csv .json .zip .tar".split())
 
 
 def require_new(output: Path) -> None:

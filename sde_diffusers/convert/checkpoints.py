@@ -126,6 +126,8 @@ def check_against_recorded(answer, recorded, tolerance=VERIFICATION_TOLERANCE):
     try:
         with torch.no_grad():
             output = answer(x, labels, class_labels)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, IndexError) as misfit:
         raise ValueError(f"`recorded` does not fit the network: {misfit}") from misfit
     y = recorded["y"].to(output)

@@ -28,7 +28,8 @@ JPEG_2000_SIZE = b"\xff\x4f\xff\x51"
 PNG_SAMPLES = {2: 3, 4: 2, 6: 4}  # of the colour types that PIL would round: RGB, grey and alpha, RGBA
 ORIENTATION = 0x0112  # of EXIF and TIFF
 NO_COLOURS = ("PALETTE", "SEPARATED", "CIELAB", "ICCLAB", "ITULAB")  # of TIFF: numbers that are no brightness
-PAGES_LACK = "page offset|reshape|shaped series|ImageJ series"  # in tifffile's log: of a tag it has read on without
+PAGE_LACKS = "page offset"  # in tifffile's log
+PAGES_LACK = "page offset|reshape|shaped series|ImageJ series"  # of pages that are told of
 _BLANK = rb"(?:\s|#[^\n]*\n)+"
 PNM_HEAD = re.compile(  # kind, width, height and the value that is white, with comments between; then one blank
     rb"(?P<kind>P[2356])%b(?P<width>\d+)%b(?P<height>\d+)%b(?P<white>\d+)\s" % (_BLANK, _BLANK, _BLANK)
@@ -168,7 +169,7 @@ def open_tiff(source) -> Iterator:
 
     class Complaints(logging.Handler):
         def emit(self, record):
-            if record.thread == threading.get_ident() and re.search(PAGES_LACK, record.getMessage()):
+            if record.thread == threading.get_ident():
                 found.append(record.getMessage())
 
     found: list[str] = []
@@ -177,10 +178,14 @@ def open_tiff(source) -> Iterator:
     try:
         with tifffile.TiffFile(source) as tiff:
             yield tiff
+            page, size = tiff.pages.first, tiff.filehandle.size
+            behind = size - sum((*page.dataoffsets[-1:], *page.databytecounts[-1:]))  # more pages, if it is a stack
     finally:
         logger.removeHandler(handler)
-    if found:
-        raise ValueError(f"is damaged, or was cut: {found[0]}")
+    lacking = PAGES_LACK if behind >= page.nbytes else PAGE_LACKS  # of a single page others may be told by mistake
+    for message in found:
+        if re.search(lacking, message):
+            raise ValueError(f"is damaged, or was cut: {message}")
 
 
 def own_pages(tiff) -> list:

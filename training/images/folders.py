@@ -28,7 +28,7 @@ SPLITS = {"train": "train", "validation": "validation", "val": "validation", "va
 SPLIT_WORDS = {
     "train": "train|training",
     "validation": "val|valid|validation|dev|develop|development",
-    "test": "test|testing|eval|evaluation|holdout|heldout|unseen",
+    "test": "test|testing|eval|evaluation|hold_?out|held_?out|unseen",
 }
 SPLIT_WORD = "|".join(f"(?P<{split}>{words})" for split, words in SPLIT_WORDS.items())
 LIKE_A_SPLIT = re.compile(rf"(?:{SPLIT_WORD})[-_ ]?(?:images?|imgs?|set|data)?[-_ ]?\d*", re.IGNORECASE)
@@ -43,8 +43,8 @@ def split_like(name: str) -> str | None:
 
 
 def words_of(name: str) -> str:
-    """A name with _ where a capital begins a word: cats_Train, train_A."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "_", name)
+    """A name with _ where a capital begins a word: cats_Train, train_A, MNIST_Test."""
+    return re.sub("(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
 
 
 class FolderRows(Rows):

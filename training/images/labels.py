@@ -81,13 +81,11 @@ def encode_labels(column: str, given: dict[str, Sequence]) -> tuple[dict[str, np
 
 
 def refuse_spellings(column: str, names: list[str]) -> None:
-    """Raise a ValueError if two classes are one text with other blanks around it, or one number."""
-    seen: dict[str | float, str] = {}
+    """Raise a ValueError if two classes are one text with other blanks around it, or one whole number."""
+    seen: dict[str | int, str] = {}
     for name in names:
-        try:
-            key: str | float = float(name)
-        except ValueError:
-            key = name.strip()
+        text = name.strip()
+        key = int(text.partition(".")[0]) if re.fullmatch(r"[-+]?\d+(\.0*)?", text) else text
         if seen.setdefault(key, name) != name:
             raise ValueError(
                 f"label_column {column!r} holds {seen[key]!r} and {name!r}: if these are one class, write them alike"

@@ -16,6 +16,7 @@ from images.rows import Rows
 
 FILE_NAME = "file_name"
 NUMBER = re.compile(r"-?\d+(\.0*)?")  # of a class, as text
+TWICE = object()  # the value of a column whose name another one has
 MISSING = ("na", "n/a", "nan", "null", "none", "<na>")  # as R and pandas write a value that is not there
 
 
@@ -30,6 +31,8 @@ class Metadata:
     def column(self, name: str) -> dict:
         """{path of an image: its value}; text that is a whole number in every row of a CSV file is that number."""
         values = {path: row.get(name) for path, row in self.rows.items()}
+        if TWICE in values.values():
+            raise ValueError(f"{self.path}: two of its columns are called {name}")
         try:
             return _numbers(values) if self.path.endswith(".csv") else values
         except ValueError as error:
@@ -82,26 +85,31 @@ def _read_lines(path: str) -> list[dict]:
 
 def _read_csv(file: Iterable[str]) -> list[dict]:
     reader, lines = csv.DictReader(file), []
-    names = [name for name in reader.fieldnames or [] if name]
-    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
-        raise ValueError(f"two of its columns are called {twice[0]}")
+    names = reader.fieldnames or []
+    if names.count(FILE_NAME) > 1:
+        raise ValueError(f"two of its columns are called {FILE_NAME}")
     for line in reader:
         if any(value.strip() for value in line.pop(None, ())):
             raise ValueError(
                 f"line {reader.line_num} has more values than there are columns: text with a comma needs quotes"
             )
-        lines.append(line)
+        lines.append(line | {name: TWICE for name in names if names.count(name) > 1})
     return lines
 
 
 def _numbers(values: dict) -> dict:
     """The text of a CSV column as integers (2.0 is one) or booleans, where all of it is."""
     given = {value for value in values.values() if value not in (None, "")}
-    marks = {value for value in given if value.lower() in MISSING}
-    if marks and all(re.fullmatch(NUMBER, value) for value in given - marks):
-        raise ValueError(f"it holds {', '.join(sorted(marks))} among numbers: leave a cell empty where there is none")
+    marks = {value for value in given if value.strip().lower() in MISSING}
+    others = given - marks
+    if marks and others and (all(re.fullmatch(NUMBER, value) for value in others) or _are_booleans(others)):
+        raise ValueError(f"it holds {', '.join(sorted(marks))} among {min(others)} and the like: leave a cell empty")
     if given and all(re.fullmatch(NUMBER, value) for value in given):
         return {path: int(value.partition(".")[0]) if value else None for path, value in values.items()}
-    if given and {value.lower() for value in given} <= {"true", "false"}:
+    if given and _are_booleans(given):
         return {path: value.lower() == "true" if value else None for path, value in values.items()}
     return values
+
+
+def _are_booleans(texts: set[str]) -> bool:
+    return {text.lower() for text in texts} <= {"true", "false"}

@@ -12,7 +12,7 @@ import datasets
 
 
 def own_cache(folder: Path, paths: Iterable[str]) -> str:
-    """The folder of `datasets`' cache for these files as they are now (paths, relative to `folder` or not)."""
+    """The folder of `datasets`' cache for these files, by paths relative to `folder`, as they are now."""
     state = hashlib.sha256(str(folder.resolve()).encode(errors="surrogateescape"))
     for path in paths:
         place = os.path.join(folder, path)
@@ -23,7 +23,7 @@ def own_cache(folder: Path, paths: Iterable[str]) -> str:
 
 
 def all_files(folder: Path) -> list[str]:
-    """Everything that lies in a folder, also by links, in order."""
+    """The relative paths of all that lies in a folder, also by links, in order."""
     found, seen = [], set()
     for place, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(place)
@@ -32,5 +32,5 @@ def all_files(folder: Path) -> list[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders.sort()
-        found += [os.path.join(place, name) for name in sorted(names)]
+        found += [os.path.relpath(os.path.join(place, name), folder) for name in sorted(names)]
     return found

@@ -11,13 +11,22 @@ from PIL import Image
 
 SHOWN = 5
 CHUNK = 1 << 20
+COMPRESSED = (
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+)  # how files begin that tell if they were cut
 
 
 def require_whole_tar(path: Path) -> None:
     """Raise a ValueError if a tar file was cut, holds another archive behind the first, or images that would be left
-    out."""
+    out. Compressed ones are not looked at."""
+    with open(path, "rb") as file:
+        if file.read(6).startswith(COMPRESSED):
+            return
     Image.init()
-    left_out, end = [], 0
+    left_out = []
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
@@ -25,14 +34,17 @@ def require_whole_tar(path: Path) -> None:
                 is_image = os.path.splitext(name)[1].lower() in Image.EXTENSION and not name.startswith(".")
                 if is_image and (not member.isreg() or name.startswith("__")):
                     left_out.append(member.name)
-                size = member.size if member.isreg() else 0
-                end = member.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                archive.members.clear()  # of which there may be millions
+            end = archive.offset
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no whole tar file: {error}") from error
     with open(path, "rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"{path} has no end: it was cut, or is damaged behind its first files. Get it anew")
+            raise ValueError(
+                f"{path} has no end (a block of zeros): it was cut, or is damaged there, or was never closed. Get it "
+                "anew"
+            )
         while rest := file.read(CHUNK):
             if rest.strip(b"\0"):
                 raise ValueError(f"{path} holds another archive behind its end: unpack both, or keep them apart")

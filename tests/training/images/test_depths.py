@@ -371,6 +371,14 @@ def test_a_stack_that_was_cut_is_no_image(tmp_path, options):
             load_images(str(path))
 
 
+@pytest.mark.parametrize("told", ["ImageJ=1.11a\nimages=5\nslices=5", '{"shape": [7, 7, 3]}'])
+def test_one_page_of_a_stack_is_an_image_whatever_it_tells_of_the_others(tmp_path, told):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "page.tif", values, photometric="rgb", description=told, metadata=None)
+    found = decode_image({"bytes": None, "path": str(tmp_path / "page.tif")}, dtype=None)
+    assert np.array_equal(found, values.transpose(2, 0, 1))
+
+
 def jpeg_2000(values, bits, signed=False, boxes=False):
     """A file without losses that says its values to be of so many bits."""
     moved = values.astype(np.int64) - 2 ** (bits - 1) + 32768 if bits > 8 else values

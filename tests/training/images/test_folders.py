@@ -287,7 +287,9 @@ def test_columns_of_several_metadata_files(tmp_path):
     [
         ("file_name,kind\n0.png,a, small\n1.png,b, large\n", "line 2 has more values than there are columns"),
         ("file_name,kind,kind\n0.png,a,1\n1.png,b,2\n", "two of its columns are called kind"),
-        ("file_name,kind\n0.png,0\n1.png,NA\n", "column kind: it holds NA among numbers"),
+        ("file_name,kind\n0.png,0\n1.png,NA\n", "column kind: it holds NA among 0 and the like"),
+        ("file_name,kind\n0.png,true\n1.png, NA\n", "column kind: it holds  NA among true and the like"),
+        ("file_name,kind,note,note\n0.png,a,1,2\n1.png,b,3,4\n", None),
         ("file_name,kind,\n0.png,a,,\n1.png,b,,\n", None),
         ("file_name,kind\n0.png,NA\n1.png,EU\n", None),
     ],
@@ -303,7 +305,7 @@ def test_a_table_of_text_says_one_thing_of_each_image(tmp_path, rows, message):
 
 
 @pytest.mark.parametrize(
-    "names", [("trainA", "trainB", "testA", "testB"), ("catsTrain", "catsTest"), ("Train", "Test")]
+    "names", [("trainA", "trainB", "testA", "testB"), ("catsTrain", "catsHoldOut"), ("ATrain", "ATest")]
 )
 def test_splits_with_capitals_are_no_classes(tmp_path, names):
     with pytest.raises(ValueError, match="are they splits or classes"):
