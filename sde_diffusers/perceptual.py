@@ -6,8 +6,8 @@ without weights learned from people's judgements, which know photographs alone.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional as F
 
 NOISE_LEVEL = 0.01  # that the classifier is told, in its units: almost none
 SHORTEST = 1e-4  # length below which a vector of features is not scaled to 1
