@@ -5,7 +5,7 @@ import torch
 from sde_diffusers.network_fit import say_once
 
 SINGLE = torch.finfo(torch.float32)
-LARGEST_DRAW = 10.0  # deviations, beyond which nothing is drawn
+MOST_DEVIATIONS = 6  # of normal noise
 LEAST_COVER = 4.0  # deviations of the noise, in the largest value of an image: the usual ones have 10 to 150
 
 
@@ -17,10 +17,10 @@ def check_noise_range(scheduler) -> None:
     """
     sde, start_sigma = scheduler.sde, scheduler.start_sigma
     least = sde.sigma(scheduler.sampling_eps).item()
-    if not (least >= SINGLE.tiny and start_sigma <= SINGLE.max / LARGEST_DRAW):
+    if not (least >= SINGLE.tiny and start_sigma <= SINGLE.max / MOST_DEVIATIONS):
         raise ValueError(
             f"{sde!r} has noise from {least:.3g} (at `sampling_eps`={scheduler.sampling_eps:g}) to {start_sigma:.3g}, "
-            f"but single precision has numbers for {SINGLE.tiny:.3g} to {SINGLE.max / LARGEST_DRAW:.3g}."
+            f"but single precision has numbers for {SINGLE.tiny:.3g} to {SINGLE.max / MOST_DEVIATIONS:.3g}."
         )
     image_range = scheduler.parameterization.image_range
     largest = max(map(abs, image_range))

@@ -24,14 +24,13 @@ from sde_diffusers.schedulers.denoised_range import DenoisedRange
 from sde_diffusers.schedulers.fitted_steps import FittedSteps
 from sde_diffusers.schedulers.kept_batch import KeptBatchMixin
 from sde_diffusers.schedulers.late_start import LateStartMixin
-from sde_diffusers.schedulers.noise_range import check_noise_range
+from sde_diffusers.schedulers.noise_range import MOST_DEVIATIONS, check_noise_range
 from sde_diffusers.schedulers.other_sde import OtherSdeMixin
 from sde_diffusers.schedulers.sde_keys import SDE_KEYS, build_sde, keys_of, sde_class
 from sde_diffusers.schedulers.time_grids import TIME_GRIDS, time_grid
 
 SDE_ARGUMENTS = ("sde", "sampling_sde")
 MOST_TIME_STEPS = 1_000_000
-MOST_DEVIATIONS = 6  # of normal noise
 BOUNDS = ("clip_denoised", "dynamic_thresholding_ratio", "sample_max_value")
 # Noise level at which sampling begins if the network's answer says nothing of x_0 at the end of its SDE, as predicted
 # noise does where alpha = 0: half of float32's digits are then left for x_0, and the prior lacks no more of it.

@@ -11,12 +11,8 @@ from PIL import Image
 
 SHOWN = 5
 CHUNK = 1 << 20
-COMPRESSED = (
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ",
-    b"\x28\xb5\x2f\xfd",
-)  # how files begin that tell if they were cut
+# How compressed files begin, which tell by themselves if they were cut.
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
 def require_whole_tar(path: Path) -> None:
